@@ -1,0 +1,49 @@
+"""msgd: messages between the processes of one machine, in Samba's formats, without a broker in the data path."""
+
+from msgd._registry import VERSION as __version__
+from msgd.backends.base import SendStatus
+from msgd.config import Config
+from msgd.errors import (
+    AlreadyRunning,
+    BackendUnavailable,
+    ConfigError,
+    ContextClosed,
+    ForkedContext,
+    MalformedMessage,
+    MessageTooLarge,
+    MsgdError,
+    NoSuchProcess,
+    QueueFull,
+    ReplyTimeout,
+    TransportError,
+    UnsafeDirectory,
+)
+from msgd.messaging import Broadcast, Messaging, Statistics
+from msgd.wire.header import Message
+from msgd.wire.message_types import MessageType
+from msgd.wire.server_id import ServerID
+
+__all__ = [
+    "AlreadyRunning",
+    "BackendUnavailable",
+    "Broadcast",
+    "Config",
+    "ConfigError",
+    "ContextClosed",
+    "ForkedContext",
+    "MalformedMessage",
+    "Message",
+    "MessageTooLarge",
+    "MessageType",
+    "Messaging",
+    "MsgdError",
+    "NoSuchProcess",
+    "QueueFull",
+    "ReplyTimeout",
+    "SendStatus",
+    "ServerID",
+    "Statistics",
+    "TransportError",
+    "UnsafeDirectory",
+    "__version__",
+]

@@ -1,0 +1,1 @@
+"""The transports: one module each, loaded by name through the registry that configure.py generates."""

@@ -1,0 +1,98 @@
+"""SIGUSR1 as a file descriptor: whoever signals this process makes fileno() readable.
+
+The signal's handler in C writes a byte to Python's wake-up descriptor (signal.set_wakeup_fd) the moment the signal
+arrives, so a signal between the last look and the sleep is not lost.  The process has only one such descriptor.  An
+asyncio loop that handles signals sets its own: arm() leaves it in place, the loop then wakes by it, and the handler in
+Python, which runs next, rings here.  When nobody else's is set, arm() sets this one.
+
+SIGUSR1 kills a process that has no handler.  A signal may still be on its way when the doorbell is taken down, so the
+handler stays for the life of the process; a doorbell that comes later recognises it and is not in anybody's way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType
+
+from msgd.errors import BackendUnavailable
+
+
+class _Handler:
+    """The handler of SIGUSR1: rings the doorbell there is, if any."""
+
+    def __init__(self) -> None:
+        self.doorbell: Doorbell | None = None
+
+    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
+        if self.doorbell is not None:
+            self.doorbell.rung = True
+            if self.doorbell.overhears:
+                self.doorbell.ring()
+
+
+_handler = _Handler()
+
+
+class Doorbell:
+    """The process's doorbell; there is one at a time.
+
+    Raises BackendUnavailable if SIGUSR1 is another part's of the program, or outside the main thread.
+    """
+
+    def __init__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise BackendUnavailable("messaging type tdb can be opened in the main thread only: it handles SIGUSR1")
+        if signal.getsignal(signal.SIGUSR1) not in (signal.SIG_DFL, signal.SIG_IGN, _handler):
+            raise BackendUnavailable(
+                "messaging type tdb needs SIGUSR1, which this program handles already; use dgram or stream"
+            )
+        if _handler.doorbell is not None:
+            raise BackendUnavailable("this process has an endpoint of messaging type tdb in another directory already")
+        self.rung = False
+        """Whether there may be bytes to drain."""
+        self.overhears = False
+        """Whether signals wake another descriptor than ours, so that the handler must ring."""
+        self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGUSR1, _handler)
+        signal.siginterrupt(signal.SIGUSR1, False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+        _handler.doorbell = self
+        self.arm()
+
+    def fileno(self) -> int:
+        """The descriptor that polls readable once the bell has rung."""
+        return self._read_fd
+
+    def arm(self) -> None:
+        """To be called before each sleep: makes sure that a signal from now on is not slept through."""
+        with contextlib.suppress(ValueError):  # outside the main thread: what the main thread set stays
+            previous = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
+            self.overhears = previous not in (self._write_fd, -1)
+            if self.overhears:
+                signal.set_wakeup_fd(previous)
+
+    def ring(self) -> None:
+        """Make fileno() readable."""
+        self.rung = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write_fd, b"\0")
+
+    def drain(self) -> None:
+        """Take what has rung so far; to be called before looking for the messages it announced."""
+        self.rung = False
+        with contextlib.suppress(BlockingIOError):
+            while len(os.read(self._read_fd, 4096)) == 4096:
+                pass
+
+    def close(self) -> None:
+        """Take the doorbell down; the handler stays and does nothing."""
+        _handler.doorbell = None
+        with contextlib.suppress(ValueError):
+            previous = signal.set_wakeup_fd(-1)
+            if previous not in (self._write_fd, -1):
+                signal.set_wakeup_fd(previous)
+        os.close(self._read_fd)
+        os.close(self._write_fd)

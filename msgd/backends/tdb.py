@@ -1,0 +1,634 @@
+"""Records in messages.tdb, and SIGUSR1 to a receiver that sleeps.
+
+Layout.  A process takes its messages from the record PID/<pid>; senders append to it (wire/tdb_record.py has the
+formats).  tdb_append copies the value it appends to, so a sender that finds the record deep does not make it deeper:
+it appends a "continued" record and puts its further messages into records of its own, segments 0, 1, 2 ... of bounded
+size, each opened only when the one before is full.  The receiver reads a source's segments in order, after all that
+came before the "continued" record; a segment is finished when the next one was seen *before* it was taken.  Once the
+receiver has taken all of them (the current segment is gone, and only its source writes it) the source appends to
+PID/<pid> again.  So all messages of a pair stay in order, each is in the file once, and every step costs the same at
+any depth.
+
+Taking.  The Python module has no chain lock, so get and store("") are made one step by the lock over all of the file;
+it is taken only when there is something, once for all that is there.
+
+Waking.  A receiver that is about to sleep writes a new epoch number into a word of shared memory (in its lock file)
+and then looks into its record; it sleeps only if that is empty.  A sender appends, and then reads the word.  Both touch
+the record under its lock in tdb: if the receiver's look came first, its epoch was written before it released that lock,
+so the sender reads it and signals; if the append came first, the receiver's look finds the message.  Either way the
+message does not lie there with the receiver asleep.  The same holds for a segment.  A sender signals once per epoch: the
+receiver that was woken for it looks at everything before the next.  The epoch is the receiver's alone to write, so a
+sender killed before it signals leaves nothing behind that could mislead another: each sender signals for itself.
+
+Signalling.  The pidfd is opened before the lock file is found locked by that pid, with the unique id of the address;
+a pid that is reused later has another pidfd.  A receiver says CLOSED in its word before it lets go of its lock.
+
+Dying.  Mutexes are robust: the next locker of a dead process's lock gets it.  A record torn by a kill in the middle of
+an append is skipped and counted.  What was queued for the dead goes at clean-up, under their lock file's lock, and when
+a process with the same pid starts, before its word is shared and anybody can send to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import mmap
+import os
+import select
+import signal
+import stat
+import time
+from collections import deque
+from collections.abc import Collection, Iterator
+
+import tdb
+
+from msgd.backends.base import Backend, BackendStatistics, Deliver, SendStatus, check_unique_id
+from msgd.backends.doorbell import Doorbell
+from msgd.backends.drops import Drops
+from msgd.config import Config
+from msgd.errors import (
+    BackendUnavailable,
+    MessageTooLarge,
+    NoSuchProcess,
+    QueueFull,
+    TransportError,
+    UnsafeDirectory,
+)
+from msgd.presence import Presence, Process
+from msgd.presence.processes import map_words, shared_words
+from msgd.wire.header import Message
+from msgd.wire.server_id import ANY_PROCESS, ServerID
+from msgd.wire.tdb_record import (
+    RECORD,
+    TYPE_MAX,
+    Continuation,
+    RecordDecoder,
+    count_messages,
+    key_pid,
+    pack_continuation,
+    pack_message,
+    queue_key,
+    record_starts,
+    segment_key,
+)
+
+logger = logging.getLogger("msgd")
+
+FILE_NAME = "messages.tdb"
+_MAGIC = b"TDB file\n"
+_MUTEX_LOCKING = 4096
+"""TDB_MUTEX_LOCKING; the Python module has no name for it."""
+_MUTEX_CHAINS = 31
+"""Hash chains of a file with mutexes: the lock over all of the file takes the mutex of each."""
+
+_AWAKE = 0
+_CLOSED = 0xFFFFFFFFFFFFFFFF
+
+_DEEP = 16384
+"""Bytes in PID/<pid> from which on a sender continues elsewhere."""
+_LOOK_AFTER = 256
+_LOOK_AFTER_BYTES = 8192
+"""Messages and bytes that a sender appends between two looks at that depth."""
+_SEGMENT = 32768
+"""Bytes from which on a segment is full."""
+
+_MESSAGES_A_ROUND = 1024
+_CACHED_PEERS = 128
+_TRUST_ALIVE = 20e-6
+"""Seconds for which a process seen alive counts as alive: less than anybody needs to see it die and tell."""
+_SOURCE_CHECK = 1.0
+"""Seconds between two looks whether the source of an unfinished continuation still lives."""
+
+
+class _Peer:
+    """A process as a destination: proof that it is there, its word, and where our messages to it go."""
+
+    def __init__(self, process: Process, pidfd: int, word: memoryview, memory: mmap.mmap | None) -> None:
+        self.pid = process.pid
+        self.unique_id = process.unique_id
+        self.server_id = ServerID(process.pid, unique_id=process.unique_id)
+        self.key = queue_key(process.pid)
+        self.pidfd = pidfd
+        self.word = word
+        self.rung_epoch = _AWAKE
+        """The epoch this sender has signalled for."""
+        self.unlooked = self.unlooked_bytes = 0
+        """What we appended to PID/<pid> since we last looked at its depth."""
+        self.appended = self.appended_bytes = 0
+        """Upper bounds of what was ours in PID/<pid> at that look."""
+        self.continued = False
+        self.segment = 0
+        """Number of the segment that is open, or will be."""
+        self.segments: deque[_Segment] = deque()
+        """Those not known to be taken; the last one is the open one, if there is one."""
+        self._memory = memory
+        self._poll = select.poll()
+        self._poll.register(pidfd, select.POLLIN)
+        self._seen_alive = 0.0
+
+    def lives(self) -> bool:
+        """Whether the process is there and has not closed its endpoint."""
+        if self.word[0] == _CLOSED:
+            return False
+        now = time.monotonic()
+        if now - self._seen_alive > _TRUST_ALIVE:
+            if self._poll.poll(0):
+                return False
+            self._seen_alive = now
+        return True
+
+    def ring_if_asleep(self) -> None:
+        """Signal a receiver that said it was about to sleep, once for each time it said so."""
+        epoch = self.word[0]
+        if epoch not in (_AWAKE, _CLOSED, self.rung_epoch):
+            self.rung_epoch = epoch
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
+
+    def waiting(self) -> tuple[int, int]:
+        """Upper bounds of our messages, and their bytes, that it has not taken."""
+        return (
+            self.appended + self.unlooked + sum(segment.messages for segment in self.segments),
+            self.appended_bytes + self.unlooked_bytes + sum(segment.bytes for segment in self.segments),
+        )
+
+    def look(self, depth: int) -> None:
+        """Take in that PID/<pid> has `depth` bytes now."""
+        self.appended = min(self.appended + self.unlooked, depth // RECORD.size)
+        self.appended_bytes = min(self.appended_bytes + self.unlooked_bytes, depth)
+        self.unlooked = self.unlooked_bytes = 0
+
+    def close(self) -> None:
+        """Let go of the process."""
+        os.close(self.pidfd)
+        if self._memory is not None:
+            self.word.release()
+            self._memory.close()
+
+
+class _Segment:
+    """A record of our own in which messages to a peer go on."""
+
+    __slots__ = ("bytes", "key", "messages")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.messages = self.bytes = 0
+
+
+class _Source:
+    """A source whose messages go on in segments: the one to read next, and when it was last seen alive."""
+
+    __slots__ = ("segment", "seen_alive")
+
+    def __init__(self, segment: int) -> None:
+        self.segment = segment
+        self.seen_alive = time.monotonic()
+
+
+class TdbBackend(Backend):
+    """The endpoint of this process in messages.tdb."""
+
+    carries_fds = False
+
+    def __init__(self, config: Config, presence: Presence, drops: Drops) -> None:
+        super().__init__(config, presence, drops)
+        self._key = queue_key(presence.pid)
+        self._decoder = RecordDecoder(presence.pid, self._source_id)
+        self._inbox: deque[Message] = deque()
+        self._sources: dict[tuple[int, int], _Source] = {}
+        self._peers: dict[int, _Peer] = {}
+        self._full: dict[int, _Peer] = {}
+        self._deep = min(_DEEP, config.send_queue_bytes // 2)
+        self._plain_max = config.send_queue_messages // 2
+        self._look_after = min(_LOOK_AFTER, self._plain_max)
+        self._epoch = _AWAKE
+        self._watched = False
+        self._closed = False
+        self._doorbell = Doorbell()
+        try:
+            self._tdb = _open_tdb(config, presence)
+            self.remove(presence.pid)
+            with _tdb_errors():
+                self._tdb.store(self._key, b"")
+        except BaseException:
+            self._doorbell.close()
+            raise
+        self._word = presence.share_words(_AWAKE)
+
+    def fileno(self) -> int:
+        if not self._watched:
+            self._watched = True
+            self._fall_asleep()
+        return self._doorbell.fileno()
+
+    # Sending
+
+    def send(
+        self,
+        dst: ServerID,
+        src: ServerID,
+        message_type: int,
+        data: bytes,
+        fds: Collection[int] = (),
+        *,
+        duplicates_allowed: bool = True,
+    ) -> SendStatus:
+        peer = self._peers.get(dst.pid)
+        if peer is None or (dst.unique_id != peer.unique_id and dst.unique_id not in ANY_PROCESS) or not peer.lives():
+            peer = self._find(dst)
+        if fds or message_type > TYPE_MAX:
+            raise _cannot_carry(message_type)
+        record = pack_message(dst, src, message_type, data)
+        try:
+            if not duplicates_allowed and self._is_pending(peer, record):
+                return SendStatus.MERGED
+            unlooked_bytes = peer.unlooked_bytes + len(record)
+            if not peer.continued and peer.unlooked < self._look_after and unlooked_bytes <= _LOOK_AFTER_BYTES:
+                self._tdb.append(peer.key, record)
+                peer.unlooked += 1
+                peer.unlooked_bytes = unlooked_bytes
+            else:
+                self._append_at_depth(peer, record)
+        except RuntimeError as error:
+            raise _transport_error(error) from error
+        if peer.word[0] != peer.rung_epoch:
+            peer.ring_if_asleep()
+        return SendStatus.SENT
+
+    def _append_at_depth(self, peer: _Peer, record: bytes) -> None:
+        """Append to PID/<pid> while that is not deep, else to a segment."""
+        if peer.continued and peer.segments and peer.segments[-1].key not in self._tdb:
+            peer.continued = False  # it has taken everything: the open segment is gone
+            peer.segment += 1
+            peer.segments.clear()
+            peer.look(0)
+        if not peer.continued:
+            depth = len(self._tdb.get(peer.key) or b"")
+            peer.look(depth)
+            if depth + len(record) <= self._deep and peer.appended < self._plain_max:
+                self._tdb.append(peer.key, record)
+                peer.unlooked, peer.unlooked_bytes = 1, len(record)
+                return
+            presence = self.presence
+            continuation = Continuation(presence.pid, presence.unique_id, peer.segment)
+            self._tdb.append(peer.key, pack_continuation(peer.pid, continuation))
+            peer.continued = True
+        self._check_room(peer, len(record))
+        segment = peer.segments[-1] if peer.segments else None
+        if segment is None or (segment.bytes and segment.bytes + len(record) > _SEGMENT):
+            if segment is not None:
+                peer.segment += 1
+            segment = _Segment(segment_key(peer.pid, self.presence.pid, self.presence.unique_id, peer.segment))
+            peer.segments.append(segment)
+        self._tdb.append(segment.key, record)
+        segment.messages += 1
+        segment.bytes += len(record)
+
+    def _check_room(self, peer: _Peer, length: int) -> None:
+        """Raise QueueFull if `length` bytes more are past the bound; into an empty queue any message goes."""
+        if self._has_room(peer, length):
+            return
+        self._forget_taken(peer)
+        if not self._has_room(peer, length):
+            self._full[peer.pid] = peer
+            messages, waiting_bytes = peer.waiting()
+            raise QueueFull(
+                f"pid {peer.pid} does not read: {messages} messages ({waiting_bytes} bytes) wait for it, the bound is"
+                f" {self.config.send_queue_messages} messages and {self.config.send_queue_bytes} bytes"
+            )
+
+    def _has_room(self, peer: _Peer, length: int) -> bool:
+        messages, waiting_bytes = peer.waiting()
+        return not messages or (
+            messages < self.config.send_queue_messages and waiting_bytes + length <= self.config.send_queue_bytes
+        )
+
+    def _forget_taken(self, peer: _Peer) -> bool:
+        """Strike out the segments that the peer has taken since, and what stood before them; whether there were any."""
+        taken = False
+        while len(peer.segments) > 1 and peer.segments[0].key not in self._tdb:
+            peer.segments.popleft()
+            taken = True
+        if peer.segments and peer.segments[0].key not in self._tdb:
+            peer.segments[0].messages = peer.segments[0].bytes = 0
+            taken = True
+        peer.look(0 if taken else len(self._tdb.get(peer.key) or b""))
+        return taken
+
+    def _is_pending(self, peer: _Peer, record: bytes) -> bool:
+        """Whether an identical message of ours is in the file."""
+        for key in (peer.key, *(segment.key for segment in peer.segments)):
+            value = self._tdb.get(key) or b""
+            if any(value.startswith(record, start) for start in record_starts(value)):
+                return True
+        return False
+
+    def pending(self, pid: int) -> int:
+        with self._all_keys() as keys:
+            values = [self._tdb.get(key) or b"" for key in keys if key_pid(key) == pid]
+        return sum(count_messages(value) for value in values)
+
+    def flush(self, timeout: float = 0.0) -> None:
+        """Nothing waits in this process; a `timeout` waits until a receiver at its bound has taken something."""
+        if not timeout or not self._full:
+            return
+        self._announce_sleep()
+        if not self._some_have_room():
+            poll = select.poll()
+            for fd in (self._doorbell.fileno(), *(peer.pidfd for peer in self._full.values())):
+                poll.register(fd, select.POLLIN)
+            poll.poll(timeout * 1000)
+            self._some_have_room()
+        self._doorbell.drain()
+        self._word[0] = _AWAKE
+        if self._watched:
+            self._fall_asleep()
+
+    def _some_have_room(self) -> bool:
+        """Strike out the full peers that have taken something or have ended; whether there were any."""
+        with _tdb_errors():
+            relieved = [peer for peer in self._full.values() if not peer.lives() or self._forget_taken(peer)]
+        for peer in relieved:
+            del self._full[peer.pid]
+        return bool(relieved)
+
+    def _find(self, dst: ServerID) -> _Peer:
+        """The peer for `dst`, as it is now; NoSuchProcess if that process is not here or closed."""
+        peer = self._peers.get(dst.pid)
+        if peer is not None and not peer.lives():
+            self._forget(peer)
+            peer = None
+        if peer is None:
+            peer = self._open_peer(dst)
+            if len(self._peers) >= _CACHED_PEERS:
+                idle = next((one for one in self._peers.values() if not one.continued), None)
+                if idle is not None:
+                    self._forget(idle)
+            self._peers[dst.pid] = peer
+        check_unique_id(dst, peer.unique_id)
+        return peer
+
+    def _open_peer(self, dst: ServerID) -> _Peer:
+        try:
+            pidfd = os.pidfd_open(dst.pid)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise TransportError(f"sending to {dst}: {error.strerror}") from error
+            raise NoSuchProcess(f"no process {dst}") from None
+        if dst.pid == self.presence.pid:
+            return _Peer(Process(dst.pid, self.presence.unique_id), pidfd, self._word, None)
+        mapped = map_words(self.presence.lock_dir_fd, dst.pid)
+        if mapped is None:
+            os.close(pidfd)
+            raise NoSuchProcess(f"no process {dst} takes messages of type tdb here")
+        process, memory = mapped
+        peer = _Peer(process, pidfd, shared_words(memory), memory)
+        if not peer.lives():
+            peer.close()
+            raise NoSuchProcess(f"process {dst} has closed its endpoint")
+        return peer
+
+    def _forget(self, peer: _Peer) -> None:
+        del self._peers[peer.pid]
+        self._full.pop(peer.pid, None)
+        peer.close()
+
+    # Receiving
+
+    def receive(self, deliver: Deliver) -> None:
+        self._word[0] = _AWAKE
+        if self._watched or self._doorbell.rung:
+            self._doorbell.drain()
+        inbox = self._inbox
+        try:
+            for _ in range(_MESSAGES_A_ROUND):
+                if not inbox and not self._take():
+                    return
+                deliver(inbox.popleft())
+                if self._closed:
+                    return
+        except RuntimeError as error:
+            raise _transport_error(error) from error
+        finally:
+            if self._watched and not self._closed:
+                self._fall_asleep()
+
+    def _take(self) -> bool:
+        """Move what is in the file to the inbox; whether there is something."""
+        if self._tdb.get(self._key):
+            self._sort(self._take_value(self._key))
+        for source_key, source in list(self._sources.items()):
+            self._take_segment(source_key, source)
+        return bool(self._inbox)
+
+    def _take_value(self, key: bytes) -> bytes:
+        """Empty a record, in one step with reading it."""
+        database = self._tdb
+        database.lock_all()
+        try:
+            value: bytes = database.get(key) or b""
+            if key is self._key:
+                database.store(key, b"")
+            elif value:
+                database.delete(key)
+        finally:
+            database.unlock_all()
+        return value
+
+    def _sort(self, value: bytes) -> None:
+        """Messages into the inbox, continuations to where they are followed."""
+        for item in self._decoder.decode(value):
+            if type(item) is Message:
+                self._inbox.append(item)
+                if self._sources:  # a source that appends here again has nothing left in segments
+                    self._sources.pop((item.src.pid, item.src.unique_id), None)
+            elif isinstance(item, Continuation):
+                self._sources[item.pid, item.unique_id] = _Source(item.first)
+            else:
+                self.drops("malformed", f"in messages.tdb: {item}")
+
+    def _take_segment(self, source_key: tuple[int, int], source: _Source) -> None:
+        """Take the source's next segment, go on to the one after if it is finished, forget the source if it is dead."""
+        key = self._segment_key(source_key, source.segment)
+        finished = self._segment_key(source_key, source.segment + 1) in self._tdb
+        value = self._take_value(key) if key in self._tdb else b""
+        if finished:
+            source.segment += 1
+        if value:
+            for item in self._decoder.decode(value):
+                if isinstance(item, Message):
+                    self._inbox.append(item)
+                else:
+                    self.drops("malformed", f"in messages.tdb: {item}")
+            self._tell_of_room(ServerID(source_key[0], unique_id=source_key[1]))
+        elif not finished and time.monotonic() - source.seen_alive > _SOURCE_CHECK:
+            source.seen_alive = time.monotonic()
+            if not self.presence.is_alive(ServerID(source_key[0], unique_id=source_key[1])) and key not in self._tdb:
+                del self._sources[source_key]
+
+    def _segment_key(self, source_key: tuple[int, int], number: int) -> bytes:
+        return segment_key(self.presence.pid, *source_key, number)
+
+    def _tell_of_room(self, source: ServerID) -> None:
+        """Wake a source that may be waiting at its bound."""
+        with contextlib.suppress(NoSuchProcess):
+            peer = self._peers.get(source.pid)
+            if peer is None or peer.unique_id != source.unique_id:
+                peer = self._find(source)
+            peer.ring_if_asleep()
+
+    def _source_id(self, pid: int) -> ServerID:
+        """Who has `pid` now, as the source of a record that names the pid alone."""
+        peer = self._peers.get(pid)
+        if peer is None or not peer.lives():
+            try:
+                peer = self._find(ServerID(pid))
+            except NoSuchProcess:
+                return ServerID(pid)
+        return peer.server_id
+
+    def _has_messages(self) -> bool:
+        if self._inbox or self._tdb.get(self._key):
+            return True
+        return any(
+            self._segment_key(source_key, number) in self._tdb
+            for source_key, source in self._sources.items()
+            for number in (source.segment, source.segment + 1)
+        )
+
+    def _announce_sleep(self) -> None:
+        """From here on senders signal."""
+        self._doorbell.arm()
+        self._epoch += 1
+        self._word[0] = self._epoch
+
+    def _fall_asleep(self) -> None:
+        """Announce it, and look once more: fileno() is readable if there is something."""
+        self._announce_sleep()
+        with _tdb_errors():
+            if self._has_messages():
+                self._doorbell.ring()
+
+    def wait(self, timeout: float | None, watched: int = -1) -> bool:
+        self._announce_sleep()
+        with _tdb_errors():
+            if self._has_messages():
+                return False
+        return super().wait(timeout, watched)
+
+    @contextlib.contextmanager
+    def _all_keys(self) -> Iterator[list[bytes]]:
+        """The keys of the file, which is locked meanwhile.
+
+        A traversal locks the record it stands on by fcntl and then waits for the next chain's mutex; the lock over all
+        holds the mutexes and then waits for locked records.  Traversing under that lock keeps the two from dead-locking.
+        """
+        with _tdb_errors():
+            self._tdb.lock_all()
+            try:
+                yield list(self._tdb.keys())
+            finally:
+                self._tdb.unlock_all()
+
+    # The end
+
+    def left_behind(self) -> Collection[int]:
+        with self._all_keys() as keys:
+            pids = {key_pid(key) for key in keys}
+        return {pid for pid in pids if pid is not None}
+
+    def remove(self, pid: int) -> None:
+        with self._all_keys() as keys:
+            for key in keys:
+                if key_pid(key) == pid:
+                    self._tdb.delete(key)
+
+    def statistics(self) -> BackendStatistics:
+        return BackendStatistics(0, 0, 0)
+
+    def give_up(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._word[0] = _CLOSED
+        try:
+            self.remove(self.presence.pid)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        self._closed = True
+        self._doorbell.close()
+        self._tdb.close()
+        for peer in self._peers.values():
+            peer.close()
+        self._peers.clear()
+        self._full.clear()
+        self._word.release()
+
+
+def _open_tdb(config: Config, presence: Presence) -> tdb.Tdb:
+    """Open messages.tdb in the mode that is configured; the first process of a directory finds it empty."""
+    path = os.path.join(config.lock_directory, FILE_NAME)
+    _set_aside_if_damaged(presence.directory_fd, path)
+    flags, chains = tdb.CLEAR_IF_FIRST, 0
+    if not config.use_mmap:
+        flags |= tdb.NOMMAP
+    elif config.tdb_mutexes:
+        flags, chains = flags | _MUTEX_LOCKING, _MUTEX_CHAINS
+    try:
+        return tdb.Tdb(
+            f"/proc/self/fd/{presence.directory_fd}/{FILE_NAME}", chains, flags, os.O_RDWR | os.O_CREAT, 0o600
+        )
+    except OSError as error:
+        raise BackendUnavailable(
+            f"{path}: {error.strerror}; if living processes use it with another `msgd:tdb mutexes` or `use mmap`,"
+            " give all of them the same"
+        ) from error
+
+
+def _set_aside_if_damaged(directory_fd: int, path: str) -> None:
+    """Rename a file that is no tdb out of the way, so that the processes can start."""
+    try:
+        fd = os.open(FILE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UnsafeDirectory(f"{path}: {error.strerror}; it must be a tdb file, remove it") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UnsafeDirectory(f"{path} is not a regular file; remove it")
+        start = os.pread(fd, len(_MAGIC), 0)
+    finally:
+        os.close(fd)
+    if start and start != _MAGIC:
+        aside = f"{FILE_NAME}.damaged.{time.time_ns()}"
+        os.rename(FILE_NAME, aside, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+        logger.error("%s is no tdb file; it is set aside as %s and a new one made", path, aside)
+
+
+@contextlib.contextmanager
+def _tdb_errors() -> Iterator[None]:
+    """Turn what the tdb module raises into TransportError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise _transport_error(error) from error
+
+
+def _transport_error(error: RuntimeError) -> TransportError:
+    return TransportError(f"messages.tdb: {error.args[-1]}; is its file system full?")
+
+
+def _cannot_carry(message_type: int) -> MessageTooLarge:
+    if message_type > TYPE_MAX:
+        return MessageTooLarge(f"message type {message_type:#x} does not fit a record's 31 bits; use dgram or stream")
+    return MessageTooLarge("messaging type tdb carries no file descriptors; use dgram or stream")
+
+
+BACKEND = TdbBackend

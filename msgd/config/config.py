@@ -1,0 +1,173 @@
+"""`Config`: the settings of one msgd, checked, with a typed attribute for each parameter.
+
+It is made once at a process's start and then only read: attributes are plain values, nothing is computed when asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgd import _registry
+from msgd.config.kinds import LogLevel
+from msgd.config.parameters import PARAMETERS, PREFIX, Parameter, find, fold, no_such_parameter
+from msgd.config.reader import Origin, Problem, Setting, read, shown
+from msgd.config.substitution import server_names, substitute
+from msgd.errors import ConfigError
+
+DEFAULT_PATH = os.path.join(_registry.CONFIGDIR, "smb.conf")
+"""The file that `Config.load()` reads when none is named."""
+
+_BY_ATTRIBUTE = {parameter.attribute: parameter for parameter in PARAMETERS}
+
+
+@dataclass(frozen=True, init=False, slots=True)
+class Config:
+    """All parameters with their values; those of the table in `msgd.config.parameters`, under their Python names.
+
+    Two are equal if all values are, wherever they come from.  What each parameter means: `msgparm -v`.
+    """
+
+    messaging_type: str
+    lock_directory: str
+    private_dir: str
+    pid_directory: str
+    log_level: LogLevel
+    log_file: str
+    use_mmap: bool
+    tdb_mutexes: bool
+    socket_directory: str
+    max_message_size: int
+    """In bytes."""
+    send_queue_messages: int
+    send_queue_bytes: int
+    close_timeout: float
+    """In seconds, as all times here."""
+    clean_up_interval: float
+    reassembly_timeout: float
+    reassembly_messages: int
+    connection_cache: int
+    max_connections: int
+    half_open_connections: int
+    receive_buffer_bytes: int
+    gather_bytes: int
+    trusted_users: frozenset[int]
+    """Uids."""
+    source: str | None = field(compare=False)
+    """The absolute path of the smb.conf, or None if none was read."""
+    _given: frozenset[str] = field(compare=False, repr=False)
+
+    def __init__(self, **overrides: object) -> None:
+        """Take the defaults and, for the attributes named, other values: Python's types or smb.conf's text.
+
+        Paths are taken as they are, without smb.conf's substitutions.  ConfigError tells of all bad values; a name
+        that is no parameter's, or a value of the wrong type, is a TypeError.
+        """
+        self._fill(_check(overrides), source=None, origins={})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] | None = None) -> Config:
+        """Read a smb.conf, or the default one, which may be missing: then the defaults are in force.
+
+        ConfigError tells of all that is wrong, each problem with its file and line.
+        """
+        if path is None and not os.path.lexists(DEFAULT_PATH):
+            return cls()
+        source = DEFAULT_PATH if path is None else os.fsdecode(path)
+        settings, bad_form = read(source)
+        values, origins, bad_values = _interpret(settings)
+        if bad_form or bad_values:
+            raise ConfigError(str(problem) for problem in sorted((*bad_form, *bad_values)))
+        config = cls.__new__(cls)
+        config._fill(values, os.path.abspath(source), origins)
+        return config
+
+    def replace(self, **overrides: object) -> Config:
+        """Return another Config with other values for the attributes named, and what was given for this one."""
+        values = {name: getattr(self, name) for name in self._given} | _check(overrides)
+        config = type(self).__new__(type(self))
+        config._fill(values, self.source, origins={})
+        return config
+
+    def items(self) -> Iterator[tuple[Parameter, Any, bool]]:
+        """Yield each parameter of the table, its value, and whether it was given (if not, it is the default)."""
+        for parameter in PARAMETERS:
+            yield parameter, getattr(self, parameter.attribute), parameter.attribute in self._given
+
+    def _fill(self, values: Mapping[str, Any], source: str | None, origins: Mapping[str, Origin]) -> None:
+        """Set all attributes: the checked values given, else defaults; ConfigError if they do not go together."""
+        everything: dict[str, Any] = {}
+        for parameter in PARAMETERS:
+            name = parameter.attribute
+            everything[name] = values[name] if name in values else parameter.default_value(everything)
+        for name, value in everything.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "source", source)
+        object.__setattr__(self, "_given", frozenset(values))
+        if self.send_queue_bytes < self.max_message_size:
+            raise ConfigError(_queue_too_small(everything, origins))
+
+
+def changes_on_reload(old: Config, new: Config) -> tuple[str, ...]:
+    """Return the names of the parameters whose values differ but which take effect only at start."""
+    return tuple(
+        parameter.name
+        for parameter, value, _ in new.items()
+        if parameter.takes_effect == "start" and value != getattr(old, parameter.attribute)
+    )
+
+
+def _check(overrides: Mapping[str, object]) -> dict[str, Any]:
+    """Return Python's values for attributes, checked; ConfigError for bad ones, TypeError for names not known."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in overrides.items():
+        parameter = _BY_ATTRIBUTE.get(name)
+        if parameter is None:
+            raise TypeError(f"{name!r} is no parameter of msgd's; they are: {', '.join(_BY_ATTRIBUTE)}")
+        try:
+            values[name] = parameter.kind.check(value)
+        except ValueError as error:
+            problems.append(f"{parameter.name} = {shown(str(value))}: {error}")
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def _interpret(settings: Iterable[Setting]) -> tuple[dict[str, Any], dict[str, Origin], list[Problem]]:
+    """Return the values of msgd's parameters among a file's settings, where each is set, and what is wrong with them.
+
+    Of a parameter given under several of its names the last counts.  Samba's own parameters are passed over.
+    """
+    problems: list[Problem] = []
+    own: dict[Parameter, Setting] = {}
+    netbios_name = ""
+    for setting in settings:
+        parameter = find(setting.name)
+        if parameter is not None:
+            own[parameter] = setting
+        elif fold(setting.name) == "netbiosname":
+            netbios_name = setting.value
+        elif fold(setting.name).startswith(PREFIX):
+            problems.append(Problem(setting.origin, f"{shown(setting.name)}: {no_such_parameter(setting.name)}"))
+    # Until Samba's daemons know a client, %m is their own name to them.
+    names = server_names(netbios_name) | {"m": "msgd"}
+    values: dict[str, Any] = {}
+    for parameter, setting in own.items():
+        try:
+            text = substitute(setting.value, names) if parameter.kind.is_path else setting.value
+            values[parameter.attribute] = parameter.kind.parse(text)
+        except ValueError as error:
+            problems.append(Problem(setting.origin, f"{parameter.name} = {shown(setting.value)}: {error}"))
+    return values, {parameter.attribute: setting.origin for parameter, setting in own.items()}, problems
+
+
+def _queue_too_small(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> str:
+    queue, size = _BY_ATTRIBUTE["send_queue_bytes"], _BY_ATTRIBUTE["max_message_size"]
+    origin = origins.get(queue.attribute) or origins.get(size.attribute)
+    where = f"{origin}: " if origin else ""
+    return f"{where}{queue.dump(values[queue.attribute])}: less than {size.dump(values[size.attribute])}"

@@ -1,0 +1,290 @@
+"""What a parameter's value can be: how it is read from text, checked when Python gives it, and written back.
+
+Each kind refuses a bad value with a ValueError that says in a few words what is wrong; whoever knows the parameter
+and the line of the file puts them in front.  A value of the wrong Python type is the caller's bug: TypeError.
+Text in smb.conf's syntax is always taken, from Python too: `Config(max_message_size="16M")`.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_TRUE = frozenset(("yes", "true", "1", "on"))
+_FALSE = frozenset(("no", "false", "0", "off"))
+_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,20}")
+_SIZE = re.compile(r"([+-]?[0-9]{1,20}) ?([KMG]?)", re.IGNORECASE)
+_SECONDS = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{0,20})?")
+_LEVEL = re.compile(r"((?P<name>[^:@]+):)?(?P<level>[+-]?[0-9]{1,9})(@.*)?")
+_SEPARATORS = re.compile(r"[\s,]+")
+_NOT_IN_A_LINE = re.compile(r"[\0-\x1f\x7f]|^ | $|  |\\$")
+_LARGEST_UID = 0xFFFFFFFE
+
+
+class Kind(ABC, Generic[T]):
+    """One kind of value; T is its Python type.  `is_path`: smb.conf's substitutions (%h ...) are made in its text."""
+
+    is_path = False
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """What may be given, in a few words for a manual: `yes or no`."""
+
+    @abstractmethod
+    def parse(self, text: str) -> T:
+        """Return the value that smb.conf's text means; ValueError if it means none."""
+
+    @abstractmethod
+    def from_python(self, value: object) -> T:
+        """Return a value given by Python, which is not text, checked; TypeError or ValueError."""
+
+    @abstractmethod
+    def format(self, value: T) -> str:
+        """Return the text that parse() reads as this value."""
+
+    def check(self, value: object) -> T:
+        """Return the value for what a Python caller gave: text in smb.conf's syntax or the Python type itself."""
+        return self.parse(value) if isinstance(value, str) else self.from_python(value)
+
+
+class Boolean(Kind[bool]):
+    """yes/no, true/false, 1/0 or on/off in any case."""
+
+    description = "yes or no"
+
+    def parse(self, text: str) -> bool:
+        word = text.lower()
+        if word in _TRUE:
+            return True
+        if word in _FALSE:
+            return False
+        raise ValueError("not yes or no")
+
+    def from_python(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise _wrong_type("a bool", value)
+        return value
+
+    def format(self, value: bool) -> str:
+        return "yes" if value else "no"
+
+
+@dataclass(frozen=True)
+class Number(Kind[int]):
+    """A whole number from minimum to maximum, both included."""
+
+    minimum: int
+    maximum: int
+
+    @property
+    def description(self) -> str:
+        return f"a number from {self.format(self.minimum)} to {self.format(self.maximum)}"
+
+    def parse(self, text: str) -> int:
+        if not _WHOLE_NUMBER.fullmatch(text):
+            raise ValueError("not a whole number")
+        return self.from_python(int(text))
+
+    def from_python(self, value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _wrong_type("an int", value)
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError(f"not from {self.format(self.minimum)} to {self.format(self.maximum)}")
+        return value
+
+    def format(self, value: int) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Size(Number):
+    """Bytes, with K, M or G (powers of 1024) behind the number if one likes."""
+
+    @property
+    def description(self) -> str:
+        return f"bytes, K, M or G, from {self.format(self.minimum)} to {self.format(self.maximum)}"
+
+    def parse(self, text: str) -> int:
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            raise ValueError("not a size; a size is a number of bytes, or of K, M or G: 16M")
+        return self.from_python(int(match[1]) * _SUFFIXES[match[2].upper()])
+
+    def format(self, value: int) -> str:
+        suffix = next((s for s in "GMK" if value and value % _SUFFIXES[s] == 0), "")
+        return f"{value // _SUFFIXES[suffix]}{suffix}"
+
+
+@dataclass(frozen=True)
+class Seconds(Kind[float]):
+    """A time in seconds, fractions allowed, from minimum to maximum, both included."""
+
+    minimum: float
+    maximum: float
+
+    @property
+    def description(self) -> str:
+        return f"seconds, from {self.format(self.minimum)} to {self.format(self.maximum)}"
+
+    def parse(self, text: str) -> float:
+        if not _SECONDS.fullmatch(text):
+            raise ValueError("not a number of seconds")
+        return self._in_range(float(text))
+
+    def from_python(self, value: object) -> float:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise _wrong_type("a number of seconds", value)
+        return self._in_range(value)
+
+    def format(self, value: float) -> str:
+        return f"{value:.20f}".rstrip("0").rstrip(".")
+
+    def _in_range(self, value: float) -> float:
+        if not self.minimum <= value <= self.maximum:  # so that NaN is outside
+            raise ValueError(f"not from {self.format(self.minimum)} to {self.format(self.maximum)} seconds")
+        return float(value)
+
+
+@dataclass(frozen=True)
+class AbsolutePath(Kind[str]):
+    """The absolute path of a file or directory, or nothing where `optional`."""
+
+    optional: bool = False
+    is_path = True
+
+    @property
+    def description(self) -> str:
+        return "an absolute path, or nothing" if self.optional else "an absolute path"
+
+    def parse(self, text: str) -> str:
+        if not text and self.optional:
+            return text
+        if not text.startswith("/"):
+            raise ValueError("not an absolute path")
+        if _NOT_IN_A_LINE.search(text):
+            raise ValueError("a path with what a line of smb.conf cannot hold (control characters, blanks in a row)")
+        return text
+
+    def from_python(self, value: object) -> str:
+        if not isinstance(value, os.PathLike):
+            raise _wrong_type("a path", value)
+        return self.parse(os.fsdecode(value))
+
+    def format(self, value: str) -> str:
+        return value.replace("%", "%%")
+
+
+@dataclass(frozen=True)
+class Choice(Kind[str]):
+    """One of several words, in any case; `choices` is asked for them when needed, `what` says what they are."""
+
+    choices: Callable[[], tuple[str, ...]]
+    what: str
+
+    @property
+    def description(self) -> str:
+        return f"one of {', '.join(self.choices())}"
+
+    def parse(self, text: str) -> str:
+        word = text.lower()
+        if word not in self.choices():
+            raise ValueError(f"not {self.what}; {self.what}: {', '.join(self.choices()) or 'none'}")
+        return word
+
+    def from_python(self, value: object) -> str:
+        raise _wrong_type("a str", value)
+
+    def format(self, value: str) -> str:
+        return value
+
+
+class LogLevel(int):
+    """The level in force for msgd, 0 to 10; `text` is what smb.conf says, with Samba's classes: `1 auth:5 msgd:3`."""
+
+    text: str
+
+    def __new__(cls, text: str) -> LogLevel:
+        """Take the class `msgd` if it is there, else the general level; ValueError if the text is no log level."""
+        levels: dict[str, int] = {}
+        words = [word for word in _SEPARATORS.split(text) if word]
+        for position, word in enumerate(words):
+            match = _LEVEL.fullmatch(word)
+            if match is None or (position > 0 and match["name"] is None):
+                raise ValueError("not a log level; a log level is a number, then classes: 1 auth:5 msgd:3")
+            levels[(match["name"] or "all").lower()] = int(match["level"])
+        if not levels:
+            raise ValueError("no log level is given")
+        level = levels.get("msgd", levels.get("all", 0))
+        if not 0 <= level <= 10:
+            raise ValueError("not from 0 to 10")
+        self = super().__new__(cls, level)
+        self.text = " ".join(words)
+        return self
+
+    def __reduce__(self) -> tuple[type[LogLevel], tuple[str]]:
+        """Let copy and pickle make it anew from its text."""
+        return LogLevel, (self.text,)
+
+
+class Level(Kind[LogLevel]):
+    """A log level in Samba's form."""
+
+    description = "a number from 0 to 10, then levels of single classes: 1 auth:5 msgd:3"
+
+    def parse(self, text: str) -> LogLevel:
+        return LogLevel(text)
+
+    def from_python(self, value: object) -> LogLevel:
+        if isinstance(value, LogLevel):
+            return value
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _wrong_type("an int", value)
+        return LogLevel(str(value))
+
+    def format(self, value: LogLevel) -> str:
+        return value.text
+
+
+class Users(Kind[frozenset[int]]):
+    """User names or uids, separated by commas or blanks; the value is the set of uids."""
+
+    description = "user names or uids, separated by commas or blanks"
+
+    def parse(self, text: str) -> frozenset[int]:
+        return frozenset(_uid(word) for word in _SEPARATORS.split(text) if word)
+
+    def from_python(self, value: object) -> frozenset[int]:
+        if not isinstance(value, Iterable) or isinstance(value, bytes):
+            raise _wrong_type("user names or uids", value)
+        return frozenset(_uid(user) for user in value)
+
+    def format(self, value: frozenset[int]) -> str:
+        return " ".join(str(uid) for uid in sorted(value))
+
+
+def _uid(user: object) -> int:
+    """Return the uid of a user given by name, by uid in text or by uid; ValueError if there is none such."""
+    if isinstance(user, str) and not _WHOLE_NUMBER.fullmatch(user):
+        try:
+            return pwd.getpwnam(user).pw_uid
+        except (KeyError, ValueError):  # ValueError: NUL bytes or characters no name can have
+            raise ValueError(f"no user has the name {user!r}") from None
+    if not isinstance(user, (str, int)) or isinstance(user, bool):
+        raise _wrong_type("a user name or uid", user)
+    uid = int(user)
+    if not 0 <= uid <= _LARGEST_UID:
+        raise ValueError(f"{uid} is not a uid")
+    return uid
+
+
+def _wrong_type(wanted: str, value: object) -> TypeError:
+    return TypeError(f"{wanted} is needed, not {type(value).__name__}")

@@ -1,0 +1,9 @@
+"""`python -m msgd.daemon` is msgd."""
+
+from __future__ import annotations
+
+import sys
+
+from msgd.daemon.main import main
+
+sys.exit(main())

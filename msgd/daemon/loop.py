@@ -1,0 +1,116 @@
+"""The event loop of the main process: readable descriptors, signals, timers.
+
+Signals.  The handlers do nothing: the interpreter's C-level handler writes each signal's number to a wake-up pipe,
+which is one of the descriptors the loop waits for, so what a signal asks for is done between two events and never in
+the middle of one.  A signal that comes just before the loop waits has its byte in the pipe already.
+
+Everything runs in one thread, the main one.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Self
+
+Callback = Callable[[], None]
+
+_PIPE_READ = 4096
+
+
+class Timer:
+    """Calls back every `interval` seconds; 0 is never.  Setting `interval` starts the time anew."""
+
+    def __init__(self, interval: float, callback: Callback) -> None:
+        self._callback = callback
+        self.interval = interval
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two calls."""
+        return self._interval
+
+    @interval.setter
+    def interval(self, seconds: float) -> None:
+        self._interval = seconds
+        self.due = time.monotonic() + seconds if seconds else float("inf")
+
+    def run_if_due(self, now: float) -> None:
+        """Call back if the time has come; a late call does not make the next ones come sooner."""
+        if now >= self.due:
+            self.interval = self._interval
+            self._callback()
+
+
+class Loop:
+    """Waits for events and runs their callbacks until stop(); a context manager that gives the signals back."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[Timer] = []
+        self._signal_callbacks: dict[int, Callback] = {}
+        self._former_handlers: dict[int, object] = {}
+        self._stopping = False
+        self._wake_up, self._written_by_signals = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._former_wake_up = signal.set_wakeup_fd(self._written_by_signals)
+        self.on_readable(self._wake_up, self._run_signals)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for signum, handler in self._former_handlers.items():
+            signal.signal(signum, handler)  # type: ignore[arg-type]  # as signal.signal returned it
+        signal.set_wakeup_fd(self._former_wake_up)
+        self._selector.close()
+        os.close(self._wake_up)
+        os.close(self._written_by_signals)
+
+    def on_readable(self, fd: int, callback: Callback) -> None:
+        """Call back whenever the descriptor is readable."""
+        self._selector.register(fd, selectors.EVENT_READ, callback)
+
+    def on_signal(self, signum: signal.Signals, callback: Callback) -> None:
+        """Call back, in the loop, after the signal has come; it is caught from now on."""
+        self._signal_callbacks[signum] = callback
+        former = signal.signal(signum, _only_wake_up)
+        self._former_handlers.setdefault(signum, former)
+
+    def every(self, interval: float, callback: Callback) -> Timer:
+        """Call back every `interval` seconds; 0: not until the timer's interval is set."""
+        timer = Timer(interval, callback)
+        self._timers.append(timer)
+        return timer
+
+    def stop(self) -> None:
+        """Let run() return after the callback that is running."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Wait and call back until stop() is called; what a callback raises ends it."""
+        while not self._stopping:
+            for key, _ in self._selector.select(self._seconds_to_next_timer()):
+                key.data()
+                if self._stopping:
+                    return
+            now = time.monotonic()
+            for timer in self._timers:
+                timer.run_if_due(now)
+
+    def _seconds_to_next_timer(self) -> float | None:
+        due = min((timer.due for timer in self._timers), default=float("inf"))
+        return None if due == float("inf") else max(0.0, due - time.monotonic())
+
+    def _run_signals(self) -> None:
+        for signum in dict.fromkeys(os.read(self._wake_up, _PIPE_READ)):  # each once, in the order they came
+            callback = self._signal_callbacks.get(signum)
+            if callback is not None:
+                callback()
+
+
+def _only_wake_up(signum: int, frame: FrameType | None) -> None:
+    """Keep the signal's default action away; the C-level handler has queued its number."""

@@ -1,0 +1,144 @@
+"""msgd's command line: smbd's options, and what each way of running means for pid file, log and terminal."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from msgd import _registry
+from msgd.config import Config
+from msgd.config.kinds import LogLevel
+from msgd.daemon.detach import run_detached
+from msgd.daemon.logs import STDERR, STDOUT, SYSLOG, Log
+from msgd.daemon.server import Server
+from msgd.presence.pidfile import PidFile
+from msgd.tools import cli
+
+logger = logging.getLogger("msgd.daemon")
+
+PROGRAM = "msgd"
+
+_DESCRIPTION = """\
+The messaging daemon: keeps the directories in which processes meet clean of dead ones, and answers msgcontrol (or
+Samba's smbcontrol).  Processes message each other with or without it."""
+
+_EPILOG = """\
+examples:
+  msgd                     start as a daemon; returns when it is ready
+  msgd -i -d 5             run here and show everything it does; Ctrl-C ends it
+  msgd -F                  run in the foreground, for systemd and other supervisors
+  msgcontrol msgd ping     is it there?
+  msgcontrol msgd shutdown
+
+Signals: SIGTERM and SIGINT stop it, SIGHUP re-reads smb.conf and opens the log file anew.
+Exit status: 0, 1 if it could not start or failed, 2 for wrong usage.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run msgd with these arguments (None: the process's own) and return its exit status."""
+    return cli.run(PROGRAM, lambda: _run(_parser().parse_args(argv)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG)
+    add = parser.add_argument
+    add("-D", "--daemon", action="store_true", help="run as a daemon (the default, if neither -F nor -i is given)")
+    add("-F", "--foreground", action="store_true", help="stay in the foreground; log to stderr if there is no log file")
+    add("-i", "--interactive", action="store_true", help="stay in the foreground and log to stdout")
+    add("-d", "--debuglevel", metavar="LEVEL", type=_level, help="log level 0 to 10, whatever smb.conf says")
+    add("-l", "--log-basename", metavar="DIR", type=os.path.abspath, help="log to DIR/log.msgd, whatever smb.conf says")
+    add("-b", "--build-options", action="store_true", help="print how msgd was built and which modules it has")
+    return parser
+
+
+def _level(text: str) -> LogLevel:
+    try:
+        return LogLevel(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.build_options:
+        print(build_options())
+        return 0
+    load = _loader(arguments)
+    config = load()
+    pid_file = PidFile(config.pid_directory, PROGRAM, {0, os.geteuid(), *config.trusted_users})
+
+    def serve(ready: Callable[[], None]) -> None:
+        _serve(config, load, arguments, ready)
+
+    if not (arguments.foreground or arguments.interactive):
+        return run_detached(PROGRAM, pid_file, serve)
+    with pid_file:
+        serve(_nobody_waits)
+    return 0
+
+
+def _loader(arguments: argparse.Namespace) -> Callable[[], Config]:
+    """What reads the settings at start and at each reload, the command line's included."""
+    path = arguments.configfile and os.path.abspath(arguments.configfile)  # a daemon's working directory is another
+    overrides: dict[str, object] = {}
+    if arguments.debuglevel is not None:
+        overrides["log_level"] = arguments.debuglevel
+    if arguments.log_basename is not None:
+        overrides["log_file"] = os.path.join(arguments.log_basename, "log.msgd")
+    return lambda: Config.load(path).replace(**overrides)
+
+
+def _serve(
+    config: Config, load: Callable[[], Config], arguments: argparse.Namespace, ready: Callable[[], None]
+) -> None:
+    """Log and serve; an error that is not about starting is in the log before it is raised."""
+    started = False
+
+    def log_destination(config: Config) -> str:
+        if arguments.interactive:
+            return STDOUT
+        return config.log_file or (STDERR if arguments.foreground else SYSLOG)
+
+    def on_ready() -> None:
+        nonlocal started
+        started = True
+        ready()
+
+    with Log(log_destination(config)) as log:
+        try:
+            Server(config, load, log, log_destination).run(on_ready)
+        except Exception:
+            if started:
+                logger.exception("msgd fails")
+            raise
+
+
+def _nobody_waits() -> None:
+    """In the foreground, whoever wants to know when msgd is ready reads the log."""
+
+
+def build_options() -> str:
+    """The text of -b: how this msgd was built."""
+    modules = "\n".join(f"   {module.name}: {module.description}" for module in _registry.MESSAGING_MODULES)
+    names = ("PREFIX", "BINDIR", "SBINDIR", "CONFIGDIR", "LOCKDIR", "PRIVATEDIR", "PIDDIR", "LOGDIR")
+    paths = "\n".join(f"   {name}: {getattr(_registry, name)}" for name in names)
+    return f"""\
+Version {_registry.VERSION}
+Configured with: {_registry.CONFIGURE_LINE}
+Python: {_registry.PYTHON}
+
+Paths:
+{paths}
+
+Messaging modules (the first is the default):
+{modules}
+
+Built with:
+   systemd: {"yes" if _registry.WITH_SYSTEMD else "no"}"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""Lock files: how a process says that it is here, and how the others know that it still is.
+
+A process holds an fcntl write lock on `msg.lock/<pid>` for as long as it lives; the kernel drops the lock with the
+process, however it ends.  The file says the process's unique id in decimal and a newline; further lines are msgd's
+own and nobody else reads them.  (Samba's messages_dgm; a reader takes the digits up to the first newline.)
+A process whose transport needs memory that others can look into has 64 words of it at offset 512 of the file: it
+lives and dies with the entry, and whoever maps it knows whose it is.
+
+Why clean-up never takes a living process's files.  Whoever removes the files of a pid first gets the write lock of
+its lock file and checks that the file still has a name; a living process has that lock, so the cleaner fails.  A
+process that is starting has opened its file but not locked it yet: if the cleaner is faster, it unlinks the file, the
+process then gets the lock of a file without a name (st_nlink 0), sees it and starts over.  The socket is made after
+the lock is held and removed by a cleaner only while the cleaner holds the lock, so it is never a starting process's.
+
+fcntl locks belong to the process, and closing any descriptor of the file drops them: nothing here ever opens the
+lock file of its own process a second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from msgd.errors import TransportError, UnsafeDirectory
+
+TEXT_MAX = 512
+"""Bytes of a lock file that are text; what Samba writes has at most 21."""
+
+LOCK_FILE_SIZE = 1024
+"""Bytes of a lock file with shared words: the text, filled up with newlines, and the words."""
+
+_FLOCK = struct.Struct("hhqqi0q")
+"""struct flock with 64-bit offsets: type, whence, start, length, pid."""
+_ANY_LOCK = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+_NO_LOCK_FILE = frozenset((errno.ENOENT, errno.ELOOP, errno.ENXIO))
+"""Nothing there, a symbolic link, or a socket: in any case no process has its lock on it."""
+
+_LOCK_PATIENCE = 2.0
+"""Seconds.  A cleaner holds our lock file for microseconds of its own time; who holds it longer is no cleaner."""
+
+
+class Process(NamedTuple):
+    """One process's entry: its pid, the unique id in its lock file, and the lines msgd keeps behind it."""
+
+    pid: int
+    unique_id: int
+    lines: tuple[str, ...] = ()
+
+
+def lock_holder(fd: int) -> int | None:
+    """The pid that holds a write lock on the file, None if nobody does (or this process does)."""
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, _ANY_LOCK))
+    return None if kind == fcntl.F_UNLCK else pid
+
+
+def read_process(lock_dir_fd: int, pid: int) -> Process | None:
+    """The entry of another process, if it lives: its lock file is locked by that very pid.
+
+    Raises TransportError if that cannot be found out: no permission, no file descriptors left.
+    """
+    with _lock_file_of(lock_dir_fd, pid) as fd:
+        return None if fd is None else _parse(pid, os.pread(fd, TEXT_MAX, 0))
+
+
+def map_words(lock_dir_fd: int, pid: int) -> tuple[Process, mmap.mmap] | None:
+    """The entry of another process with its shared words mapped read-only, if it lives and shares any."""
+    with _lock_file_of(lock_dir_fd, pid) as fd:
+        if fd is None or os.fstat(fd).st_size < LOCK_FILE_SIZE:
+            return None
+        process = _parse(pid, os.pread(fd, TEXT_MAX, 0))
+        return process and (process, mmap.mmap(fd, LOCK_FILE_SIZE, prot=mmap.PROT_READ))
+
+
+def shared_words(memory: mmap.mmap) -> memoryview:
+    """The shared words in a mapped lock file; each is read and written in one step."""
+    return memoryview(memory)[TEXT_MAX:].cast("Q")
+
+
+@contextlib.contextmanager
+def _lock_file_of(lock_dir_fd: int, pid: int) -> Iterator[int | None]:
+    """The opened lock file of another process, None if that does not live."""
+    try:
+        fd = os.open(str(pid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=lock_dir_fd)
+    except OSError as error:
+        if error.errno not in _NO_LOCK_FILE:
+            raise TransportError(f"the lock file of pid {pid}: {error.strerror}") from error
+        yield None
+        return
+    try:
+        yield fd if stat.S_ISREG(os.fstat(fd).st_mode) and lock_holder(fd) == pid else None
+    finally:
+        os.close(fd)
+
+
+def _parse(pid: int, text: bytes) -> Process | None:
+    first, *rest = text.split(b"\n")
+    if not first.isdigit() or len(first) > 20 or not rest:
+        return None  # locked a moment ago and not written yet: its socket is not there either
+    return Process(pid, int(first), tuple(line.decode(errors="replace") for line in rest if line))
+
+
+class LockFile:
+    """The lock file of this process, held from acquire() to release()."""
+
+    def __init__(self, lock_dir_fd: int, directory: str, pid: int) -> None:
+        self._lock_dir_fd = lock_dir_fd
+        self._path = os.path.join(directory, str(pid))
+        self._name = str(pid)
+        self._fd = -1
+        self._memory: mmap.mmap | None = None
+
+    def acquire(self, unique_id: int, lines: tuple[str, ...] = ()) -> None:
+        """Make, lock and write the file.  Raises UnsafeDirectory, TransportError."""
+        try:
+            self._fd = self._open_locked()
+            self.write(unique_id, lines)
+        except OSError as error:
+            self.release()
+            raise TransportError(f"{self._path}: {error.strerror}") from error
+
+    def write(self, unique_id: int, lines: tuple[str, ...]) -> None:
+        """Put down the unique id and the lines behind it; the first line never changes under a reader."""
+        text = "".join(f"{line}\n" for line in (unique_id, *lines)).encode()
+        if len(text) > TEXT_MAX:
+            raise ValueError(f"a lock file's text has at most {TEXT_MAX} bytes, not {len(text)}")
+        if self._memory is None:
+            os.pwrite(self._fd, text, 0)
+            os.ftruncate(self._fd, len(text))
+        else:
+            os.pwrite(self._fd, text.ljust(TEXT_MAX, b"\n"), 0)
+
+    def share_words(self, first: int) -> memoryview:
+        """Give the file its 64 shared words and map them; the first starts as `first`.  Release the view at the end.
+
+        The file has its full size only when the words are valid: until then nobody maps it.
+        """
+        text = os.pread(self._fd, TEXT_MAX, 0)
+        words = struct.pack("Q", first).ljust(LOCK_FILE_SIZE - TEXT_MAX, b"\0")
+        os.pwrite(self._fd, text.ljust(TEXT_MAX, b"\n") + words, 0)
+        self._memory = mmap.mmap(self._fd, LOCK_FILE_SIZE)
+        return shared_words(self._memory)
+
+    def release(self) -> None:
+        """Remove the file, then drop the lock: nobody sees it unlocked under its name."""
+        if self._fd >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._name, dir_fd=self._lock_dir_fd)
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close the descriptor and leave the file: in a forked child it is the parent's."""
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open_locked(self) -> int:
+        deadline = time.monotonic() + _LOCK_PATIENCE
+        while True:
+            fd = os.open(
+                self._name,
+                os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+                0o644,
+                dir_fd=self._lock_dir_fd,
+            )
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                os.close(fd)
+                raise UnsafeDirectory(f"{self._path} is not a regular file; remove it")
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                holder = lock_holder(fd)
+                os.close(fd)
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.0002)
+                continue
+            if os.fstat(fd).st_nlink:
+                os.fchmod(fd, 0o644)
+                return fd
+            os.close(fd)
+        raise TransportError(
+            f"{self._path} is locked by pid {holder}, which is not this process:"
+            " is the directory shared with another pid namespace?"
+        )
+
+
+def remove_if_dead(lock_dir_fd: int, socket_dir_fd: int, pid: int, remove: Callable[[int], None]) -> bool:
+    """Remove socket and lock file of `pid` if no process holds its lock; whether it did.
+
+    remove(pid), called while the lock is held here, removes what else there is of it.
+
+    Never to be called for this process's own pid.
+    """
+    name = str(pid)
+    try:
+        fd = os.open(
+            name,
+            os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+            0o644,
+            dir_fd=lock_dir_fd,
+        )
+    except OSError:
+        return False
+    try:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        if os.fstat(fd).st_nlink == 0:
+            return False  # another cleaner was faster
+        remove_socket(socket_dir_fd, name)
+        remove(pid)
+        os.unlink(name, dir_fd=lock_dir_fd)
+        return True
+    finally:
+        os.close(fd)
+
+
+def remove_socket(socket_dir_fd: int, name: str) -> None:
+    """Unlink `name` if it is a socket; anything else there is not ours to remove."""
+    try:
+        if stat.S_ISSOCK(os.stat(name, dir_fd=socket_dir_fd, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=socket_dir_fd)
+    except FileNotFoundError:
+        pass

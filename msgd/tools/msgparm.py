@@ -1,0 +1,105 @@
+"""msgparm: check a smb.conf and print what it sets, as testparm does for Samba."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from msgd.config import Config, Parameter
+from msgd.config.config import DEFAULT_PATH
+from msgd.config.parameters import find, no_such_parameter
+from msgd.errors import ConfigError
+from msgd.tools import cli
+
+PROGRAM = "msgparm"
+
+_DESCRIPTION = "Check a smb.conf and print what it sets for msgd.  Samba's own parameters and shares are passed over."
+
+_EPILOG = f"""\
+examples:
+  msgparm                                    check {DEFAULT_PATH}
+  msgparm -s /etc/samba/smb.conf -v          show all that is in force with Samba's file
+  msgparm --parameter-name='lock directory'  print one value, for scripts
+  msgparm --json -v                          the same as -v, for programs
+
+Exit status: 0 if the file is good, 1 if not (each fault is a line on stderr with its file and line), 2 for wrong usage.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run msgparm with these arguments (None: the process's own) and return its exit status."""
+    return cli.run(PROGRAM, lambda: _run(_parser().parse_args(argv)))
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG)
+    parser.add_argument("-v", "--verbose", action="store_true", help="show defaults too, and what each parameter is")
+    parser.add_argument("--parameter-name", metavar="NAME", help="print only the value of this one, in any spelling")
+    parser.add_argument("--json", action="store_true", help="print JSON: bytes, seconds and uids as numbers")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = Config.load(arguments.configfile)
+    output = _output(config, arguments)
+    if arguments.parameter_name is None:
+        _notice(config)
+    print(output)
+    return 0
+
+
+def _output(config: Config, arguments: argparse.Namespace) -> str:
+    """Return what the arguments ask for; ConfigError if they name a parameter that is none."""
+    if arguments.parameter_name is not None:
+        parameter = _named(arguments.parameter_name)
+        value = getattr(config, parameter.attribute)
+        return json.dumps(_plain(value)) if arguments.json else _bare(parameter, value)
+    chosen = [(parameter, value) for parameter, value, is_set in config.items() if is_set or arguments.verbose]
+    if arguments.json:
+        return json.dumps({parameter.name: _plain(value) for parameter, value in chosen}, indent=4)
+    lines = ["[global]"]
+    for parameter, value in chosen:
+        if arguments.verbose:
+            lines += ["", f"\t# {parameter.help}"]
+        lines.append(f"\t{parameter.dump(value)}")
+    return "\n".join(lines)
+
+
+def _named(name: str) -> Parameter:
+    parameter = find(name) or find(f"msgd:{name}")
+    if parameter is None:
+        raise ConfigError(f"{name}: {no_such_parameter(name)}")
+    return parameter
+
+
+def _bare(parameter: Parameter, value: Any) -> str:
+    """Return the value for scripts: a path is as it is, without the %% of smb.conf."""
+    return value if isinstance(value, str) else parameter.kind.format(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return the value as JSON knows it."""
+    return sorted(value) if isinstance(value, frozenset) else value
+
+
+def _notice(config: Config) -> None:
+    """Say on stderr what was read, and warn of what msgd and a Samba on the same directories would see differently."""
+    if config.source is None:
+        print(f"There is no {DEFAULT_PATH}: the defaults are in force.", file=sys.stderr)
+    else:
+        print(f"Load smb config files from {config.source}\nLoaded services file OK.", file=sys.stderr)
+    upstream = os.path.join(config.private_dir, "msg.sock")
+    if os.path.isdir(upstream) and os.path.realpath(upstream) != os.path.realpath(config.socket_directory):
+        print(
+            f"{PROGRAM}: warning: {upstream} exists, but msgd's sockets are in {config.socket_directory}; to reach"
+            f" the Samba that made it, set msgd:socket directory = {upstream}",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

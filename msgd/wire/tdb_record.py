@@ -1,0 +1,159 @@
+"""Records of messages.tdb, as Samba 3.0 writes them, and the two that only msgd writes.
+
+The value of key `PID/<pid>` NUL is any number of records one after the other, unpadded, in native byte order:
+i32 version, i32 type, i32 destination pid, i32 source pid, u64 length of the data (24 bytes on a 64-bit machine),
+then the data.  (Samba 3.0's message_rec.)
+
+Version 1 is the message itself.  A version 1 record has room for pids only; what it lacks stands in a record before it:
+
+Version 2, the ids of the version 1 record that follows at once (both are appended in one step); its data is u32
+destination task id, u32 source task id, u64 destination unique id, u64 source unique id.  An old reader skips it with
+a log line and takes the message.
+
+Version 3, "continued": the source pid's next messages are in the records of key `PID/<pid>/<source pid>/<unique>/<n>`
+NUL, n = 0, 1, 2 ... in decimal; its data is the u64 source unique id and the u64 first n.  See backends/tdb.py.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from msgd.errors import MalformedMessage
+from msgd.wire.header import Message
+from msgd.wire.server_id import ANY_PROCESS, NONCLUSTER_VNN, ServerID
+
+RECORD = struct.Struct("=iiiiQ")
+IDS = struct.Struct("=IIQQ")
+CONTINUED = struct.Struct("=QQ")
+RECORD_WITH_IDS = struct.Struct(RECORD.format + IDS.format[1:] + RECORD.format[1:])
+"""A version 2 record and the version 1 record it belongs to."""
+
+MESSAGE_VERSION = 1
+IDS_VERSION = 2
+CONTINUED_VERSION = 3
+
+TYPE_MAX = 0x7FFFFFFF
+"""The record's type is an int."""
+
+
+class Continuation(NamedTuple):
+    """A version 3 record: where the messages of a source go on."""
+
+    pid: int
+    unique_id: int
+    first: int
+
+
+def queue_key(pid: int) -> bytes:
+    """The key under which a process finds its messages."""
+    return b"PID/%d\0" % pid
+
+
+def segment_key(pid: int, source_pid: int, source_unique_id: int, number: int) -> bytes:
+    """The key of one of the records in which a source's messages to `pid` go on."""
+    return b"PID/%d/%d/%d/%d\0" % (pid, source_pid, source_unique_id, number)
+
+
+def key_pid(key: bytes) -> int | None:
+    """The pid whose messages a key holds, None if it is none of these keys."""
+    prefix, _, rest = key.rstrip(b"\0").partition(b"/")
+    pid = rest.partition(b"/")[0]
+    return int(pid) if prefix == b"PID" and pid.isdigit() and len(pid) < 11 else None
+
+
+def pack_message(dst: ServerID, src: ServerID, message_type: int, data: bytes) -> bytes:
+    """The plain record, with its ids before it where it cannot do without.
+
+    It can between tasks 0 when the destination is addressed by its pid alone.
+    """
+    if dst.task_id or src.task_id or dst.unique_id not in ANY_PROCESS:
+        ids = (dst.task_id, src.task_id, dst.unique_id, src.unique_id)
+        pids = (dst.pid, src.pid)
+        return (
+            RECORD_WITH_IDS.pack(
+                IDS_VERSION, message_type, *pids, IDS.size, *ids, MESSAGE_VERSION, message_type, *pids, len(data)
+            )
+            + data
+        )
+    return RECORD.pack(MESSAGE_VERSION, message_type, dst.pid, src.pid, len(data)) + data
+
+
+def pack_continuation(dst_pid: int, continuation: Continuation) -> bytes:
+    """The version 3 record."""
+    pid, unique_id, first = continuation
+    return RECORD.pack(CONTINUED_VERSION, 0, dst_pid, pid, CONTINUED.size) + CONTINUED.pack(unique_id, first)
+
+
+def record_starts(value: bytes) -> Iterator[int]:
+    """Where the records of a value begin, as far as they are whole."""
+    start = 0
+    while start + RECORD.size <= len(value):
+        yield start
+        start += RECORD.size + RECORD.unpack_from(value, start)[4]
+
+
+def count_messages(value: bytes) -> int:
+    """The number of messages in a value."""
+    return sum(RECORD.unpack_from(value, start)[0] == MESSAGE_VERSION for start in record_starts(value))
+
+
+class RecordDecoder:
+    """Turns the value of the queue of process `pid` into messages and continuations.
+
+    `source_of` gives the ServerID of task 0 of a pid, for records that come without ids.
+    """
+
+    _KNOWN_MAX = 1024
+
+    def __init__(self, pid: int, source_of: Callable[[int], ServerID]) -> None:
+        self._pid = pid
+        self._source_of = source_of
+        self._plain_dst = ServerID(pid)
+        self._known: dict[tuple[int, bytes], tuple[ServerID, ServerID]] = {}
+
+    def decode(self, value: bytes) -> Iterator[Message | Continuation | MalformedMessage]:
+        """What the value says, in order; a record that cannot be read is skipped and stands there as the reason."""
+        ids: bytes | None = None
+        start, size, end_of_value, unpack = 0, RECORD.size, len(value), RECORD.unpack_from
+        while start < end_of_value:
+            if end_of_value - start < size:
+                yield MalformedMessage(f"{end_of_value - start} bytes at the end are no whole record")
+                return
+            version, message_type, dst_pid, src_pid, length = unpack(value, start)
+            start += size
+            end = start + length
+            if end > end_of_value:
+                yield MalformedMessage(f"a record announces {length} bytes of which {end_of_value - start} are there")
+                return
+            data = value[start:end]
+            start = end
+            if dst_pid != self._pid or src_pid <= 0 or message_type < 0:
+                yield MalformedMessage(f"a record of type {message_type} from pid {src_pid} to pid {dst_pid}")
+            elif version == MESSAGE_VERSION:
+                if ids is None:
+                    yield Message(message_type, self._source_of(src_pid), self._plain_dst, data)
+                else:
+                    yield Message(message_type, *self._addresses(src_pid, ids), data)
+            elif version == IDS_VERSION and length == IDS.size:
+                ids = data
+                continue
+            elif version == CONTINUED_VERSION and length == CONTINUED.size:
+                yield Continuation(src_pid, *CONTINUED.unpack(data))
+            else:
+                yield MalformedMessage(f"a record of version {version} with {length} bytes")
+            ids = None
+
+    def _addresses(self, src_pid: int, ids: bytes) -> tuple[ServerID, ServerID]:
+        """Source and destination; the same few come again and again, so they are kept, up to a bound."""
+        known = self._known.get((src_pid, ids))
+        if known is None:
+            if len(self._known) >= self._KNOWN_MAX:
+                self._known.clear()
+            dst_task, src_task, dst_unique, src_unique = IDS.unpack(ids)
+            known = self._known[src_pid, ids] = (
+                ServerID(src_pid, src_task, NONCLUSTER_VNN, src_unique),
+                ServerID(self._pid, dst_task, NONCLUSTER_VNN, dst_unique),
+            )
+        return known

@@ -1,0 +1,40 @@
+"""The build hook of `pip install`: a tree that nobody has configured is configured with the defaults, for the
+interpreter and the modules of the environment it is installed into. All else about the package is in pyproject.toml."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+import configure  # noqa: E402
+from build_support import interpreter  # noqa: E402
+from build_support.options import parse  # noqa: E402
+from build_support.registry import REGISTRY, write_if_changed  # noqa: E402
+from build_support.report import Report  # noqa: E402
+
+
+class ConfiguredBuild(build_py):
+    """build_py, and the module registry if the tree has none."""
+
+    def run(self) -> None:
+        shutil.rmtree(Path(self.build_lib, "msgd"), ignore_errors=True)
+        super().run()
+        if not (ROOT / REGISTRY).exists():
+            # A tree stays as unconfigured as it was, except when it is itself what gets imported.
+            self._configure(ROOT if self.editable_mode else Path(self.build_lib))
+
+    def _configure(self, target: Path) -> None:
+        report = Report(sys.stdout, quiet=True)
+        python = interpreter.named(sys.executable, configure.modules_to_probe(), report)
+        registry = configure.configure(parse([]), ROOT, python, report)
+        write_if_changed(target / REGISTRY, registry.render())
+
+
+setup(cmdclass={"build_py": ConfiguredBuild}, options={"build": {"build_base": "build/pip"}})

@@ -1,0 +1,113 @@
+"""`make install` and `make uninstall`, staged below a scratch DESTDIR."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from build_support import registry
+from tests.build.conftest import Tree
+
+PREFIX = "opt/m"
+PROGRAMS = {"msgd": "sbin", "msgcontrol": "bin", "msgparm": "bin"}
+
+
+class Destination:
+    """A DESTDIR, and the configured tree that is installed there."""
+
+    def __init__(self, tree: Tree, path: Path) -> None:
+        self.tree = tree
+        self.path = path
+        self.config = path / PREFIX / "etc" / "msgd" / "smb.conf"
+
+    def make(self, target: str, *variables: str) -> str:
+        return self.tree.run("make", target, f"DESTDIR={self.path}", *variables).stdout
+
+    def contents(self) -> set[str]:
+        return {f"/{path.relative_to(self.path)}" for path in self.path.rglob("*")}
+
+    def files(self) -> set[str]:
+        return {path for path in self.contents() if not Path(f"{self.path}{path}").is_dir()}
+
+
+@pytest.fixture
+def destination(tree: Tree, tmp_path: Path) -> Destination:
+    tree.configure(f"--prefix=/{PREFIX}", "--quiet")
+    path = tmp_path / "destination"
+    (path / PREFIX / "bin").mkdir(parents=True)
+    (path / PREFIX / "bin" / "other").write_text("of another package")
+    return Destination(tree, path)
+
+
+def test_installed_programs_run_from_where_they_are(destination: Destination) -> None:
+    destination.make("install")
+    project = tomllib.loads((destination.tree.path / "pyproject.toml").read_text())["project"]
+    assert set(project["scripts"]) == set(PROGRAMS)
+    for program, directory in PROGRAMS.items():
+        path = destination.path / PREFIX / directory / program
+        assert path.read_text().startswith(f"#!{registry.read(destination.tree.path).python}\n")
+        said = subprocess.run([path, "-V"], cwd="/", capture_output=True, text=True, timeout=30, check=True).stdout
+        assert project["version"] in said
+    build_options = subprocess.run(
+        [destination.path / PREFIX / "sbin" / "msgd", "-b"], cwd="/", capture_output=True, text=True, check=True
+    ).stdout
+    assert f"/{PREFIX}/etc/msgd" in build_options
+
+
+def test_uninstall_takes_away_what_install_brought_and_nothing_else(destination: Destination) -> None:
+    before = destination.contents()
+    destination.make("install")
+    package = f"/{PREFIX}/lib/msgd"
+    manifest = json.loads(Path(f"{destination.path}{package}/manifest.json").read_text())
+    brought = {*manifest["files"], *manifest["configuration"], f"{package}/manifest.json"}
+    assert destination.files() == brought | {f"/{PREFIX}/bin/other"}
+    assert f"{package}/msgd/py.typed" in brought
+    destination.make("install")
+    destination.make("uninstall")
+    assert destination.contents() == before
+
+
+def test_an_edited_configuration_is_the_administrators(destination: Destination) -> None:
+    destination.make("install")
+    shipped = destination.config.read_text()
+    destination.config.write_text("[global]\nlog level = 3\n")
+    assert "which was edited" in destination.make("install")
+    assert destination.config.read_text() == "[global]\nlog level = 3\n"
+    assert destination.config.with_name("smb.conf.new").read_text() == shipped
+    destination.make("uninstall")
+    assert {path for path in destination.files() if "etc" in path} == {f"/{PREFIX}/etc/msgd/smb.conf"}
+
+
+def test_a_configuration_that_was_there_before_is_never_touched(destination: Destination) -> None:
+    destination.config.parent.mkdir(parents=True)
+    sample = (destination.tree.path / "etc" / "smb.conf").read_text()
+    destination.config.write_text(sample)
+    destination.make("install")
+    destination.make("uninstall")
+    assert destination.config.read_text() == sample
+
+
+def test_a_newer_version_replaces_what_nobody_edited_and_drops_what_is_gone(destination: Destination) -> None:
+    package = destination.tree.path / "msgd"
+    (package / "gone.py").write_text("")
+    destination.make("install")
+    assert any("gone" in path for path in destination.files())
+    (package / "gone.py").unlink()
+    (destination.tree.path / "etc" / "smb.conf").write_text("[global]\n# newer\n")
+    destination.make("install")
+    assert not any("gone" in path for path in destination.files())
+    assert destination.config.read_text() == "[global]\n# newer\n"
+
+
+def test_another_prefix_is_what_the_installed_registry_says(destination: Destination) -> None:
+    destination.make("install", "prefix=/srv/n")
+    installed = registry.read(destination.path / "srv/n/lib/msgd")
+    assert installed.directories["configdir"] == "/srv/n/etc/msgd"
+    assert installed.configure_line == "./configure.py --prefix=/srv/n"
+    assert registry.read(destination.tree.path).directories["prefix"] == f"/{PREFIX}"
+    destination.make("uninstall", "prefix=/srv/n")
+    assert destination.files() == {f"/{PREFIX}/bin/other"}

@@ -1,0 +1,83 @@
+"""The command line of configure.py: directories that follow from one another, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from build_support.options import LONGEST_SOCKET_NAME, SOCKET_PATH_LIMIT, parse, parse_line
+from build_support.report import ConfigureError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            [],
+            {
+                "bindir": "/usr/local/bin",
+                "sbindir": "/usr/local/sbin",
+                "configdir": "/usr/local/etc/msgd",
+                "lockdir": "/usr/local/var/run/msgd",
+                "privatedir": "/usr/local/var/lib/msgd/private",
+                "piddir": "/usr/local/var/run/msgd",
+                "logdir": "/usr/local/var/log/msgd",
+            },
+        ),
+        (
+            ["--prefix=/usr"],
+            {
+                "bindir": "/usr/bin",
+                "configdir": "/etc/msgd",
+                "lockdir": "/run/msgd",
+                "privatedir": "/var/lib/msgd/private",
+                "piddir": "/run/msgd",
+                "logdir": "/var/log/msgd",
+            },
+        ),
+        (
+            ["--prefix=/opt/m", "--sysconfdir", "/etc", "--localstatedir=/srv"],
+            {"prefix": "/opt/m", "configdir": "/etc/msgd", "lockdir": "/srv/run/msgd", "logdir": "/srv/log/msgd"},
+        ),
+        (
+            ["--exec-prefix=/opt/x", "--with-lockdir=/run/m/", "--with-configdir=/etc//samba"],
+            {"bindir": "/opt/x/bin", "lockdir": "/run/m", "piddir": "/run/m", "configdir": "/etc/samba"},
+        ),
+    ],
+    ids=["defaults", "usr", "state", "particular"],
+)
+def test_directories_follow_from_one_another(arguments: list[str], expected: dict[str, str]) -> None:
+    directories = parse(arguments).directories
+    assert {name: directories[name] for name in expected} == expected
+
+
+def test_the_configure_line_says_the_same_options_again() -> None:
+    options = parse(["--with-messaging", "dgram", "--quiet", "--without-systemd", "--bootstrap", "--prefix", "/a b"])
+    assert options.line == "./configure.py '--prefix=/a b' --with-messaging=dgram --without-systemd"
+    assert parse_line(options.line).directories == options.directories
+    assert parse_line(options.line, "--prefix=/c").line.startswith("./configure.py --prefix=/c ")
+
+
+def test_a_lock_directory_may_be_as_long_as_a_socket_in_it_allows() -> None:
+    longest = "/" + "a" * (SOCKET_PATH_LIMIT - len(LONGEST_SOCKET_NAME) - 2)
+    assert parse([f"--with-lockdir={longest}"]).directories["lockdir"] == longest
+    with pytest.raises(ConfigureError, match=r"108 bytes.*allows 107"):
+        parse([f"--with-lockdir={longest}a"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["--pref=/usr"], "unrecognized arguments"),
+        (["stray"], "unrecognized arguments: stray"),
+        (["--prefix"], "--prefix: expected one argument"),
+        (["--prefix="], "--prefix: the directory must be absolute"),
+        (["--with-lockdir=run/msgd"], "--with-lockdir: the directory must be absolute"),
+        (["--with-logdir=/var/\nlog"], "--with-logdir: the directory holds unprintable characters"),
+        (["--bootstrap=all"], "--bootstrap: invalid choice"),
+        (["--with-systemd", "--without-systemd"], "not allowed with"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigureError, match=message):
+        parse(arguments)

@@ -1,0 +1,69 @@
+"""The event loop: signals between events, timers in time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from msgd.daemon.loop import Loop
+
+
+def test_signal_before_the_loop_runs_is_not_lost() -> None:
+    seen: list[str] = []
+    with Loop() as loop:
+        loop.on_signal(signal.SIGUSR1, lambda: seen.append("one"))
+        loop.on_signal(signal.SIGUSR2, loop.stop)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert seen == []
+        loop.run()
+    assert seen == ["one"]
+
+
+def test_signals_are_given_back() -> None:
+    former = signal.getsignal(signal.SIGUSR1)
+    descriptors = os.listdir("/proc/self/fd")
+    with Loop() as loop:
+        loop.on_signal(signal.SIGUSR1, loop.stop)
+        assert signal.getsignal(signal.SIGUSR1) != former
+    assert signal.getsignal(signal.SIGUSR1) == former
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
+def test_stop_keeps_later_events_for_nobody() -> None:
+    readers = [os.pipe() for _ in range(2)]
+    seen = 0
+    with Loop() as loop:
+
+        def stop() -> None:
+            nonlocal seen
+            seen += 1
+            loop.stop()
+
+        for reader, writer in readers:
+            os.write(writer, b"x")
+            loop.on_readable(reader, stop)
+        loop.run()
+    assert seen == 1
+    for fds in readers:
+        for fd in fds:
+            os.close(fd)
+
+
+def test_timer_calls_at_its_interval_and_zero_is_never() -> None:
+    seen: list[float] = []
+    with Loop() as loop:
+        loop.every(0, lambda: seen.append(-1))
+        began = time.monotonic()
+
+        def tick() -> None:
+            seen.append(time.monotonic() - began)
+            if len(seen) == 3:
+                loop.stop()
+
+        timer = loop.every(1000, tick)
+        timer.interval = 0.01
+        loop.run()
+    assert all(elapsed >= 0.01 * (number + 1) for number, elapsed in enumerate(seen))

@@ -1,0 +1,295 @@
+"""Real processes for tests: started, told what to do, stopped, killed; nothing waits for a time.
+
+A `Child` is a forked process that runs a function.  A `Peer` is a child with an open messaging context that does what
+it is told: `peer.call(function, ...)` runs a module's function in it with its `Session`, and the result comes back.
+Between two calls a peer does nothing at all: it is a receiver that does not read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import signal
+import struct
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
+
+from msgd import Config, Message, Messaging, NoSuchProcess, ServerID
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Channel = Connection
+
+TEXT = 0xF100
+"""The message type that peers collect."""
+
+PATIENCE = 30.0
+"""Seconds after which a child that should have spoken fails the test; a test that passes never waits for it."""
+
+_PR_SET_PDEATHSIG = 1
+_SYS_CLONE3 = 435
+_libc = ctypes.PyDLL(None, use_errno=True)  # keeps the GIL, so that the child of clone3 has it
+_libc.syscall.restype = ctypes.c_long
+
+
+class ChildFailed(AssertionError):
+    """The function in the child raised; the message is its traceback."""
+
+
+class _Failure(NamedTuple):
+    traceback: str
+
+
+class Child:
+    """A forked process that runs `body(channel)` and exits; killed when its `with` block or the test ends.
+
+    `pid` asks the kernel for that very process id (root only), as if pids had wrapped around.  With `orphan` it
+    outlives the process that started it.
+    """
+
+    def __init__(self, body: Callable[[Channel], None], *, pid: int | None = None, orphan: bool = False) -> None:
+        self.channel, theirs = Pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        self.pid = _fork() if pid is None else _fork_as(pid)
+        if self.pid == 0:
+            _run(body, self.channel, theirs, None if orphan else parent)
+        theirs.close()
+        self.status: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.kill()
+
+    def tell(self, thing: Any) -> None:
+        """Send the child an object."""
+        self.channel.send(thing)
+
+    def hear(self) -> Any:
+        """The next object the child sends; ChildFailed if it raised or died instead."""
+        if not self.channel.poll(PATIENCE):
+            raise ChildFailed(f"pid {self.pid} has said nothing for {PATIENCE:g} seconds")
+        try:
+            thing = self.channel.recv()
+        except (EOFError, ConnectionError):
+            raise ChildFailed(f"pid {self.pid} is dead (status {self.wait()})") from None
+        if isinstance(thing, _Failure):
+            raise ChildFailed(f"in pid {self.pid}:\n{thing.traceback}")
+        return thing
+
+    def stop(self) -> None:
+        """SIGSTOP it and wait until it has stopped."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+
+    def resume(self) -> None:
+        """SIGCONT it."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL it and wait until it is dead."""
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+        self.channel.close()
+
+    def wait(self) -> int:
+        """Wait for its end: the exit status, negative for a signal."""
+        if self.status is None:
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # xdist's threads only wait; the child never returns to them
+        return os.fork()
+
+
+def _fork_as(pid: int) -> int:
+    """fork() with a chosen pid, by clone3's set_tid; OSError where the kernel does not let this user."""
+    wanted = (ctypes.c_int * 1)(pid)
+    arguments = struct.pack("11Q", 0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(wanted), 1, 0)
+    ctypes.pythonapi.PyOS_BeforeFork()
+    result: int = _libc.syscall(_SYS_CLONE3, arguments, ctypes.c_size_t(len(arguments)))
+    error = ctypes.get_errno()
+    if result == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if result < 0:
+        raise OSError(error, f"clone3 with pid {pid}: {os.strerror(error)}")
+    return result
+
+
+def _run(body: Callable[[Channel], None], parents: Channel, channel: Channel, parent: int | None) -> None:
+    status = 1
+    try:
+        parents.close()
+        if parent is not None:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+        body(channel)
+        status = 0
+    except BaseException:  # noqa: BLE001  # it is the test's to raise it
+        with contextlib.suppress(OSError):
+            channel.send(_Failure(traceback.format_exc()))
+    finally:
+        os._exit(status)
+
+
+class Session:
+    """What a peer's functions work with: its context, and the messages of type TEXT that came in."""
+
+    def __init__(self, config: Config, **arguments: Any) -> None:
+        self.config = config
+        self.messaging = Messaging(config, **arguments)
+        self.messages: list[Message] = []
+        self.kept: list[Any] = []
+        self.messaging.register(TEXT, self.messages.append)
+
+
+class Peer(Child):
+    """A child with a messaging context that runs the functions it is told to run."""
+
+    def __init__(self, config: Config, *, pid: int | None = None, orphan: bool = False, **arguments: Any) -> None:
+        def body(channel: Channel) -> None:
+            session = Session(config, **arguments)
+            channel.send(session.messaging.server_id)
+            with contextlib.suppress(EOFError):
+                while True:
+                    function, parameters = channel.recv()
+                    channel.send(function(session, *parameters))
+
+        super().__init__(body, pid=pid, orphan=orphan)
+        self.server_id: ServerID = self.hear()
+
+    def begin(self, function: Callable[Concatenate[Session, P], object], *arguments: P.args, **_: P.kwargs) -> None:
+        """Let it run `function(session, *arguments)`, which belongs to a module; hear() is the result."""
+        self.tell((function, arguments))
+
+    def call(self, function: Callable[Concatenate[Session, P], T], *arguments: P.args, **_: P.kwargs) -> T:
+        """Run `function(session, *arguments)` there and return its result."""
+        self.begin(function, *arguments)
+        result: T = self.hear()
+        return result
+
+
+# What peers are told to do
+
+
+def take(session: Session, number: int) -> list[Message]:
+    """Dispatch until `number` messages of type TEXT have come in, and hand them over."""
+    while len(session.messages) < number:
+        session.messaging.dispatch(None)
+    taken = session.messages[:number]
+    del session.messages[:number]
+    return taken
+
+
+def take_data(session: Session, number: int) -> list[bytes]:
+    """The data of the next `number` messages of type TEXT."""
+    return [message.data for message in take(session, number)]
+
+
+def send_many(session: Session, dst: ServerID | int, texts: list[bytes]) -> None:
+    """Send messages of type TEXT and stay until they have all left."""
+    for text in texts:
+        session.messaging.send(dst, TEXT, text, timeout=PATIENCE)
+    drain(session.messaging)
+
+
+def serve(session: Session) -> None:
+    """Dispatch for ever."""
+    while True:
+        session.messaging.dispatch(None)
+
+
+def close(session: Session) -> int:
+    """Close the context; the number of messages undelivered."""
+    return session.messaging.close()
+
+
+def reopen(session: Session) -> ServerID:
+    """Close the context and open another, with a new unique id."""
+    session.messaging.close()
+    session.__init__(session.config)  # type: ignore[misc]
+    return session.messaging.server_id
+
+
+# Helpers of both sides
+
+
+def drain(messaging: Messaging) -> None:
+    """Dispatch until nothing is queued for others any more."""
+    while messaging.statistics().queued_messages:
+        select.select([messaging.fileno()], [], [], PATIENCE)
+        messaging.dispatch()
+
+
+def dispatch_until(messaging: Messaging, ready: Callable[[], object], *also: Channel) -> None:
+    """Dispatch until `ready()`, asked again when something comes on `also`; fails if nothing does for PATIENCE seconds."""
+    while not ready():
+        readable, _, _ = select.select([messaging.fileno(), *also], [], [], PATIENCE)
+        assert readable, "nothing came"
+        messaging.dispatch()
+
+
+def open_fds() -> set[str]:
+    """What this process's descriptors refer to now, but for the listing itself."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+    return found
+
+
+@contextlib.contextmanager
+def no_fd_leaks() -> Iterator[None]:
+    """Fail if the block leaves descriptors open that it has opened."""
+    before = open_fds()
+    yield
+    assert open_fds() - before == set()
+
+
+def dead_pid() -> int:
+    """A pid that no process has: that of a child that has ended."""
+    child = Child(lambda channel: None)
+    child.wait()
+    child.kill()
+    return child.pid
+
+
+def is_gone(messaging: Messaging, dst: ServerID | int) -> bool:
+    """Whether sending to `dst` is NoSuchProcess."""
+    try:
+        messaging.send(dst, TEXT, b"are you there?")
+    except NoSuchProcess:
+        return True
+    return False
+
+
+def chosen_pids_reason() -> str | None:
+    """Why no process with a chosen pid can be made here; None if it can."""
+    try:
+        child = Child(lambda channel: None, pid=dead_pid())
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOSYS, errno.EINVAL):
+            return f"a chosen pid needs clone3's set_tid (Linux 5.5) and root: {error.strerror}"
+        raise
+    child.wait()
+    child.kill()
+    return None

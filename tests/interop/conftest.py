@@ -1,0 +1,53 @@
+"""One smbd for all tests of a worker, on directories of its own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from msgd import Config, Messaging
+from tests.harness import Peer
+from tests.interop.samba import Samba, missing, stop
+
+
+@pytest.fixture(scope="session")
+def samba() -> Iterator[Samba]:
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="m"))
+    try:
+        with Samba(directory) as samba:
+            yield samba
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def config(samba: Samba) -> Config:
+    return samba.config()
+
+
+@pytest.fixture
+def messaging(config: Config) -> Iterator[Messaging]:
+    with Messaging(config) as messaging:
+        yield messaging
+
+
+@pytest.fixture
+def peer(config: Config) -> Iterator[Peer]:
+    """A process of ours among Samba's."""
+    with Peer(config) as peer:
+        yield peer
+
+
+@pytest.fixture
+def msgd(samba: Samba) -> Iterator[int]:
+    """The pid of our daemon."""
+    daemon = samba.start_msgd()
+    yield daemon.pid
+    stop(daemon)

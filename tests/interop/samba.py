@@ -1,0 +1,165 @@
+"""An unmodified Samba on directories of its own: smbd in the foreground, and smbcontrol to ask with."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+from msgd import Config, Messaging, MessageType, NoSuchProcess, ReplyTimeout
+
+PROGRAMS = ("smbd", "smbcontrol")
+PATIENCE = 30.0
+"""Seconds after which a Samba that has not started fails the test."""
+
+
+def missing() -> str | None:
+    """What is missing to run a Samba here and how to get it; None if nothing is."""
+    if os.geteuid() != 0:
+        return "a Samba of our own needs root: run the tests as root"
+    absent = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
+    if absent:
+        return f"{' and '.join(absent)} not found: apt-get install samba samba-common-bin"
+    return None
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PATH": _path(), "LC_ALL": "C.UTF-8"}
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+class Samba:
+    """smb.conf, smbd and smbcontrol in one scratch directory; smbd runs inside the `with` block."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.file = directory / "smb.conf"
+        for name in ("private", "state", "cache", "pid", "log", "share"):
+            (directory / name).mkdir()
+        self.file.write_text(
+            "[global]\n"
+            "    workgroup = TEST\n"
+            "    netbios name = MSGDTEST\n"
+            "    disable netbios = yes\n"
+            "    interfaces = lo\n"
+            "    bind interfaces only = yes\n"
+            f"    smb ports = {_free_port()}\n"
+            f"    lock directory = {directory}/lock\n"
+            f"    state directory = {directory}/state\n"
+            f"    cache directory = {directory}/cache\n"
+            f"    private dir = {directory}/private\n"
+            f"    pid directory = {directory}/pid\n"
+            f"    ncalrpc dir = {directory}/ncalrpc\n"
+            "    log level = 1\n"
+            "    load printers = no\n"
+            "    printcap name = /dev/null\n"
+            "    disable spoolss = yes\n"
+            "    rpc start on demand helpers = no\n"
+            "\n"
+            "[share]\n"
+            f"    path = {directory}/share\n"
+            "    guest ok = yes\n"
+        )
+
+    def config(self) -> Config:
+        """msgd's reading of the same smb.conf."""
+        return Config.load(self.file)
+
+    def __enter__(self) -> Self:
+        self.smbd = self.start("smbd", "-F", "--no-process-group", "-s", self.file, "-l", self.directory / "log")
+        self.pid = self.smbd.pid
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        stop(self.smbd)
+
+    def start(self, *command: str | Path) -> subprocess.Popen[bytes]:
+        """Start a daemon of this smb.conf and wait until it answers PING."""
+        with (self.directory / "log" / "output").open("ab") as output:
+            program = subprocess.Popen(
+                command,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,  # smbd ends its whole group when it ends
+            )
+        try:
+            self._wait_until_it_answers(program)
+        except BaseException:
+            stop(program)
+            raise
+        return program
+
+    def _wait_until_it_answers(self, program: subprocess.Popen[bytes]) -> None:
+        """Until a PING comes back: its lock file, its socket and its event loop are there then."""
+        deadline = time.monotonic() + PATIENCE
+        pidfd = os.pidfd_open(program.pid)
+        try:
+            with Messaging(self.config()) as messaging:
+                while time.monotonic() < deadline:
+                    if select.select([pidfd], [], [], 0.02)[0]:
+                        raise AssertionError(f"{program.args!r} exited, status {program.wait()}:\n{self.log()}")
+                    try:
+                        messaging.request(program.pid, MessageType.PING, b"", MessageType.PONG, timeout=1)
+                    except (NoSuchProcess, ReplyTimeout):
+                        continue
+                    return
+        finally:
+            os.close(pidfd)
+        raise AssertionError(f"{program.args!r} has not answered for {PATIENCE:g} seconds:\n{self.log()}")
+
+    def log(self) -> str:
+        """What smbd has logged."""
+        logs = sorted(path for path in (self.directory / "log").iterdir() if path.is_file())
+        return "\n".join(path.read_text(errors="replace") for path in logs)
+
+    def run(self, *command: str | int | Path) -> tuple[int, str]:
+        """Run a program to its end; exit status and what it printed, errors included."""
+        finished = subprocess.run(
+            [str(word) for word in command],
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE,
+        )
+        return finished.returncode, finished.stdout
+
+    def smbcontrol(self, *arguments: str | int) -> tuple[int, str]:
+        """Run Samba's smbcontrol on this smb.conf."""
+        return self.run("smbcontrol", "-s", self.file, *arguments)
+
+    def msgcontrol(self, *arguments: str | int) -> tuple[int, str]:
+        """Run our msgcontrol on this smb.conf."""
+        return self.run(sys.executable, "-m", "msgd.tools.msgcontrol", "-s", self.file, *arguments)
+
+    def start_msgd(self) -> subprocess.Popen[bytes]:
+        """Start our daemon on this smb.conf."""
+        return self.start(sys.executable, "-m", "msgd.daemon", "-F", "-s", str(self.file))
+
+
+def stop(program: subprocess.Popen[bytes]) -> None:
+    """End a daemon, and with it its helpers."""
+    program.terminate()
+    try:
+        program.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        program.kill()
+        program.wait()

@@ -1,0 +1,316 @@
+"""msgcontrol: each command, each destination, each complaint; the wait ends when nothing is due any more."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from msgd import _registry
+from msgd.errors import NoSuchProcess
+from msgd.messaging import Messaging
+from msgd.tools.commands import COMMANDS
+from msgd.wire.message_types import MessageType
+from tests.daemon.daemons import ENVIRONMENT, PATIENCE, Place, one_line
+
+
+def control(place: Place, *arguments: str) -> str:
+    """Run a msgcontrol that must succeed in silence; what it printed."""
+    done = place.msgcontrol(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def refused(place: Place, status: int, *arguments: str) -> str:
+    """Run a msgcontrol that must fail; its complaint."""
+    failed = place.msgcontrol(*arguments)
+    assert failed.returncode == status
+    line = one_line(failed)
+    assert line.startswith("msgcontrol: ")
+    return line.removeprefix("msgcontrol: ")
+
+
+# Commands
+
+
+def test_ping(place: Place) -> None:
+    msgd = place.msgd()
+    for destination in ("msgd", str(msgd.pid), f"{msgd.pid}.0", "all"):
+        assert control(place, destination, "ping") == f"PONG from pid {msgd.pid}\n"
+
+
+def test_debug_and_debuglevel(place: Place) -> None:
+    msgd = place.msgd()
+    assert control(place, "msgd", "debuglevel") == f"PID {msgd.pid}: all:3 msgd:3\n"
+    assert control(place, "msgd", "debug", "all:4 msgd:6") == ""
+    assert control(place, "msgd", "debuglevel") == f"PID {msgd.pid}: all:4 msgd:6\n"
+
+
+def test_debug_ends_its_text_with_nul_as_samba_does(place: Place) -> None:
+    seen: list[bytes] = []
+    with Messaging(place.config) as messaging:
+        messaging.register(MessageType.DEBUG, lambda message: seen.append(message.data))
+        assert control(place, str(messaging.server_id), "debug", "smb:10") == ""
+        messaging.dispatch(PATIENCE)
+    assert seen == [b"smb:10\0"]
+
+
+def test_reload_config(place: Place) -> None:
+    msgd = place.msgd()
+    place.configure("log level = 5")
+    assert control(place, "msgd", "reload-config") == ""
+    assert control(place, "msgd", "debuglevel") == f"PID {msgd.pid}: all:5 msgd:5\n"
+
+
+def test_shutdown(place: Place) -> None:
+    msgd = place.msgd()
+    assert control(place, "msgd", "shutdown") == ""
+    assert msgd.wait() == 0
+
+
+# Destinations
+
+
+def test_all_is_done_when_everybody_has_answered(place: Place) -> None:
+    processes = [place.msgd(), *(place.worker() for _ in range(3))]
+    answers = control(place, "-t", str(10 * PATIENCE), "all", "ping")
+    assert sorted(answers.splitlines()) == sorted(f"PONG from pid {process.pid}" for process in processes)
+
+
+def test_all_does_not_wait_for_those_that_die(place: Place) -> None:
+    msgd, worker = place.msgd(), place.worker()
+    worker.signal(signal.SIGSTOP)
+    arguments = ["-s", str(place.smb_conf), "-t", str(10 * PATIENCE), "all", "ping"]
+    waiting = place.start("msgd.tools.msgcontrol", *arguments)
+    waiting.await_line(f"PONG from pid {msgd.pid}")
+    worker.signal(signal.SIGKILL)
+    assert waiting.wait() == 0
+    assert waiting.output == f"PONG from pid {msgd.pid}\n"
+
+
+def test_single_destination_that_dies_is_a_fault(place: Place) -> None:
+    worker = place.worker()
+    worker.signal(signal.SIGSTOP)
+    waiting = place.start(
+        "msgd.tools.msgcontrol", "-s", str(place.smb_conf), "-t", str(10 * PATIENCE), str(worker.pid), "ping"
+    )
+    _await_answer(place, waiting.pid)  # it answers in its wait
+    worker.signal(signal.SIGKILL)
+    assert waiting.wait() == 1
+    assert waiting.output.startswith(f"msgcontrol: no process {worker.pid} in {place.config.lock_directory}")
+
+
+def _await_answer(place: Place, pid: int) -> None:
+    """Return when a process that is starting has answered a PING; the test's time limit bounds it."""
+    with Messaging(place.config) as messaging:
+        while True:
+            try:
+                messaging.request(pid, MessageType.PING, b"", MessageType.PONG, PATIENCE)
+                return
+            except NoSuchProcess:  # it is not here yet
+                os.sched_yield()
+
+
+def test_all_tells_who_has_not_answered(place: Place) -> None:
+    msgd, worker = place.msgd(), place.worker()
+    worker.signal(signal.SIGSTOP)
+    failed = place.msgcontrol("-t", "0.3", "all", "ping")
+    assert failed.returncode == 1
+    assert failed.stdout == f"PONG from pid {msgd.pid}\n"
+    assert re.fullmatch(rf"msgcontrol: no answer from {worker.pid}/\d+ within 0.3 seconds; .*\n", failed.stderr)
+
+
+def test_message_that_is_not_taken(place: Place) -> None:
+    worker = place.worker()
+    with Messaging(place.config.replace(close_timeout=0)) as messaging:
+        worker.signal(signal.SIGSTOP)
+        while not messaging.statistics().queued_messages:  # its queue in the kernel has a few places
+            messaging.send(worker.pid, MessageType.PING)
+        line = refused(place, 1, "-t", "0.3", str(worker.pid), "shutdown")
+        assert line.startswith(f"no room for a message at {worker.pid} within 0.3 seconds")
+        waiting = place.start("msgd.tools.msgcontrol", "-s", str(place.smb_conf), str(worker.pid), "shutdown")
+        worker.signal(signal.SIGCONT)
+        assert waiting.wait() == 0
+        assert waiting.output == ""
+        assert worker.wait() == 0
+
+
+def test_all_with_nobody_there(place: Place) -> None:
+    assert refused(place, 1, "all", "ping").startswith(f"nobody else is in {place.config.lock_directory}; start msgd")
+
+
+def test_self(place: Place) -> None:
+    assert re.fullmatch(r"PONG from pid \d+\n", control(place, "self", "ping"))
+    assert re.fullmatch(r"PID \d+: all:0 msgd:0\n", control(place, "self", "debuglevel"))
+    assert control(place, "self", "debug", "3") == ""
+
+
+def test_another_context_of_a_process(place: Place) -> None:
+    program = (
+        "import sys; from msgd import Config, Messaging; config = Config.load(sys.argv[1])\n"
+        "with Messaging(config), Messaging(config) as second:\n"
+        "    print('ready', flush=True)\n"
+        "    while second.dispatch(None) >= 0: pass\n"
+    )
+    command = [sys.executable, "-c", program, str(place.smb_conf)]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for task in ("", ".0", ".1"):
+            assert control(place, f"{process.pid}{task}", "ping") == f"PONG from pid {process.pid}\n"
+        assert refused(place, 1, "-t", "0.3", f"{process.pid}.2", "ping").startswith(f"no answer from {process.pid}.2 ")
+        process.kill()
+
+
+def test_unique_id_of_a_process_that_is_gone(place: Place) -> None:
+    msgd = place.msgd()
+    assert refused(place, 1, f"{msgd.pid}/12345", "ping").startswith(f"no process {msgd.pid}/12345 in ")
+
+
+@pytest.mark.parametrize("name", ["msgd", "smbd", "nmbd", "winbindd", "somed"])
+def test_daemon_that_is_not_running(place: Place, name: str) -> None:
+    line = refused(place, 1, name, "ping")
+    assert line.startswith(f"{name} is not running: no process holds {place.directory}/pid/{name}.pid; start it")
+
+
+def test_killed_daemon_is_not_running(place: Place) -> None:
+    msgd = place.msgd()
+    msgd.signal(signal.SIGKILL)
+    msgd.wait()
+    assert place.pid_file.exists()
+    assert refused(place, 1, "msgd", "ping").startswith("msgd is not running")
+    assert refused(place, 1, str(msgd.pid), "ping").startswith(f"no process {msgd.pid} in ")
+    assert refused(place, 1, "all", "ping").startswith("nobody else")
+
+
+# Complaints about usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "required: DESTINATION, COMMAND"),
+        (["msgd"], "required: COMMAND"),
+        (["msgd", "pign"], "no command 'pign'; did you mean ping?"),
+        (["msgd", "reload"], "no command 'reload'; did you mean reload-config?"),
+        (["msgd", "zzz"], "the commands are ping, debug,"),
+        (["msgd", "debug"], "debug takes LEVEL, not nothing"),
+        (["msgd", "debug", "1", "2"], "debug takes LEVEL, not 1 2"),
+        (["msgd", "ping", "x"], "ping takes no arguments, not x"),
+        (["msgd", "debug", "loud"], "debug loud: not a log level"),
+        (["", "ping"], "is not a server id"),
+        (["0", "ping"], "pid 0 is not a process id"),
+        (["12x", "ping"], "'12x' is not a server id"),
+        (["../smbd", "ping"], "'../smbd' is not a server id"),
+        (["-t", "soon", "msgd", "ping"], "'soon' is not a number of seconds above 0"),
+        (["-t", "0", "msgd", "ping"], "'0' is not a number of seconds above 0"),
+        (["-t", "nan", "msgd", "ping"], "'nan' is not a number of seconds above 0"),
+        (["--wait", "msgd", "ping"], "unrecognized arguments: --wait"),
+    ],
+)
+def test_wrong_usage(place: Place, arguments: list[str], complaint: str) -> None:
+    line = refused(place, 2, *arguments)
+    assert complaint in line
+    assert line.endswith("(see msgcontrol --help)")
+
+
+def test_help_has_every_command(place: Place) -> None:
+    text = control(place, "--help")
+    for command in COMMANDS:
+        assert re.search(rf"^  {command.usage} +{re.escape(command.help)}$", text, re.MULTILINE)
+    for word in ("self", "all", "msgd, smbd, nmbd, winbindd", "examples:", "Exit status"):
+        assert word in text
+
+
+def test_version(place: Place) -> None:
+    assert control(place, "-V") == f"Version {_registry.VERSION}\n"
+
+
+def test_configuration_that_cannot_be_read(place: Place) -> None:
+    place.smb_conf.unlink()
+    assert refused(place, 1, "msgd", "ping").startswith(f"{place.smb_conf}: ")
+    place.configure("msgd:nonsense = 1")
+    assert refused(place, 1, "msgd", "ping").startswith(f"{place.smb_conf}:5: ")
+
+
+def test_directory_that_is_not_safe(place: Place) -> None:
+    (place.directory / "lock").mkdir()
+    (place.directory / "lock").chmod(0o777)
+    assert "has mode 0777" in refused(place, 1, "all", "ping")
+
+
+# Manners
+
+
+def test_json(place: Place) -> None:
+    msgd = place.msgd()
+    told = json.loads(control(place, "--json", "msgd", "debuglevel"))
+    assert told["command"] == "debuglevel"
+    assert told["delivered"] == [str(msgd.pid)]
+    (answer,) = told["answers"]
+    assert (answer["pid"], answer["type"], answer["text"]) == (msgd.pid, "DEBUGLEVEL", "all:3 msgd:3")
+    assert answer["server_id"].startswith(f"{msgd.pid}/")
+    assert (told["gone"], told["late"], told["failures"]) == ([], [], {})
+    failed = place.msgcontrol("--json", "--", "77777777", "ping")
+    assert failed.returncode == 1
+    assert json.loads(failed.stdout)["gone"] == ["77777777"]
+
+
+def test_control_characters_of_a_peer_do_not_reach_the_terminal(place: Place) -> None:
+    with Messaging(place.config) as messaging:
+        messaging.register(
+            MessageType.REQ_DEBUGLEVEL,
+            lambda message: messaging.reply(message, MessageType.DEBUGLEVEL, b"\033[2Jall:1\nPONG\n\0"),
+        )
+        running = place.start("msgd.tools.msgcontrol", "-s", str(place.smb_conf), str(os.getpid()), "debuglevel")
+        messaging.dispatch(PATIENCE)
+        assert running.wait() == 0
+    assert running.output == f"PID {os.getpid()}: ?[2Jall:1?PONG\n"
+
+
+def test_interrupted(place: Place) -> None:
+    msgd, worker = place.msgd(), place.worker()
+    worker.signal(signal.SIGSTOP)
+    waiting = place.start("msgd.tools.msgcontrol", "-s", str(place.smb_conf), "all", "ping")
+    waiting.await_line(f"PONG from pid {msgd.pid}")
+    waiting.signal(signal.SIGINT)
+    assert waiting.wait() == 130
+    assert waiting.output == f"PONG from pid {msgd.pid}\n"
+    assert place.files() == {"msgd.pid", str(msgd.pid), str(worker.pid)}
+
+
+@pytest.mark.parametrize("arguments", [["msgd", "ping"], ["--json", "msgd", "ping"], ["--help"]])
+def test_nobody_reads_its_output(place: Place, arguments: list[str]) -> None:
+    place.msgd()
+    reader, writer = os.pipe()
+    os.close(reader)
+    with contextlib.closing(os.fdopen(writer, "wb")) as pipe:
+        done = _run_into(place, pipe.fileno(), arguments)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_no_room_for_its_output(place: Place) -> None:
+    place.msgd()
+    with open("/dev/full", "wb") as full:
+        done = _run_into(place, full.fileno(), ["msgd", "ping"])
+    assert (done.returncode, done.stderr) == (1, b"msgcontrol: No space left on device\n")
+
+
+def _run_into(place: Place, stdout: int, arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "msgd.tools.msgcontrol", "-s", str(place.smb_conf), *arguments]
+    return subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=PATIENCE, check=False
+    )
+
+
+def test_leaves_nothing(place: Place) -> None:
+    msgd = place.msgd()
+    control(place, "all", "ping")
+    refused(place, 1, "77777777", "ping")
+    assert place.files() == {"msgd.pid", str(msgd.pid)}

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import struct
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ Handler = Callable[[Message], None]
 Destination = ServerID | int | str
 
 logger = logging.getLogger("msgd")
+
+_RESOLVED_MAX = 1024
 
 REPLY_TIMEOUT = 10.0
 """Seconds request() waits by default; smbcontrol's own default."""
@@ -95,25 +98,39 @@ class _Endpoint:
         self.drops = Drops(logger)
         self.sent = self.sent_bytes = self.received = self.received_bytes = self.handled = self.handler_errors = 0
         self.presence = Presence(self.config)
+        self.addressed_as = frozenset((self.presence.unique_id, *ANY_PROCESS))
         try:
             self.backend = _backend_class(self.config.messaging_type)(self.config, self.presence, self.drops)
+            try:
+                self.presence.announce()
+            except BaseException:
+                self.backend.close()
+                raise
         except BaseException:
             self.presence.close()
             raise
         self.forked = False
 
     def deliver(self, message: Message) -> None:
-        """Run the handlers of the context that `message` is for."""
+        """Run the handlers of the context that `message` is for; in one piece, as every message comes this way."""
+        message_type, _, (pid, task_id, _, unique_id), data, _ = message
         self.received += 1
-        self.received_bytes += len(message.data)
-        dst = message.dst
-        context = self.contexts.get(dst.task_id)
-        if context is None or not context.is_addressed(dst):
+        self.received_bytes += len(data)
+        context = self.contexts.get(task_id)
+        if context is None or unique_id not in self.addressed_as or pid != self.presence.pid:
             self.drops("for a process or task that is gone", _describe(message))
-        elif context.run_handlers(message):
-            self.handled += 1
-        else:
+            return
+        handlers = context.handlers.get(message_type) or context.default_handlers.get(message_type)
+        if handlers is None:
             self.drops("of a type without handler", _describe(message))
+            return
+        self.handled += 1
+        for handler in handlers:
+            try:
+                handler(message)
+            except Exception:
+                self.handler_errors += 1
+                logger.exception("handler for %s", _describe(message))
 
     def dispatch(self, timeout: float | None) -> int:
         """Send on and receive; see Messaging.dispatch."""
@@ -138,7 +155,11 @@ class _Endpoint:
         """Send on what is queued, waiting at most `timeout` seconds for slow receivers."""
         deadline = time.monotonic() + timeout
         self.backend.flush()
-        while self.backend.statistics().queued_messages and (left := deadline - time.monotonic()) > 0:
+        own = self.presence.pid  # nobody reads what waits for this process itself
+        while self.backend.statistics().queued_messages > self.backend.pending(own):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
             self.backend.flush(left)
 
     def close(self, timeout: float) -> int:
@@ -216,8 +237,9 @@ class Messaging:
         elif task_id in contexts:
             raise ValueError(f"task id {task_id} is another context's of this process")
         self._task_id = task_id
-        self._handlers: dict[int, tuple[Handler, ...]] = {}
-        self._default_handlers: dict[int, tuple[Handler, ...]] = {MessageType.PING: (self._answer_ping,)}
+        self.handlers: dict[int, tuple[Handler, ...]] = {}
+        self.default_handlers: dict[int, tuple[Handler, ...]] = {MessageType.PING: (self._answer_ping,)}
+        self._resolved: dict[Destination, ServerID] = {}
         self._take_identity()
         contexts[task_id] = self
         self._closed = False
@@ -236,7 +258,6 @@ class Messaging:
     def _take_identity(self) -> None:
         presence = self._endpoint.presence
         self.server_id = ServerID(presence.pid, self._task_id, NONCLUSTER_VNN, presence.unique_id)
-        self._addressed_as = frozenset((presence.unique_id, *ANY_PROCESS))
 
     def __enter__(self) -> Self:
         return self
@@ -255,34 +276,16 @@ class Messaging:
         """
         self._check_usable()
         _check_type(message_type)
-        self._handlers[message_type] = (*self._handlers.get(message_type, ()), handler)
+        self.handlers[message_type] = (*self.handlers.get(message_type, ()), handler)
 
     def deregister(self, message_type: int, handler: Handler | None = None) -> None:
         """Call `handler` (None: any of the type's) no more."""
         self._check_usable()
-        left = tuple(one for one in self._handlers.get(message_type, ()) if handler is not None and one != handler)
+        left = tuple(one for one in self.handlers.get(message_type, ()) if handler is not None and one != handler)
         if left:
-            self._handlers[message_type] = left
+            self.handlers[message_type] = left
         else:
-            self._handlers.pop(message_type, None)
-
-    def is_addressed(self, dst: ServerID) -> bool:
-        """Whether a message to `dst` is meant for this process, and not for one that had its pid before."""
-        return dst.unique_id in self._addressed_as and dst.pid == self.server_id.pid
-
-    def run_handlers(self, message: Message) -> bool:
-        """Run the handlers of the message's type; False if there is none."""
-        message_type = message.type
-        handlers = self._handlers.get(message_type) or self._default_handlers.get(message_type)
-        if handlers is None:
-            return False
-        for handler in handlers:
-            try:
-                handler(message)
-            except Exception:
-                self._endpoint.handler_errors += 1
-                logger.exception("handler for %s", _describe(message))
-        return True
+            self.handlers.pop(message_type, None)
 
     def _answer_ping(self, message: Message) -> None:
         self.reply(message, MessageType.PONG, message.data)
@@ -313,7 +316,7 @@ class Messaging:
         if self._closed or endpoint.forked:
             self._check_usable()
         if type(dst) is not ServerID:
-            dst = ServerID.of(dst)
+            dst = self._resolved.get(dst) or self._resolve(dst)
         if dst.vnn != NONCLUSTER_VNN:
             raise NoSuchProcess(f"{dst} is on another node; this machine is not clustered")
         if not 0 <= message_type <= TYPE_MAX:
@@ -324,6 +327,9 @@ class Messaging:
             status = endpoint.backend.send(
                 dst, self.server_id, message_type, data, fds, duplicates_allowed=duplicates_allowed
             )
+        except (struct.error, OverflowError):
+            dst.check()  # a field that does not fit the wire's is the caller's ValueError
+            raise
         except QueueFull:
             if not timeout:
                 raise
@@ -331,6 +337,14 @@ class Messaging:
         endpoint.sent += 1
         endpoint.sent_bytes += len(data)
         return status
+
+    def _resolve(self, dst: Destination) -> ServerID:
+        """A pid or text as a ServerID, kept for the next time: programs name the same few again and again."""
+        server_id = ServerID.of(dst)
+        if len(self._resolved) >= _RESOLVED_MAX:
+            self._resolved.clear()
+        self._resolved[dst] = server_id
+        return server_id
 
     def _send_when_room(
         self,

@@ -114,7 +114,7 @@ class Child:
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # xdist's threads only wait; the child never returns to them
+        warnings.simplefilter("ignore", DeprecationWarning)  # xdist's threads only wait, and the child has none
         return os.fork()
 
 
@@ -177,7 +177,7 @@ class Peer(Child):
         super().__init__(body, pid=pid, orphan=orphan)
         self.server_id: ServerID = self.hear()
 
-    def begin(self, function: Callable[Concatenate[Session, P], object], *arguments: P.args, **_: P.kwargs) -> None:
+    def begin(self, function: Callable[..., object], *arguments: Any) -> None:
         """Let it run `function(session, *arguments)`, which belongs to a module; hear() is the result."""
         self.tell((function, arguments))
 
@@ -233,6 +233,14 @@ def reopen(session: Session) -> ServerID:
 # Helpers of both sides
 
 
+def fill(messaging: Messaging, dst: ServerID | int, number: int = 300) -> list[bytes]:
+    """Send so many numbered messages that some wait in this process, where the transport's own queue is short."""
+    texts = [b"%d" % one for one in range(number)]
+    for text in texts:
+        messaging.send(dst, TEXT, text)
+    return texts
+
+
 def drain(messaging: Messaging) -> None:
     """Dispatch until nothing is queued for others any more."""
     while messaging.statistics().queued_messages:
@@ -241,9 +249,10 @@ def drain(messaging: Messaging) -> None:
 
 
 def dispatch_until(messaging: Messaging, ready: Callable[[], object], *also: Channel) -> None:
-    """Dispatch until `ready()`, asked again when something comes on `also`; fails if nothing does for PATIENCE seconds."""
+    """Dispatch until `ready()`; fails if nothing comes, here or on `also`, for PATIENCE seconds."""
     while not ready():
-        readable, _, _ = select.select([messaging.fileno(), *also], [], [], PATIENCE)
+        waited_for: list[int | Channel] = [messaging.fileno(), *also]
+        readable, _, _ = select.select(waited_for, [], [], PATIENCE)
         assert readable, "nothing came"
         messaging.dispatch()
 

@@ -68,11 +68,14 @@ class Doorbell:
 
     def arm(self) -> None:
         """To be called before each sleep: makes sure that a signal from now on is not slept through."""
-        with contextlib.suppress(ValueError):  # outside the main thread: what the main thread set stays
-            previous = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
-            self.overhears = previous not in (self._write_fd, -1)
-            if self.overhears:
-                signal.set_wakeup_fd(previous)
+        write_fd = self._write_fd
+        try:
+            previous = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        except ValueError:
+            return  # outside the main thread: what the main thread set stays
+        self.overhears = previous != write_fd and previous != -1
+        if self.overhears:
+            signal.set_wakeup_fd(previous)
 
     def ring(self) -> None:
         """Make fileno() readable."""

@@ -85,6 +85,9 @@ _REFUSALS_MAX = 16
 _RETRY = 0.01
 """Seconds until a process whose backlog was full, or our own lack of descriptors, is looked at again."""
 
+_STALLED = 1.0
+"""Seconds without progress after which a connection in the middle of a message may be ended to make room."""
+
 _NOBODY_THERE = frozenset((errno.ENOENT, errno.ECONNREFUSED, errno.EPROTOTYPE))
 
 
@@ -134,7 +137,7 @@ class _Connection:
         self.reader = reader
         self.frames: Iterator[Message] = iter(())
         """What was received last; dispatch inside a handler goes on where the dispatch around it is."""
-        self.last_used = 0
+        self.last_used = 0.0
 
     def close(self) -> None:
         """Close the socket and the descriptors that no frame has taken."""
@@ -156,7 +159,6 @@ class StreamBackend(Backend):
         self._gather_bytes = min(config.gather_bytes, config.send_queue_bytes)
         self._connections: dict[int, _Connection] = {}
         self._stream_numbers = itertools.count(1)
-        self._uses = 0
         self._undelivered: dict[_Connection, None] = {}
         """Connections of which not all that was received is delivered: an outer dispatch is about to."""
         self._rounds = 0
@@ -257,13 +259,14 @@ class StreamBackend(Backend):
 
     def _transmit(self, connection: _Connection, buffers: Sequence[bytes | memoryview], fds: Collection[int]) -> int:
         """Write what the socket takes of one frame or several; BlockingIOError if that is nothing."""
-        self._uses = connection.last_used = self._uses + 1
         if not connection.begun:
             hello = Hello(self.presence.unique_id, next(self._stream_numbers))
             connection.socket.send(hello.pack(), socket.MSG_NOSIGNAL)
             connection.begun = True
         rights = [(*_RIGHTS, array.array("i", fds))] if fds else ()
-        return connection.socket.sendmsg(buffers, rights, socket.MSG_NOSIGNAL)
+        written = connection.socket.sendmsg(buffers, rights, socket.MSG_NOSIGNAL)
+        connection.last_used = time.monotonic()
+        return written
 
     def _write_gathered(self, peer: _Peer) -> None:
         """Write what handlers have sent to a process; what it does not take goes to its queue."""
@@ -280,8 +283,8 @@ class StreamBackend(Backend):
             if written >= len(frame):
                 written -= len(frame)
             else:
-                if not peer.queue:
-                    peer.sent_bytes = written
+                if written:
+                    peer.sent_bytes, written = written, 0
                 header = self._decoder.decode(frame, HEADER_OFFSET)
                 peer.queue.append(header.dst, header.type, frame, ())
         if peer.queue:
@@ -394,7 +397,7 @@ class StreamBackend(Backend):
 
     def _connect(self, peer: _Peer) -> bool:
         """Connect to a process; False if that must wait.  Raises NoSuchProcess, TransportError."""
-        if self._make_room():
+        if not self._make_room():
             self._retry_later(peer)
             return False
         connected = None
@@ -446,7 +449,7 @@ class StreamBackend(Backend):
     def _add(self, connected: socket.socket, pid: int, *, is_ours: bool) -> _Connection:
         reader = FrameReader(self._decoder, self.config.max_message_size)
         connection = _Connection(connected, pid, reader, is_ours=is_ours)
-        self._uses = connection.last_used = self._uses + 1
+        connection.last_used = time.monotonic()
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
         return connection
@@ -457,35 +460,34 @@ class StreamBackend(Backend):
         self._peers[peer.pid] = peer
         if peer.pid in self._blocked:
             self._epoll.modify(connection.fd, select.EPOLLIN | select.EPOLLOUT)
-        self._evict()
+        self._evict(connection)
 
-    def _evict(self) -> None:
+    def _evict(self, newest: _Connection) -> None:
         """End the least recently used idle connections beyond the cache's size."""
         cached = [one for one in self._connections.values() if not one.ended and (one.hello or one.is_ours)]
         excess = len(cached) - self.config.connection_cache
         if excess > 0:
-            cached.sort(key=lambda connection: connection.last_used)
-            for connection in cached[:-1]:
-                if excess and not self._is_busy(connection) and not _peek(connection, 1):
-                    self._end(connection)
-                    excess -= 1
+            candidates = (one for one in self._idle() if one in cached and one is not newest)
+            for connection in itertools.islice(candidates, excess):
+                self._end(connection)
 
-    def _is_busy(self, connection: _Connection) -> bool:
-        """Whether there is unsent data for the connection, or half a message has been received."""
-        peer = self._peers.get(connection.pid)
-        in_use = peer is not None and peer.connection is connection
-        return connection.reader.is_in_frame or (in_use and peer is not None and bool(peer.queue or peer.gathered))
+    def _make_room(self) -> bool:
+        """Whether there is room for one more connection; if not, end one that is idle or has come to a standstill."""
+        if len(self._connections) >= self.config.max_connections:
+            stalled_since = time.monotonic() - _STALLED
+            stalled = (one for one in self._connections.values() if not one.ended and one.last_used < stalled_since)
+            victim = next(itertools.chain(self._idle(), stalled), None)
+            if victim is not None:
+                self._end(victim)
+        return len(self._connections) < self.config.max_connections
 
-    def _make_room(self) -> _Connection | None:
-        """Make room for one more connection; the one that must be read to its end before there is, if any.
-
-        The connection goes that costs least: not a busy one if there is another, and then the least recently used.
-        """
-        if len(self._connections) < self.config.max_connections:
-            return None
-        victim = min(self._connections.values(), key=lambda one: (one.ended, self._is_busy(one), one.last_used))
-        self._end(victim)
-        return victim if self._is_open(victim) else None
+    def _idle(self) -> Iterator[_Connection]:
+        """The connections that wait for nothing, the least recently used first."""
+        for connection in sorted(self._connections.values(), key=lambda one: one.last_used):
+            peer = self._peers.get(connection.pid)
+            waits = peer is not None and peer.connection is connection and (peer.queue or peer.gathered)
+            if not (connection.ended or waits or connection.reader.is_in_frame or _peek(connection, 1)):
+                yield connection
 
     def _end(self, connection: _Connection) -> None:
         """End a connection: nothing is written to it any more, by either side.  What can be read is still read."""
@@ -546,11 +548,11 @@ class StreamBackend(Backend):
             connection = self._connections.get(fd)
             if connection is not None:
                 if connection.is_ours and connection.hello is None:
-                    accepted |= self._accept(_BACKLOG + 1, deliver)
+                    accepted |= self._accept(_BACKLOG + 1, within_bounds=False)
                 if self._is_open(connection):
                     self._read(connection, deliver)
             elif fd == self._listener.fileno():
-                accepted |= self._accept(_ACCEPTS_A_ROUND, deliver)
+                accepted |= self._accept(_ACCEPTS_A_ROUND, within_bounds=True)
             elif self._timer is not None and fd == self._timer.fd:
                 self._timer.acknowledge()
                 self._epoll.modify(self._listener, select.EPOLLIN)
@@ -563,17 +565,19 @@ class StreamBackend(Backend):
             if peer.connection is None:
                 self._flush(peer)
 
-    def _accept(self, limit: int, deliver: Deliver) -> bool:
+    def _accept(self, limit: int, *, within_bounds: bool) -> bool:
         """Accept what waits in the backlog, at most `limit` connections; whether there are new ones."""
         accepted = False
         for _ in range(limit):
+            if within_bounds and not self._make_room():
+                self._pause_accepting()
+                break
             try:
                 connected, _ = self._listener.accept()
             except BlockingIOError:
                 break
-            except OSError:  # no descriptors left: let the others wait until some come back
-                self._epoll.modify(self._listener, 0)
-                self._start_timer()
+            except OSError:  # no descriptors left
+                self._pause_accepting()
                 break
             pid, uid = _credentials(connected)
             if uid not in self.presence.trusted_uids:
@@ -583,15 +587,14 @@ class StreamBackend(Backend):
                 continue
             connected.setblocking(False)
             self._end_accepted(pid)
-            victim = self._make_room()
-            if victim is not None:
-                self._read_to_end(victim, deliver)
-                if self._closed:
-                    connected.close()
-                    break
             self._add(connected, pid, is_ours=False)
             accepted = True
         return accepted
+
+    def _pause_accepting(self) -> None:
+        """Leave the others in the backlog until the timer has run off."""
+        self._epoll.modify(self._listener, 0)
+        self._start_timer()
 
     def _end_accepted(self, pid: int) -> None:
         """A process has opened one more connection: end its last one, and the oldest of too many without a hello."""
@@ -608,7 +611,6 @@ class StreamBackend(Backend):
 
     def _read(self, connection: _Connection, deliver: Deliver) -> bool:
         """Receive once and deliver what that completes; False if there was nothing to receive."""
-        self._uses = connection.last_used = self._uses + 1
         try:
             if connection.hello is None:
                 self._read_hello(connection, deliver)
@@ -634,6 +636,7 @@ class StreamBackend(Backend):
             _take_fds(connection.reader, ancillary, flags)
         if not chunk:
             raise EOFError
+        connection.last_used = time.monotonic()
         return chunk
 
     def _receive_long(self, connection: _Connection, deliver: Deliver) -> None:
@@ -652,6 +655,7 @@ class StreamBackend(Backend):
             _take_fds(reader, ancillary, flags)
         if not count:
             raise EOFError
+        connection.last_used = time.monotonic()
         message = reader.fill(count)
         if message is not None:
             connection.frames = iter((message,))

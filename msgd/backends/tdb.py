@@ -83,6 +83,8 @@ _MUTEX_LOCKING = 4096
 _MUTEX_CHAINS = 31
 """Hash chains of a file with mutexes: the lock over all of the file takes the mutex of each."""
 
+_SENT = SendStatus.SENT
+
 _AWAKE = 0
 _CLOSED = 0xFFFFFFFFFFFFFFFF
 
@@ -94,7 +96,10 @@ _LOOK_AFTER_BYTES = 8192
 _SEGMENT = 32768
 """Bytes from which on a segment is full."""
 
-_MESSAGES_A_ROUND = 1024
+SPIN = int(os.environ.get("SPIN", "0"))
+_TAKES_A_ROUND = 16
+"""receive() returns after this many, so that a flood does not keep dispatch from its other work."""
+
 _CACHED_PEERS = 128
 _TRUST_ALIVE = 20e-6
 """Seconds for which a process seen alive counts as alive: less than anybody needs to see it die and tell."""
@@ -216,6 +221,7 @@ class TdbBackend(Backend):
         except BaseException:
             self._doorbell.close()
             raise
+        self._append = self._tdb.append
         self._word = presence.share_words(_AWAKE)
 
     def fileno(self) -> int:
@@ -236,8 +242,9 @@ class TdbBackend(Backend):
         *,
         duplicates_allowed: bool = True,
     ) -> SendStatus:
-        peer = self._peers.get(dst.pid)
-        if peer is None or (dst.unique_id != peer.unique_id and dst.unique_id not in ANY_PROCESS) or not peer.lives():
+        pid, _, _, unique_id = dst
+        peer = self._peers.get(pid)
+        if peer is None or (unique_id != peer.unique_id and unique_id not in ANY_PROCESS) or not peer.lives():
             peer = self._find(dst)
         if fds or message_type > TYPE_MAX:
             raise _cannot_carry(message_type)
@@ -246,8 +253,8 @@ class TdbBackend(Backend):
             if not duplicates_allowed and self._is_pending(peer, record):
                 return SendStatus.MERGED
             unlooked_bytes = peer.unlooked_bytes + len(record)
-            if not peer.continued and peer.unlooked < self._look_after and unlooked_bytes <= _LOOK_AFTER_BYTES:
-                self._tdb.append(peer.key, record)
+            if peer.unlooked < self._look_after and unlooked_bytes <= _LOOK_AFTER_BYTES and not peer.continued:
+                self._append(peer.key, record)
                 peer.unlooked += 1
                 peer.unlooked_bytes = unlooked_bytes
             else:
@@ -256,7 +263,7 @@ class TdbBackend(Backend):
             raise _transport_error(error) from error
         if peer.word[0] != peer.rung_epoch:
             peer.ring_if_asleep()
-        return SendStatus.SENT
+        return _SENT
 
     def _append_at_depth(self, peer: _Peer, record: bytes) -> None:
         """Append to PID/<pid> while that is not deep, else to a segment."""
@@ -269,12 +276,12 @@ class TdbBackend(Backend):
             depth = len(self._tdb.get(peer.key) or b"")
             peer.look(depth)
             if depth + len(record) <= self._deep and peer.appended < self._plain_max:
-                self._tdb.append(peer.key, record)
+                self._append(peer.key, record)
                 peer.unlooked, peer.unlooked_bytes = 1, len(record)
                 return
             presence = self.presence
             continuation = Continuation(presence.pid, presence.unique_id, peer.segment)
-            self._tdb.append(peer.key, pack_continuation(peer.pid, continuation))
+            self._append(peer.key, pack_continuation(peer.pid, continuation))
             peer.continued = True
         self._check_room(peer, len(record))
         segment = peer.segments[-1] if peer.segments else None
@@ -283,7 +290,7 @@ class TdbBackend(Backend):
                 peer.segment += 1
             segment = _Segment(segment_key(peer.pid, self.presence.pid, self.presence.unique_id, peer.segment))
             peer.segments.append(segment)
-        self._tdb.append(segment.key, record)
+        self._append(segment.key, record)
         segment.messages += 1
         segment.bytes += len(record)
 
@@ -404,12 +411,13 @@ class TdbBackend(Backend):
             self._doorbell.drain()
         inbox = self._inbox
         try:
-            for _ in range(_MESSAGES_A_ROUND):
+            for _ in range(_TAKES_A_ROUND):
                 if not inbox and not self._take():
                     return
-                deliver(inbox.popleft())
-                if self._closed:
-                    return
+                while inbox:
+                    deliver(inbox.popleft())
+                    if self._closed:
+                        return
         except RuntimeError as error:
             raise _transport_error(error) from error
         finally:
@@ -440,15 +448,21 @@ class TdbBackend(Backend):
 
     def _sort(self, value: bytes) -> None:
         """Messages into the inbox, continuations to where they are followed."""
-        for item in self._decoder.decode(value):
-            if type(item) is Message:
-                self._inbox.append(item)
-                if self._sources:  # a source that appends here again has nothing left in segments
-                    self._sources.pop((item.src.pid, item.src.unique_id), None)
-            elif isinstance(item, Continuation):
-                self._sources[item.pid, item.unique_id] = _Source(item.first)
+        messages, specials = self._decoder.decode(value)
+        self._inbox.extend(messages)
+        if self._sources:
+            self._end_continuations(messages)
+        for position, what in specials:
+            if isinstance(what, Continuation):
+                self._sources[what.pid, what.unique_id] = _Source(what.first)
+                self._end_continuations(messages[position:])
             else:
-                self.drops("malformed", f"in messages.tdb: {item}")
+                self.drops("malformed", f"in messages.tdb: {what}")
+
+    def _end_continuations(self, messages: list[Message]) -> None:
+        """A source that appends to our record (again) has nothing left in segments."""
+        for message in messages:
+            self._sources.pop((message.src.pid, message.src.unique_id), None)
 
     def _take_segment(self, source_key: tuple[int, int], source: _Source) -> None:
         """Take the source's next segment, go on to the one after if it is finished, forget the source if it is dead."""
@@ -458,11 +472,10 @@ class TdbBackend(Backend):
         if finished:
             source.segment += 1
         if value:
-            for item in self._decoder.decode(value):
-                if isinstance(item, Message):
-                    self._inbox.append(item)
-                else:
-                    self.drops("malformed", f"in messages.tdb: {item}")
+            messages, specials = self._decoder.decode(value)
+            self._inbox.extend(messages)
+            for _, what in specials:
+                self.drops("malformed", f"in a continued record of messages.tdb: {what}")
             self._tell_of_room(ServerID(source_key[0], unique_id=source_key[1]))
         elif not finished and time.monotonic() - source.seen_alive > _SOURCE_CHECK:
             source.seen_alive = time.monotonic()
@@ -513,6 +526,11 @@ class TdbBackend(Backend):
                 self._doorbell.ring()
 
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
+        get, key, give_way = self._tdb.get, self._key, os.sched_yield
+        for _ in range(SPIN):
+            if get(key):
+                return False
+            give_way()
         self._announce_sleep()
         with _tdb_errors():
             if self._has_messages():

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 
 from msgd.config import Config
-from msgd.errors import ConfigError, NoSuchProcess
+from msgd.errors import ConfigError, NoSuchProcess, TransportError
 from msgd.presence.directories import open_directory, open_subdirectory
 from msgd.presence.processes import LockFile, Process, read_process, remove_if_dead
 from msgd.wire.server_id import ANY_PROCESS, ServerID
@@ -63,8 +63,19 @@ class Presence:
             self.socket_dir_fd = open_directory(self.socket_directory, 0o700, self.trusted_uids)
         self._fds.append(self.socket_dir_fd)
         lock_file = LockFile(self.lock_dir_fd, os.path.join(config.lock_directory, LOCK_SUBDIRECTORY), self.pid)
-        lock_file.acquire(self.unique_id)
+        lock_file.acquire()
         self._lock_file = lock_file
+
+    def announce(self) -> None:
+        """Write the unique id into the lock file: from now on this process is here for the others.
+
+        To be called when its endpoint can be reached, so that whoever sees it can send to it.
+        """
+        assert self._lock_file is not None
+        try:
+            self._lock_file.write(self.unique_id)
+        except OSError as error:
+            raise TransportError(f"the lock file of pid {self.pid}: {error.strerror}") from error
 
     def process(self, pid: int) -> Process | None:
         """The entry of the living process `pid`, this one included; None if there is none."""

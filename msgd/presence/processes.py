@@ -104,7 +104,7 @@ def _lock_file_of(lock_dir_fd: int, pid: int) -> Iterator[int | None]:
 def _parse(pid: int, text: bytes) -> Process | None:
     first, *rest = text.split(b"\n")
     if not first.isdigit() or len(first) > 20 or not rest:
-        return None  # locked a moment ago and not written yet: its socket is not there either
+        return None  # it is starting: its endpoint cannot be reached yet
     return Process(pid, int(first), tuple(line.decode(errors="replace") for line in rest if line))
 
 
@@ -118,16 +118,19 @@ class LockFile:
         self._fd = -1
         self._memory: mmap.mmap | None = None
 
-    def acquire(self, unique_id: int, lines: tuple[str, ...] = ()) -> None:
-        """Make, lock and write the file.  Raises UnsafeDirectory, TransportError."""
+    def acquire(self) -> None:
+        """Make and lock the file, empty: nobody takes an empty one for a process yet.
+
+        Raises UnsafeDirectory, TransportError.
+        """
         try:
             self._fd = self._open_locked()
-            self.write(unique_id, lines)
+            os.ftruncate(self._fd, 0)
         except OSError as error:
             self.release()
             raise TransportError(f"{self._path}: {error.strerror}") from error
 
-    def write(self, unique_id: int, lines: tuple[str, ...]) -> None:
+    def write(self, unique_id: int, lines: tuple[str, ...] = ()) -> None:
         """Put down the unique id and the lines behind it; the first line never changes under a reader."""
         text = "".join(f"{line}\n" for line in (unique_id, *lines)).encode()
         if len(text) > TEXT_MAX:
@@ -139,13 +142,9 @@ class LockFile:
             os.pwrite(self._fd, text.ljust(TEXT_MAX, b"\n"), 0)
 
     def share_words(self, first: int) -> memoryview:
-        """Give the file its 64 shared words and map them; the first starts as `first`.  Release the view at the end.
-
-        The file has its full size only when the words are valid: until then nobody maps it.
-        """
-        text = os.pread(self._fd, TEXT_MAX, 0)
+        """Give the file, still without text, its 64 shared words; the first is `first`.  Release the view at the end."""
         words = struct.pack("Q", first).ljust(LOCK_FILE_SIZE - TEXT_MAX, b"\0")
-        os.pwrite(self._fd, text.ljust(TEXT_MAX, b"\n") + words, 0)
+        os.pwrite(self._fd, b"\n" * TEXT_MAX + words, 0)
         self._memory = mmap.mmap(self._fd, LOCK_FILE_SIZE)
         return shared_words(self._memory)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
-from msgd.wire.header import Message
+from msgd.wire.header import Message, new_message
 from msgd.wire.server_id import ANY_PROCESS, NONCLUSTER_VNN, ServerID
 
 RECORD = struct.Struct("=iiiiQ")
@@ -46,6 +46,13 @@ class Continuation(NamedTuple):
     first: int
 
 
+class Special(NamedTuple):
+    """What is in a value besides messages, and how many messages stand before it."""
+
+    position: int
+    what: Continuation | MalformedMessage
+
+
 def queue_key(pid: int) -> bytes:
     """The key under which a process finds its messages."""
     return b"PID/%d\0" % pid
@@ -68,16 +75,14 @@ def pack_message(dst: ServerID, src: ServerID, message_type: int, data: bytes) -
 
     It can between tasks 0 when the destination is addressed by its pid alone.
     """
-    if dst.task_id or src.task_id or dst.unique_id not in ANY_PROCESS:
-        ids = (dst.task_id, src.task_id, dst.unique_id, src.unique_id)
-        pids = (dst.pid, src.pid)
-        return (
-            RECORD_WITH_IDS.pack(
-                IDS_VERSION, message_type, *pids, IDS.size, *ids, MESSAGE_VERSION, message_type, *pids, len(data)
-            )
-            + data
-        )
-    return RECORD.pack(MESSAGE_VERSION, message_type, dst.pid, src.pid, len(data)) + data
+    dst_pid, dst_task, _, dst_unique = dst
+    src_pid, src_task, _, src_unique = src
+    if dst_task or src_task or dst_unique not in ANY_PROCESS:
+        return RECORD_WITH_IDS.pack(
+            IDS_VERSION, 0, dst_pid, src_pid, IDS.size, dst_task, src_task, dst_unique, src_unique,
+            MESSAGE_VERSION, message_type, dst_pid, src_pid, len(data),
+        ) + data  # fmt: skip
+    return RECORD.pack(MESSAGE_VERSION, message_type, dst_pid, src_pid, len(data)) + data
 
 
 def pack_continuation(dst_pid: int, continuation: Continuation) -> bytes:
@@ -113,37 +118,47 @@ class RecordDecoder:
         self._plain_dst = ServerID(pid)
         self._known: dict[tuple[int, bytes], tuple[ServerID, ServerID]] = {}
 
-    def decode(self, value: bytes) -> Iterator[Message | Continuation | MalformedMessage]:
-        """What the value says, in order; a record that cannot be read is skipped and stands there as the reason."""
+    def decode(self, value: bytes) -> tuple[list[Message], list[Special]]:
+        """The messages of a value in order, and what else is in it; a record that cannot be read is skipped."""
+        messages: list[Message] = []
+        specials: list[Special] = []
+        take, unpack, size = messages.append, RECORD.unpack_from, RECORD.size
+        own_pid, plain_dst = self._pid, self._plain_dst
+        plain_src: dict[int, ServerID] = {}
         ids: bytes | None = None
-        start, size, end_of_value, unpack = 0, RECORD.size, len(value), RECORD.unpack_from
-        while start < end_of_value:
-            if end_of_value - start < size:
-                yield MalformedMessage(f"{end_of_value - start} bytes at the end are no whole record")
-                return
+        start, end_of_value = 0, len(value)
+        while start + size <= end_of_value:
             version, message_type, dst_pid, src_pid, length = unpack(value, start)
             start += size
             end = start + length
             if end > end_of_value:
-                yield MalformedMessage(f"a record announces {length} bytes of which {end_of_value - start} are there")
-                return
-            data = value[start:end]
-            start = end
-            if dst_pid != self._pid or src_pid <= 0 or message_type < 0:
-                yield MalformedMessage(f"a record of type {message_type} from pid {src_pid} to pid {dst_pid}")
+                break
+            if dst_pid != own_pid or src_pid <= 0 or message_type < 0:
+                fault = f"a record of type {message_type} from pid {src_pid} to pid {dst_pid}"
+                specials.append(Special(len(messages), MalformedMessage(fault)))
             elif version == MESSAGE_VERSION:
                 if ids is None:
-                    yield Message(message_type, self._source_of(src_pid), self._plain_dst, data)
+                    src = plain_src.get(src_pid)
+                    if src is None:
+                        src = plain_src[src_pid] = self._source_of(src_pid)
+                    take(new_message(Message, (message_type, src, plain_dst, value[start:end], ())))
                 else:
-                    yield Message(message_type, *self._addresses(src_pid, ids), data)
+                    src, dst = self._addresses(src_pid, ids)
+                    ids = None
+                    take(new_message(Message, (message_type, src, dst, value[start:end], ())))
             elif version == IDS_VERSION and length == IDS.size:
-                ids = data
-                continue
+                ids = value[start:end]
             elif version == CONTINUED_VERSION and length == CONTINUED.size:
-                yield Continuation(src_pid, *CONTINUED.unpack(data))
+                continuation = Continuation(src_pid, *CONTINUED.unpack_from(value, start))
+                specials.append(Special(len(messages), continuation))
             else:
-                yield MalformedMessage(f"a record of version {version} with {length} bytes")
-            ids = None
+                fault = f"a record of version {version} with {length} bytes"
+                specials.append(Special(len(messages), MalformedMessage(fault)))
+            start = end
+        if start < end_of_value:
+            fault = f"{end_of_value - start} bytes at the end are no whole record"
+            specials.append(Special(len(messages), MalformedMessage(fault)))
+        return messages, specials
 
     def _addresses(self, src_pid: int, ids: bytes) -> tuple[ServerID, ServerID]:
         """Source and destination; the same few come again and again, so they are kept, up to a bound."""

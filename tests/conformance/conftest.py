@@ -22,7 +22,7 @@ class MakeConfig(Protocol):
 class StartPeer(Protocol):
     """Starts a peer, with another configuration if one is given; all are killed at the end of the test."""
 
-    def __call__(self, config: Config | None = None, **arguments: Any) -> Peer: ...
+    def __call__(self, other: Config | None = None, /, **arguments: Any) -> Peer: ...
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -63,7 +63,7 @@ def messaging(config: Config) -> Iterator[Messaging]:
 def start(config: Config) -> Iterator[StartPeer]:
     peers: list[Peer] = []
 
-    def start_peer(other: Config | None = None, **arguments: Any) -> Peer:
+    def start_peer(other: Config | None = None, /, **arguments: Any) -> Peer:
         peer = Peer(config if other is None else other, **arguments)
         peers.append(peer)
         return peer

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from msgd import Config, Messaging, MessageType, SendStatus
+from msgd import Config, MessageType, Messaging
 from tests.conformance.conftest import StartPeer
-from tests.harness import TEXT, Channel, Child, Peer, chosen_pids_reason, drain, is_gone, take_data
+from tests.harness import TEXT, Channel, Child, Peer, chosen_pids_reason, drain, fill, is_gone, take_data
 
 
 @pytest.fixture
@@ -32,8 +32,7 @@ def fragile(channel: Channel) -> None:
 @pytest.mark.usefixtures("chosen_pids")
 def test_pid_reused_by_a_stranger(messaging: Messaging, peer: Peer) -> None:
     """A process that has nothing to do with us gets a dead peer's pid while the peer's files are still there."""
-    sent = messaging.send(peer.pid, TEXT, b"to the first")
-    assert sent is SendStatus.SENT
+    fill(messaging, peer.pid)
     peer.kill()
     with Child(fragile, pid=peer.pid) as stranger:
         assert stranger.pid == peer.pid
@@ -52,8 +51,7 @@ def test_pid_reused_by_a_stranger(messaging: Messaging, peer: Peer) -> None:
 def test_pid_reused_by_another_peer(messaging: Messaging, start: StartPeer) -> None:
     """The new process gets what is sent to it, and nothing of what was sent or queued for the one before."""
     first = start()
-    while messaging.send(first.pid, TEXT, b"to the first") is SendStatus.SENT:
-        pass
+    fill(messaging, first.pid)
     first.kill()
     second = start(pid=first.pid)
     assert second.server_id.pid == first.pid
@@ -68,8 +66,7 @@ def test_pid_reused_by_another_peer(messaging: Messaging, start: StartPeer) -> N
 @pytest.mark.usefixtures("chosen_pids")
 def test_pid_reused_between_queueing_and_dispatch(messaging: Messaging, start: StartPeer) -> None:
     first = start()
-    while messaging.send(first.server_id, TEXT, b"to the first") is SendStatus.SENT:
-        pass
+    fill(messaging, first.server_id)
     first.kill()
     second = start(pid=first.pid)
     messaging.dispatch()

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from msgd import Message, Messaging, MessageType
+from msgd import Message, MessageType, Messaging
 from tests.harness import TEXT, Peer, Session, dispatch_until, drain, send_many, take_data
 
 
@@ -25,11 +25,11 @@ def test_logged_and_passed_over(messaging: Messaging, caplog: pytest.LogCaptureF
     assert received == [b"one", b"two"]
     assert messaging.statistics().handler_errors == 2
     assert len(caplog.records) == 2
-    for record, text in zip(caplog.records, ("one", "two"), strict=True):
+    for record, name in zip(caplog.records, ("one", "two"), strict=True):
         assert f"{TEXT:#x}" in record.getMessage()
         assert str(messaging.server_id) in record.getMessage()
         assert record.exc_info is not None
-        assert str(record.exc_info[1]) == f"handling {text}"
+        assert str(record.exc_info[1]) == f"handling {name}"
 
 
 def test_large_messages_too(messaging: Messaging, peer: Peer) -> None:
@@ -71,8 +71,7 @@ def test_interrupt_out_of_a_handler(messaging: Messaging, error: type[BaseExcept
         messaging.send(messaging.server_id, TEXT, text)
     for _ in range(2):
         with pytest.raises(error):
-            while True:
-                assert messaging.dispatch(None)
+            dispatch_until(messaging, lambda: False)
     dispatch_until(messaging, lambda: len(received) == len(texts))
     assert received == texts
     drain(messaging)

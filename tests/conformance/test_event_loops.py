@@ -9,7 +9,7 @@ import select
 import pytest
 
 from msgd import Message, Messaging
-from tests.harness import PATIENCE, TEXT, Peer, drain, send_many, take_data
+from tests.harness import PATIENCE, TEXT, Peer, send_many, take_data
 
 NUMBER = 3000
 
@@ -41,30 +41,6 @@ def test_more_than_a_round_stays_readable(messaging: Messaging, peer: Peer) -> N
             assert epoll.poll(PATIENCE) == [(messaging.fileno(), select.EPOLLIN)]
             messaging.dispatch()
     assert peer.hear() is None
-
-
-def test_blocked_queue_makes_it_readable_when_there_is_room(messaging: Messaging, peer: Peer) -> None:
-    number = 0
-    while not messaging.statistics().queued_messages:
-        messaging.send(peer.server_id, TEXT, b"%d" % number)
-        number += 1
-    assert not readable(messaging), "nothing to do until the receiver has read"
-    peer.begin(take_data, number)
-    assert readable(messaging, PATIENCE)
-    drain(messaging)
-    assert not readable(messaging)
-    assert peer.hear() == [b"%d" % one for one in range(number)]
-
-
-def test_blocked_queue_of_a_process_that_dies(messaging: Messaging, peer: Peer) -> None:
-    while not messaging.statistics().queued_messages:
-        messaging.send(peer.server_id, TEXT, b"never read")
-    assert not readable(messaging)
-    peer.kill()
-    assert readable(messaging, PATIENCE)
-    messaging.dispatch()
-    assert messaging.statistics().queued_messages == 0
-    assert not readable(messaging)
 
 
 def test_poll(messaging: Messaging, peer: Peer) -> None:

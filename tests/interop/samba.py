@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from msgd import Config, Messaging, MessageType, NoSuchProcess, ReplyTimeout
+from msgd import Config, MessageType, Messaging, NoSuchProcess, ReplyTimeout
 
 PROGRAMS = ("smbd", "smbcontrol")
 PATIENCE = 30.0

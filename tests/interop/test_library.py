@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from msgd import Config, Message, Messaging, MessageType, ServerID
+from msgd import Config, Message, MessageType, Messaging, ServerID
 from msgd.wire.header import HEADER_SIZE
 from tests.harness import Peer, Session, dispatch_until, drain, open_fds, serve
 from tests.interop.samba import Samba

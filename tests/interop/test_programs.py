@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from msgd import Messaging, MessageType
+from msgd import MessageType, Messaging
 from tests.interop.samba import Samba, stop
 
 

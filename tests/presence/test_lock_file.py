@@ -26,6 +26,7 @@ def lock_path(config: Config, pid: int | None = None) -> Path:
 def live(config: Config, channel: Channel) -> None:
     """A process that is present until told to go."""
     presence = Presence(config)
+    presence.announce()
     channel.send(presence.unique_id)
     channel.recv()
     presence.close()
@@ -53,7 +54,29 @@ def test_longer_file_of_a_dead_process_is_replaced(config: Config) -> None:
     Presence(config).close()
     lock_path(config).write_text("12345678901234567890\nmore\nlines\n")
     presence = Presence(config)
+    presence.announce()
     assert lock_path(config).read_bytes() == b"%d\n" % presence.unique_id  # drops the lock, which is not needed here
+    presence.close()
+
+
+def test_a_process_is_not_here_before_it_can_be_reached(config: Config) -> None:
+    presence = Presence(config)
+    with Child(lambda channel: see(config, os.getppid(), channel)) as child:
+        assert child.hear() is None
+        presence.announce()
+        child.tell("look again")
+        assert child.hear() == presence.unique_id
+    presence.close()
+
+
+def see(config: Config, pid: int, channel: Channel) -> None:
+    """A process that looks for another one, twice."""
+    presence = Presence(config)
+    for _ in range(2):
+        process = presence.process(pid)
+        channel.send(process and process.unique_id)
+        if process is None:
+            channel.recv()
     presence.close()
 
 

@@ -57,9 +57,9 @@ def test_interleaved_senders(sent: list[tuple[tuple[int, int], bytes]], random: 
     reassembler, received = make(), defaultdict(list)
     while streams:
         sender = random.choice(sorted(streams))
-        message = reassembler.add(streams[sender].pop(0), sender[0], 0)
-        if message is not None:
-            received[sender].append(message)
+        whole = reassembler.add(streams[sender].pop(0), sender[0], 0)
+        if whole is not None:
+            received[sender].append(whole)
         if not streams[sender]:
             del streams[sender]
     assert received == expected

@@ -48,7 +48,7 @@ def test_any_bytes_that_are_long_enough(data: bytes) -> None:
     ],
 )
 def test_what_does_not_fit(dst: ServerID, src: ServerID, message_type: int) -> None:
-    with pytest.raises(ValueError, match="fit|process id"):
+    with pytest.raises(ValueError, match=r"fit|process id"):
         pack_header(dst, src, message_type)
 
 

@@ -24,7 +24,7 @@ def test_any_24_bytes(data: bytes) -> None:
 
 def test_layout() -> None:
     data = ServerID(0x0102030405060708, 0x11121314, 0x21222324, 0x3132333435363738).pack()
-    assert data.hex() == "0807060504030201" "14131211" "24232221" "3837363534333231"
+    assert data.hex() == "0807060504030201" + "14131211" + "24232221" + "3837363534333231"
 
 
 @given(st.binary(max_size=100).filter(lambda data: len(data) != 24))
@@ -96,11 +96,10 @@ def test_text_that_is_none(text: str) -> None:
 def test_any_text(text: str) -> None:
     try:
         server_id = ServerID.parse(text)
-    except ValueError as error:
-        assert "\n" not in str(error)
-    else:
-        server_id.check()
-        ServerID.unpack(server_id.pack())
+    except ValueError:
+        return
+    server_id.check()
+    assert ServerID.unpack(server_id.pack()) == server_id
 
 
 @given(st.integers(), st.integers(), st.integers(), st.integers())

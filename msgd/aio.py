@@ -98,9 +98,7 @@ class AsyncMessaging:
             async with asyncio.timeout(timeout):
                 return await answer
         except TimeoutError:
-            raise ReplyTimeout(
-                f"{dst} did not answer {type_name(message_type)} within {timeout:g} seconds"
-            ) from None
+            raise ReplyTimeout(f"{dst} did not answer {type_name(message_type)} within {timeout:g} seconds") from None
         finally:
             self.messaging.deregister(reply_type, take)
             self._loop.remove_reader(watched)

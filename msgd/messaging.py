@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import struct
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -101,6 +100,7 @@ class _Endpoint:
         self.addressed_as = frozenset((self.presence.unique_id, *ANY_PROCESS))
         try:
             self.backend = _backend_class(self.config.messaging_type)(self.config, self.presence, self.drops)
+            self.send = self.backend.send
             try:
                 self.presence.announce()
             except BaseException:
@@ -206,7 +206,9 @@ def _backend_class(messaging_type: str) -> type[Backend]:
             try:
                 backend: type[Backend] = importlib.import_module(module.import_path).BACKEND
             except ImportError as error:
-                raise BackendUnavailable(f"messaging type {messaging_type}: {error}; install it or configure") from error
+                raise BackendUnavailable(
+                    f"messaging type {messaging_type}: {error}; install it or configure"
+                ) from error
             return backend
     known = ", ".join(module.name for module in MESSAGING_MODULES)
     raise BackendUnavailable(f"messaging type {messaging_type} is not compiled in; compiled in: {known}")
@@ -240,6 +242,7 @@ class Messaging:
         self.handlers: dict[int, tuple[Handler, ...]] = {}
         self.default_handlers: dict[int, tuple[Handler, ...]] = {MessageType.PING: (self._answer_ping,)}
         self._resolved: dict[Destination, ServerID] = {}
+        self._max_message_size = self.config.max_message_size
         self._take_identity()
         contexts[task_id] = self
         self._closed = False
@@ -321,21 +324,17 @@ class Messaging:
             raise NoSuchProcess(f"{dst} is on another node; this machine is not clustered")
         if not 0 <= message_type <= TYPE_MAX:
             _check_type(message_type)
-        if len(data) > self.config.max_message_size or len(fds) > MAX_FDS:
+        length = len(data)
+        if length > self._max_message_size or (fds and len(fds) > MAX_FDS):
             raise _too_large(data, fds, self.config)
         try:
-            status = endpoint.backend.send(
-                dst, self.server_id, message_type, data, fds, duplicates_allowed=duplicates_allowed
-            )
-        except (struct.error, OverflowError):
-            dst.check()  # a field that does not fit the wire's is the caller's ValueError
-            raise
+            status = endpoint.send(dst, self.server_id, message_type, data, fds, duplicates_allowed)
         except QueueFull:
             if not timeout:
                 raise
             status = self._send_when_room(dst, message_type, data, fds, duplicates_allowed, timeout)
         endpoint.sent += 1
-        endpoint.sent_bytes += len(data)
+        endpoint.sent_bytes += length
         return status
 
     def _resolve(self, dst: Destination) -> ServerID:
@@ -360,9 +359,7 @@ class Messaging:
         while True:
             backend.flush(max(0.0, deadline - time.monotonic()))
             try:
-                return backend.send(
-                    dst, self.server_id, message_type, data, fds, duplicates_allowed=duplicates_allowed
-                )
+                return backend.send(dst, self.server_id, message_type, data, fds, duplicates_allowed)
             except QueueFull:
                 if time.monotonic() >= deadline:
                     raise
@@ -509,7 +506,8 @@ class Messaging:
     def close(self, timeout: float | None = None) -> int:
         """Leave: the last context of the process waits for what is still queued.
 
-        It waits at most `timeout` seconds, by default `msgd:close timeout`.  Returns the number of messages that could not be delivered (they are logged too).  A second call does nothing.
+        It waits at most `timeout` seconds, by default `msgd:close timeout`.  Returns the number of messages that could
+        not be delivered (they are logged too).  A second call does nothing.
         """
         if self._closed:
             return 0

@@ -74,7 +74,6 @@ class Backend(abc.ABC):
         message_type: int,
         data: bytes,
         fds: Collection[int] = (),
-        *,
         duplicates_allowed: bool = True,
     ) -> SendStatus:
         """Send one message or queue it.
@@ -116,7 +115,7 @@ class Backend(abc.ABC):
         """The pids of which this transport keeps something besides the socket, dead or alive."""
         return ()
 
-    def remove(self, pid: int) -> None:
+    def remove(self, pid: int) -> None:  # noqa: B027 (most transports leave nothing behind)
         """Remove what left_behind() found of a dead process."""
 
     @abc.abstractmethod

@@ -70,7 +70,9 @@ class _Destination:
         self.unique_id = process.unique_id
         self.socket = connected
         self.queue = queue
-        self.cookie = secrets.randbits(64)  # where no earlier socket of this number, nor one of an earlier process, has been
+        self.cookie = secrets.randbits(
+            64
+        )  # where no earlier socket of this number, nor one of an earlier process, has been
         self.sent_bytes = 0
         """Bytes of the message under `cookie` that have left in fragments."""
 
@@ -123,7 +125,6 @@ class DgramBackend(Backend):
         message_type: int,
         data: bytes,
         fds: Collection[int] = (),
-        *,
         duplicates_allowed: bool = True,
     ) -> SendStatus:
         destination = self._destinations.get(dst.pid)

@@ -188,7 +188,6 @@ class StreamBackend(Backend):
         message_type: int,
         data: bytes,
         fds: Collection[int] = (),
-        *,
         duplicates_allowed: bool = True,
     ) -> SendStatus:
         peer = self._peers.get(dst.pid)
@@ -440,11 +439,11 @@ class StreamBackend(Backend):
         peer.retry_at = time.monotonic() + _RETRY
         self._start_timer()
 
-    def _start_timer(self) -> None:
+    def _start_timer(self, seconds: float = _RETRY) -> None:
         if self._timer is None:
             self._timer = _Timer()
             self._epoll.register(self._timer.fd, select.EPOLLIN)
-        self._timer.start(_RETRY)
+        self._timer.start(seconds)
 
     def _add(self, connected: socket.socket, pid: int, *, is_ours: bool) -> _Connection:
         reader = FrameReader(self._decoder, self.config.max_message_size)
@@ -540,6 +539,8 @@ class StreamBackend(Backend):
                 self._write_gathered(self._gathering.pop())
             if self._blocked:
                 self._reconnect_blocked()
+            if self._undelivered and not self._rounds:
+                self._start_timer(0)  # an interrupt has come out of a handler: the messages behind it are here already
 
     def _receive(self, events: Sequence[tuple[int, int]], deliver: Deliver) -> bool:
         """Look after the connections that polled readable; whether new ones were accepted."""
@@ -769,6 +770,10 @@ class StreamBackend(Backend):
             len(waiting),
         )
 
+    def pending(self, pid: int) -> int:
+        peer = self._peers.get(pid)
+        return len(peer.queue) + len(peer.gathered) if peer is not None else 0
+
     def give_up(self) -> int:
         number = 0
         for peer in tuple(self._blocked.values()):
@@ -811,7 +816,7 @@ class _Timer:
     def start(self, seconds: float) -> None:
         """Make `fd` readable after so many seconds, from now."""
         whole, part = divmod(seconds, 1)
-        timespecs = (ctypes.c_long * 4)(0, 0, int(whole), int(part * 1e9))
+        timespecs = (ctypes.c_long * 4)(0, 0, int(whole), int(part * 1e9) or 1)  # all 0 would stop it
         self._libc.timerfd_settime(self.fd, 0, timespecs, None)
 
     def acknowledge(self) -> None:

@@ -16,8 +16,8 @@ Waking.  A receiver that is about to sleep writes a new epoch number into a word
 and then looks into its record; it sleeps only if that is empty.  A sender appends, and then reads the word.  Both touch
 the record under its lock in tdb: if the receiver's look came first, its epoch was written before it released that lock,
 so the sender reads it and signals; if the append came first, the receiver's look finds the message.  Either way the
-message does not lie there with the receiver asleep.  The same holds for a segment.  A sender signals once per epoch: the
-receiver that was woken for it looks at everything before the next.  The epoch is the receiver's alone to write, so a
+message does not lie there with the receiver asleep.  The same holds for a segment.  A sender signals once per epoch:
+the receiver that was woken for it looks at everything before the next.  The epoch is the receiver's alone to write, so a
 sender killed before it signals leaves nothing behind that could mislead another: each sender signals for itself.
 
 Signalling.  The pidfd is opened before the lock file is found locked by that pid, with the unique id of the address;
@@ -186,7 +186,7 @@ class _Segment:
 class _Source:
     """A source whose messages go on in segments: the one to read next, and when it was last seen alive."""
 
-    __slots__ = ("segment", "seen_alive")
+    __slots__ = ("seen_alive", "segment")
 
     def __init__(self, segment: int) -> None:
         self.segment = segment
@@ -239,7 +239,6 @@ class TdbBackend(Backend):
         message_type: int,
         data: bytes,
         fds: Collection[int] = (),
-        *,
         duplicates_allowed: bool = True,
     ) -> SendStatus:
         pid, _, _, unique_id = dst
@@ -542,7 +541,7 @@ class TdbBackend(Backend):
         """The keys of the file, which is locked meanwhile.
 
         A traversal locks the record it stands on by fcntl and then waits for the next chain's mutex; the lock over all
-        holds the mutexes and then waits for locked records.  Traversing under that lock keeps the two from dead-locking.
+        has the mutexes and then waits for locked records.  Traversing under that lock keeps the two from dead-locking.
         """
         with _tdb_errors():
             self._tdb.lock_all()

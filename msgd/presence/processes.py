@@ -142,7 +142,7 @@ class LockFile:
             os.pwrite(self._fd, text.ljust(TEXT_MAX, b"\n"), 0)
 
     def share_words(self, first: int) -> memoryview:
-        """Give the file, still without text, its 64 shared words; the first is `first`.  Release the view at the end."""
+        """Give the file, still without text, its 64 shared words, the first as given.  Release the view at the end."""
         words = struct.pack("Q", first).ljust(LOCK_FILE_SIZE - TEXT_MAX, b"\0")
         os.pwrite(self._fd, b"\n" * TEXT_MAX + words, 0)
         self._memory = mmap.mmap(self._fd, LOCK_FILE_SIZE)

@@ -31,7 +31,9 @@ PID_MAX = 0x7FFFFFFF
 
 TASK_ID_MAX = 0xFFFFFFFF
 
-_TEXT = re.compile(r"(?:(?P<vnn>\d{1,10}):)?(?P<pid>\d{1,10})(?:\.(?P<task>\d{1,10}))?(?:/(?P<unique>\d{1,20}))?", re.ASCII)
+_TEXT = re.compile(
+    r"(?:(?P<vnn>\d{1,10}):)?(?P<pid>\d{1,10})(?:\.(?P<task>\d{1,10}))?(?:/(?P<unique>\d{1,20}))?", re.ASCII
+)
 
 
 class ServerID(NamedTuple):

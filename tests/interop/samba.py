@@ -49,6 +49,9 @@ class Samba:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.file = directory / "smb.conf"
+        self.msgd_file = directory / "msgd.conf"
+        """The same for msgd, of whatever messaging type it is by default; Samba would warn of that parameter."""
+        self.msgd_file.write_text(f"messaging type = dgram\ninclude = {self.file}\n")
         for name in ("private", "state", "cache", "pid", "log", "share"):
             (directory / name).mkdir()
         self.file.write_text(
@@ -78,7 +81,7 @@ class Samba:
 
     def config(self) -> Config:
         """msgd's reading of the same smb.conf."""
-        return Config.load(self.file)
+        return Config.load(self.msgd_file)
 
     def __enter__(self) -> Self:
         self.smbd = self.start("smbd", "-F", "--no-process-group", "-s", self.file, "-l", self.directory / "log")
@@ -148,11 +151,11 @@ class Samba:
 
     def msgcontrol(self, *arguments: str | int) -> tuple[int, str]:
         """Run our msgcontrol on this smb.conf."""
-        return self.run(sys.executable, "-m", "msgd.tools.msgcontrol", "-s", self.file, *arguments)
+        return self.run(sys.executable, "-m", "msgd.tools.msgcontrol", "-s", self.msgd_file, *arguments)
 
     def start_msgd(self) -> subprocess.Popen[bytes]:
         """Start our daemon on this smb.conf."""
-        return self.start(sys.executable, "-m", "msgd.daemon", "-F", "-s", str(self.file))
+        return self.start(sys.executable, "-m", "msgd.daemon", "-F", "-s", self.msgd_file)
 
 
 def stop(program: subprocess.Popen[bytes]) -> None:

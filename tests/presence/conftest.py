@@ -11,4 +11,4 @@ from msgd import Config
 
 @pytest.fixture
 def config(scratch: Path) -> Config:
-    return Config(lock_directory=str(scratch / "lock"))
+    return Config(lock_directory=str(scratch / "lock"), messaging_type="dgram")

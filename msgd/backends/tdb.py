@@ -17,8 +17,8 @@ and then looks into its record; it sleeps only if that is empty.  A sender appen
 the record under its lock in tdb: if the receiver's look came first, its epoch was written before it released that lock,
 so the sender reads it and signals; if the append came first, the receiver's look finds the message.  Either way the
 message does not lie there with the receiver asleep.  The same holds for a segment.  A sender signals once per epoch:
-the receiver that was woken for it looks at everything before the next.  The epoch is the receiver's alone to write, so a
-sender killed before it signals leaves nothing behind that could mislead another: each sender signals for itself.
+the receiver that was woken for it looks at everything before the next.  The word is the receiver's alone to write and
+each sender signals for itself, so one that is killed before it signals misleads nobody.
 
 Signalling.  The pidfd is opened before the lock file is found locked by that pid, with the unique id of the address;
 a pid that is reused later has another pidfd.  A receiver says CLOSED in its word before it lets go of its lock.

@@ -31,46 +31,30 @@ A full backlog (EAGAIN) is the one state that no descriptor tells the end of: a 
 
 from __future__ import annotations
 
-import array
 import contextlib
-import ctypes
 import errno
 import itertools
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Collection, Iterator, Sequence
 
-from msgd.backends.base import (
-    Backend,
-    BackendStatistics,
-    Deliver,
-    OutQueue,
-    SendStatus,
-    bind_socket,
-    check_unique_id,
-)
+from msgd.backends.base import Backend, BackendStatistics, Deliver, OutQueue, SendStatus, bind_socket, check_unique_id
+from msgd.backends.connection import Connection, credentials
 from msgd.backends.drops import Drops
+from msgd.backends.timer import Timer
 from msgd.config import Config
 from msgd.errors import MalformedMessage, NoSuchProcess, TransportError
 from msgd.presence import Presence
 from msgd.presence.processes import remove_socket
-from msgd.wire.header import MAX_FDS, Message, MessageDecoder
+from msgd.wire.header import Message, MessageDecoder
 from msgd.wire.message_types import type_name
 from msgd.wire.server_id import ANY_PROCESS, ServerID
-from msgd.wire.stream import HEADER_OFFSET, HELLO_SIZE, LOST_FD, FrameReader, Hello, pack_frame
-
-_UCRED = struct.Struct("iII")
-_RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-_ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+from msgd.wire.stream import HEADER_OFFSET, LOST_FD, Hello, pack_frame
 
 _BACKLOG = 4096
 """Connections that wait to be accepted; the kernel's own bound (net.core.somaxconn) is the same by default."""
-
-_CHUNK = 1 << 16
-"""Bytes asked for in one read of short frames."""
 
 _EVENTS_A_ROUND = 32
 _ACCEPTS_A_ROUND = 64
@@ -104,7 +88,7 @@ class _Peer:
     def __init__(self, pid: int, unique_id: int, queue: OutQueue) -> None:
         self.pid = pid
         self.unique_id = unique_id
-        self.connection: _Connection | None = None
+        self.connection: Connection | None = None
         self.queue = queue
         self.sent_bytes = 0
         """Bytes of the queue's head that the connection has taken."""
@@ -113,38 +97,6 @@ class _Peer:
         self.gathered_bytes = 0
         self.refusals = 0
         self.retry_at = 0.0
-
-
-class _Connection:
-    """A connected socket: who is at the other end, and how far its stream has been read."""
-
-    __slots__ = (
-        "begun", "ended", "fd", "frames", "hello", "hello_bytes", "is_ours", "last_used", "pid", "reader", "socket",
-    )  # fmt: skip
-
-    def __init__(self, connected: socket.socket, pid: int, reader: FrameReader, *, is_ours: bool) -> None:
-        self.socket = connected
-        self.fd = connected.fileno()
-        self.pid = pid
-        self.is_ours = is_ours
-        """Whether this process opened it."""
-        self.begun = False
-        """Whether our stream has begun: the hello is written."""
-        self.ended = False
-        """Whether we have ended it: it is read to the end of its stream and closed."""
-        self.hello_bytes = b""
-        self.hello: Hello | None = None
-        self.reader = reader
-        self.frames: Iterator[Message] = iter(())
-        """What was received last; dispatch inside a handler goes on where the dispatch around it is."""
-        self.last_used = 0.0
-
-    def close(self) -> None:
-        """Close the socket and the descriptors that no frame has taken."""
-        self.socket.close()
-        for fd in self.reader.fds:
-            os.close(fd)
-        self.reader.fds.clear()
 
 
 class StreamBackend(Backend):
@@ -157,21 +109,24 @@ class StreamBackend(Backend):
         self._blocked: dict[int, _Peer] = {}
         self._gathering: list[_Peer] = []
         self._gather_bytes = min(config.gather_bytes, config.send_queue_bytes)
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[int, Connection] = {}
         self._stream_numbers = itertools.count(1)
-        self._undelivered: dict[_Connection, None] = {}
+        self._undelivered: dict[Connection, None] = {}
         """Connections of which not all that was received is delivered: an outer dispatch is about to."""
         self._rounds = 0
         """How many receive() calls are running, one inside the other."""
         self._ready: list[tuple[int, int]] = []
         self._closed = False
-        self._timer: _Timer | None = None
         self._epoll = select.epoll()
+        self._timer = Timer()
         self._listener = _new_socket()
+        self._reserve: socket.socket | None = _new_socket()
+        """Let go of when descriptors run out, so that one more connection can be accepted and read."""
         try:
             bind_socket(self._listener, presence)
             self._listener.listen(_BACKLOG)
             self._epoll.register(self._listener, select.EPOLLIN)
+            self._epoll.register(self._timer, select.EPOLLIN)
         except OSError as error:
             self.abandon()
             raise TransportError(f"{presence.socket_directory}/{presence.pid}: {error.strerror}") from error
@@ -217,6 +172,8 @@ class StreamBackend(Backend):
         try:
             peer.queue.append(dst, message_type, frame, fds)
         except OSError as error:
+            if written and peer.connection is not None:
+                self._end(peer.connection)  # the frame that is cut now will not be repeated
             raise TransportError(f"queueing a message to {dst}: {error.strerror}") from error
         if written:
             peer.sent_bytes = written
@@ -227,7 +184,7 @@ class StreamBackend(Backend):
         """Keep a handler's message for the end of the round, or until there are enough of them for a write."""
         gathered = peer.gathered
         if not gathered:
-            peer, _ = self._write(peer, dst, (b"",), ())
+            peer, _ = self._write(peer, dst, (b"",))
             gathered = peer.gathered
             self._gathering.append(peer)
         elif not duplicates_allowed and frame in gathered:
@@ -238,7 +195,9 @@ class StreamBackend(Backend):
             self._write_gathered(peer)
         return SendStatus.QUEUED
 
-    def _write(self, peer: _Peer, dst: ServerID, buffers: Sequence[bytes], fds: Collection[int]) -> tuple[_Peer, int]:
+    def _write(
+        self, peer: _Peer, dst: ServerID, buffers: Sequence[bytes], fds: Collection[int] = ()
+    ) -> tuple[_Peer, int]:
         """Write to the process `dst`, on a new connection if it has ended the one in use; who it is, bytes taken.
 
         Raises NoSuchProcess, OSError.
@@ -256,16 +215,13 @@ class StreamBackend(Backend):
                 peer = self._find(dst)
         return peer, 0
 
-    def _transmit(self, connection: _Connection, buffers: Sequence[bytes | memoryview], fds: Collection[int]) -> int:
-        """Write what the socket takes of one frame or several; BlockingIOError if that is nothing."""
+    def _transmit(
+        self, connection: Connection, buffers: Sequence[bytes | memoryview], fds: Collection[int] = ()
+    ) -> int:
+        """Write what the socket takes of one frame or several; see Connection.write."""
         if not connection.begun:
-            hello = Hello(self.presence.unique_id, next(self._stream_numbers))
-            connection.socket.send(hello.pack(), socket.MSG_NOSIGNAL)
-            connection.begun = True
-        rights = [(*_RIGHTS, array.array("i", fds))] if fds else ()
-        written = connection.socket.sendmsg(buffers, rights, socket.MSG_NOSIGNAL)
-        connection.last_used = time.monotonic()
-        return written
+            connection.begin(Hello(self.presence.unique_id, next(self._stream_numbers)))
+        return connection.write(buffers, fds)
 
     def _write_gathered(self, peer: _Peer) -> None:
         """Write what handlers have sent to a process; what it does not take goes to its queue."""
@@ -273,7 +229,7 @@ class StreamBackend(Backend):
         connection, written = peer.connection, 0
         if connection is not None and frames:
             try:
-                written = self._transmit(connection, (b"".join(frames),), ())
+                written = self._transmit(connection, (b"".join(frames),))
             except ConnectionError:
                 connection = None
             except OSError:
@@ -307,9 +263,9 @@ class StreamBackend(Backend):
         poll = select.poll()
         for peer in self._blocked.values():
             if peer.connection is not None:
-                poll.register(peer.connection.socket, select.POLLOUT)
-            elif self._timer is not None:
-                poll.register(self._timer.fd, select.POLLIN)
+                poll.register(peer.connection.fd, select.POLLOUT)
+            else:
+                poll.register(self._timer, select.POLLIN)
         poll.poll(timeout * 1000)
 
     def _flush(self, peer: _Peer) -> None:
@@ -389,7 +345,7 @@ class StreamBackend(Backend):
         self._blocked.pop(peer.pid, None)
         if peer.gathered:
             self.drops("the destination is gone", f"to pid {peer.pid}", len(peer.gathered))
-            peer.gathered = []
+            peer.gathered, peer.gathered_bytes = [], 0
         peer.queue.give_up(self.drops, "the destination is gone")
         if peer.connection is not None:
             self._end(peer.connection)
@@ -403,7 +359,7 @@ class StreamBackend(Backend):
         try:
             connected = _new_socket()
             connected.connect(f"/proc/self/fd/{self.presence.socket_dir_fd}/{peer.pid}")
-            pid, uid = _credentials(connected)
+            pid, uid = credentials(connected)
         except OSError as error:
             if connected is not None:
                 connected.close()
@@ -437,23 +393,15 @@ class StreamBackend(Backend):
 
     def _retry_later(self, peer: _Peer) -> None:
         peer.retry_at = time.monotonic() + _RETRY
-        self._start_timer()
+        self._timer.start(_RETRY)
 
-    def _start_timer(self, seconds: float = _RETRY) -> None:
-        if self._timer is None:
-            self._timer = _Timer()
-            self._epoll.register(self._timer.fd, select.EPOLLIN)
-        self._timer.start(seconds)
-
-    def _add(self, connected: socket.socket, pid: int, *, is_ours: bool) -> _Connection:
-        reader = FrameReader(self._decoder, self.config.max_message_size)
-        connection = _Connection(connected, pid, reader, is_ours=is_ours)
-        connection.last_used = time.monotonic()
+    def _add(self, connected: socket.socket, pid: int, *, is_ours: bool) -> Connection:
+        connection = Connection(connected, pid, self._decoder, self.config.max_message_size, is_ours=is_ours)
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
         return connection
 
-    def _use(self, peer: _Peer, connection: _Connection) -> None:
+    def _use(self, peer: _Peer, connection: Connection) -> None:
         """Write to the process on this connection from now on."""
         peer.connection = connection
         self._peers[peer.pid] = peer
@@ -461,7 +409,7 @@ class StreamBackend(Backend):
             self._epoll.modify(connection.fd, select.EPOLLIN | select.EPOLLOUT)
         self._evict(connection)
 
-    def _evict(self, newest: _Connection) -> None:
+    def _evict(self, newest: Connection) -> None:
         """End the least recently used idle connections beyond the cache's size."""
         cached = [one for one in self._connections.values() if not one.ended and (one.hello or one.is_ours)]
         excess = len(cached) - self.config.connection_cache
@@ -478,26 +426,27 @@ class StreamBackend(Backend):
             victim = next(itertools.chain(self._idle(), stalled), None)
             if victim is not None:
                 self._end(victim)
+                if victim.pid in self._blocked:
+                    self._timer.start(0)  # what was cut off is to go on
         return len(self._connections) < self.config.max_connections
 
-    def _idle(self) -> Iterator[_Connection]:
+    def _idle(self) -> Iterator[Connection]:
         """The connections that wait for nothing, the least recently used first."""
         for connection in sorted(self._connections.values(), key=lambda one: one.last_used):
             peer = self._peers.get(connection.pid)
             waits = peer is not None and peer.connection is connection and (peer.queue or peer.gathered)
-            if not (connection.ended or waits or connection.reader.is_in_frame or _peek(connection, 1)):
+            if not (connection.ended or waits or connection.is_in_frame or connection.has_unread()):
                 yield connection
 
-    def _end(self, connection: _Connection) -> None:
+    def _end(self, connection: Connection) -> None:
         """End a connection: nothing is written to it any more, by either side.  What can be read is still read."""
         self._detach(connection)
         if not connection.ended:
-            connection.ended = True
-            _shut_down(connection)
-            if not _peek(connection, 1):
+            connection.end()
+            if not connection.has_unread():
                 self._close(connection)
 
-    def _detach(self, connection: _Connection) -> None:
+    def _detach(self, connection: Connection) -> None:
         """Write no more on this connection; a frame that is not whole in it goes on another from its first byte."""
         peer = self._peers.get(connection.pid)
         if peer is not None and peer.connection is connection:
@@ -508,13 +457,16 @@ class StreamBackend(Backend):
             elif not peer.gathered:
                 del self._peers[peer.pid]
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: Connection) -> None:
         self._detach(connection)
         if self._connections.pop(connection.fd, None) is not None:
             self._epoll.unregister(connection.fd)
             connection.close()
+            if self._reserve is None:
+                with contextlib.suppress(OSError):
+                    self._reserve = _new_socket()
 
-    def _is_open(self, connection: _Connection) -> bool:
+    def _is_open(self, connection: Connection) -> bool:
         return self._connections.get(connection.fd) is connection
 
     # Receiving
@@ -540,7 +492,7 @@ class StreamBackend(Backend):
             if self._blocked:
                 self._reconnect_blocked()
             if self._undelivered and not self._rounds:
-                self._start_timer(0)  # an interrupt has come out of a handler: the messages behind it are here already
+                self._timer.start(0)  # an interrupt has come out of a handler: the messages behind it are here already
 
     def _receive(self, events: Sequence[tuple[int, int]], deliver: Deliver) -> bool:
         """Look after the connections that polled readable; whether new ones were accepted."""
@@ -554,7 +506,7 @@ class StreamBackend(Backend):
                     self._read(connection, deliver)
             elif fd == self._listener.fileno():
                 accepted |= self._accept(_ACCEPTS_A_ROUND, within_bounds=True)
-            elif self._timer is not None and fd == self._timer.fd:
+            elif fd == self._timer.fileno():
                 self._timer.acknowledge()
                 self._epoll.modify(self._listener, select.EPOLLIN)
             if self._closed:
@@ -578,9 +530,13 @@ class StreamBackend(Backend):
             except BlockingIOError:
                 break
             except OSError:  # no descriptors left
-                self._pause_accepting()
-                break
-            pid, uid = _credentials(connected)
+                if self._reserve is None:
+                    self._pause_accepting()
+                    break
+                self._reserve.close()
+                self._reserve = None
+                continue
+            pid, uid = credentials(connected)
             if uid not in self.presence.trusted_uids:
                 connected.close()
                 detail = f"uid {uid} (pid {pid}) is neither root, this user nor in msgd:trusted users"
@@ -595,7 +551,7 @@ class StreamBackend(Backend):
     def _pause_accepting(self) -> None:
         """Leave the others in the backlog until the timer has run off."""
         self._epoll.modify(self._listener, 0)
-        self._start_timer()
+        self._timer.start(_RETRY)
 
     def _end_accepted(self, pid: int) -> None:
         """A process has opened one more connection: end its last one, and the oldest of too many without a hello."""
@@ -610,102 +566,67 @@ class StreamBackend(Backend):
             if not self._is_open(oldest):
                 self.drops("malformed or forged", f"pid {oldest.pid} has connected and not said a word")
 
-    def _read(self, connection: _Connection, deliver: Deliver) -> bool:
+    def _read(self, connection: Connection, deliver: Deliver) -> bool:
         """Receive once and deliver what that completes; False if there was nothing to receive."""
         try:
             if connection.hello is None:
-                self._read_hello(connection, deliver)
+                self._learn_identity(connection, deliver)
                 if connection.hello is None or not self._is_open(connection):
                     return True
-            if connection.reader.long:
-                self._receive_long(connection, deliver)
-            else:
-                connection.frames = connection.reader.feed(self._receive_chunk(connection, _CHUNK))
-            self._deliver(connection, deliver)
+            if connection.memory_wanted:
+                self._limit_memory(connection.memory_wanted, deliver)
+                if not self._is_open(connection):
+                    return True
+            connection.receive()
         except BlockingIOError:
             return False
-        except (EOFError, ConnectionError):
+        except EOFError:
             self._reach_end(connection)
         except MalformedMessage as error:
             self._refuse(connection, str(error))
+        else:
+            self._deliver(connection, deliver)
         return True
 
-    def _receive_chunk(self, connection: _Connection, size: int) -> bytes:
-        """Receive at most `size` bytes; EOFError at the end of the stream."""
-        chunk, ancillary, flags, _ = connection.socket.recvmsg(size, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
-        if ancillary:
-            _take_fds(connection.reader, ancillary, flags)
-        if not chunk:
-            raise EOFError
-        connection.last_used = time.monotonic()
-        return chunk
-
-    def _receive_long(self, connection: _Connection, deliver: Deliver) -> None:
-        """Receive more of a long frame into memory of its own."""
-        reader = connection.reader
-        if not reader.is_filling:
-            self._limit_memory(reader.long, deliver)
-            if not self._is_open(connection):
-                return
-            reader.allocate()
-        with reader.room() as room:
-            count, ancillary, flags, _ = connection.socket.recvmsg_into(
-                [room], _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
-            )
-        if ancillary:
-            _take_fds(reader, ancillary, flags)
-        if not count:
-            raise EOFError
-        connection.last_used = time.monotonic()
-        message = reader.fill(count)
-        if message is not None:
-            connection.frames = iter((message,))
-
-    def _limit_memory(self, length: int, deliver: Deliver) -> None:
-        """End connections in the middle of long frames, those first that have waited longest, to receive one more."""
-        filling = [one for one in self._connections.values() if one.reader.is_filling]
-        excess = sum(one.reader.long for one in filling) + length - self.config.receive_buffer_bytes
-        for one in sorted(filling, key=lambda one: one.last_used):
-            if excess <= 0:
+    def _limit_memory(self, wanted: int, deliver: Deliver) -> None:
+        """End connections in the middle of long messages, those first that have waited longest, to receive one more."""
+        holding = [one for one in self._connections.values() if one.memory_held]
+        excess = sum(one.memory_held for one in holding) + wanted - self.config.receive_buffer_bytes
+        for one in sorted(holding, key=lambda one: one.last_used):
+            if excess <= 0 or self._closed:
                 break
-            excess -= one.reader.long
+            excess -= one.memory_held
             self._end(one)
             self._read_to_end(one, deliver)
 
-    def _read_hello(self, connection: _Connection, deliver: Deliver) -> None:
-        """Learn whose stream it is, and deliver the older streams of the same process before."""
-        missing = HELLO_SIZE - len(connection.hello_bytes)
-        if missing:
-            connection.hello_bytes += self._receive_chunk(connection, missing)
-            if connection.reader.fds:
-                raise MalformedMessage("descriptors ride on a hello")
-            if len(connection.hello_bytes) < HELLO_SIZE:
-                return
-        hello = Hello.unpack(connection.hello_bytes)
-        for older in self._older_streams(connection, hello):
-            self._read_to_end(older, deliver)
-        if connection.hello is None and not self._closed:
-            connection.hello = hello
-            if not connection.is_ours and not connection.ended:
-                self._adopt(connection, hello)
+    def _learn_identity(self, connection: Connection, deliver: Deliver) -> None:
+        """Set the connection's hello if it has come, and before deliver what is left in older streams of the process."""
+        hello = connection.receive_hello()
+        if hello is not None:
+            for older in self._older_streams(connection, hello):
+                self._read_to_end(older, deliver)
+            if connection.hello is None and not self._closed:
+                connection.hello = hello
+                if not connection.is_ours and not connection.ended:
+                    self._adopt(connection, hello)
 
-    def _older_streams(self, connection: _Connection, hello: Hello) -> list[_Connection]:
+    def _older_streams(self, connection: Connection, hello: Hello) -> list[Connection]:
         """The connections with older streams of the process that has said `hello`, the oldest first."""
         older = []
         for other in self._connections.values():
             if other.pid == connection.pid and other is not connection:
-                known = other.hello or _peek_hello(other)
+                known = other.hello or other.peek_hello()
                 if known is not None and known.unique_id == hello.unique_id and known.number < hello.number:
                     older.append((known.number, other))
         return [other for _, other in sorted(older, key=lambda pair: pair[0])]
 
-    def _read_to_end(self, connection: _Connection, deliver: Deliver) -> None:
+    def _read_to_end(self, connection: Connection, deliver: Deliver) -> None:
         """Deliver everything in a stream that its process or we have ended; its connection is closed then."""
         while not self._closed and self._is_open(connection):
             if not self._read(connection, deliver):
                 self._refuse(connection, "it has begun a stream before the end of the one before")
 
-    def _adopt(self, connection: _Connection, hello: Hello) -> None:
+    def _adopt(self, connection: Connection, hello: Hello) -> None:
         """Write to the process on the connection it has opened, unless both have opened one and ours is to stay."""
         peer = self._peers.get(connection.pid)
         if peer is not None and peer.unique_id != hello.unique_id:
@@ -720,17 +641,20 @@ class StreamBackend(Backend):
             self._end(peer.connection)
         self._use(peer or self._new_peer(connection.pid, hello.unique_id), connection)
 
-    def _deliver(self, connection: _Connection, deliver: Deliver) -> None:
-        """Deliver the messages received last; MalformedMessage if one is not."""
+    def _deliver(self, connection: Connection, deliver: Deliver) -> None:
+        """Deliver what was received last."""
         pid = connection.pid
         self._undelivered[connection] = None
-        for message in connection.frames:
-            if message.src.pid != pid or message.fds:
-                self._deliver_with_care(message, pid, deliver)
-            else:
-                deliver(message)
-            if self._closed:
-                return
+        try:
+            for message in connection.messages:
+                if message.src.pid != pid or message.fds:
+                    self._deliver_with_care(message, pid, deliver)
+                else:
+                    deliver(message)
+                if self._closed:
+                    return
+        except MalformedMessage as error:
+            self._refuse(connection, str(error))
         self._undelivered.pop(connection, None)
 
     def _deliver_with_care(self, message: Message, pid: int, deliver: Deliver) -> None:
@@ -746,15 +670,14 @@ class StreamBackend(Backend):
                 if fd != LOST_FD:
                     os.close(fd)
 
-    def _refuse(self, connection: _Connection, problem: str) -> None:
+    def _refuse(self, connection: Connection, problem: str) -> None:
         """Close a connection that cannot be understood, unread."""
         self.drops("malformed or forged", f"on a connection of pid {connection.pid}: {problem}")
-        self._undelivered.pop(connection, None)
         self._close(connection)
 
-    def _reach_end(self, connection: _Connection) -> None:
+    def _reach_end(self, connection: Connection) -> None:
         """The other side has ended the connection, or we have: it is read to its end."""
-        if connection.reader.is_in_frame:
+        if connection.is_in_frame:
             process = self.presence.process(connection.pid)
             if process is None or connection.hello is None or process.unique_id != connection.hello.unique_id:
                 self.drops("the rest never came", f"pid {connection.pid} has ended in the middle of a message")
@@ -763,7 +686,8 @@ class StreamBackend(Backend):
     # The end
 
     def statistics(self) -> BackendStatistics:
-        waiting = {peer.pid: peer for peer in (*self._blocked.values(), *self._gathering)}.values()
+        gathering = {peer.pid: peer for peer in self._gathering if peer.gathered}
+        waiting = (gathering | self._blocked).values()
         return BackendStatistics(
             sum(len(peer.queue) + len(peer.gathered) for peer in waiting),
             sum(peer.queue.bytes + peer.gathered_bytes for peer in waiting),
@@ -787,15 +711,16 @@ class StreamBackend(Backend):
         if not self._closed:
             remove_socket(self.presence.socket_dir_fd, str(self.presence.pid))
             for connection in self._connections.values():
-                _shut_down(connection)
+                connection.end()
             self.abandon()
 
     def abandon(self) -> None:
         self._closed = True
         self._epoll.close()
         self._listener.close()
-        if self._timer is not None:
-            self._timer.close()
+        self._timer.close()
+        if self._reserve is not None:
+            self._reserve.close()
         for connection in self._connections.values():
             connection.close()
         for peer in self._peers.values():
@@ -804,70 +729,8 @@ class StreamBackend(Backend):
             table.clear()
 
 
-class _Timer:
-    """A timerfd, which Python's os module has from 3.13 on."""
-
-    def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd: int = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-        if self.fd < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-    def start(self, seconds: float) -> None:
-        """Make `fd` readable after so many seconds, from now."""
-        whole, part = divmod(seconds, 1)
-        timespecs = (ctypes.c_long * 4)(0, 0, int(whole), int(part * 1e9) or 1)  # all 0 would stop it
-        self._libc.timerfd_settime(self.fd, 0, timespecs, None)
-
-    def acknowledge(self) -> None:
-        """Make `fd` unreadable until the timer is started again."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, 8)
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
 def _new_socket() -> socket.socket:
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-
-
-def _credentials(connected: socket.socket) -> tuple[int, int]:
-    """Pid and uid of the process at the other end, when it connected or began to listen."""
-    pid, uid, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return pid, uid
-
-
-def _shut_down(connection: _Connection) -> None:
-    with contextlib.suppress(OSError):  # the other side was faster
-        connection.socket.shutdown(socket.SHUT_RDWR)
-
-
-def _peek(connection: _Connection, size: int) -> bytes:
-    """What is there to be read, at most `size` bytes of it."""
-    try:
-        return connection.socket.recv(size, socket.MSG_PEEK)
-    except (BlockingIOError, ConnectionError):
-        return b""
-
-
-def _peek_hello(connection: _Connection) -> Hello | None:
-    """The hello that is there and not taken yet; None if the stream has not begun, or is none."""
-    seen = connection.hello_bytes
-    if len(seen) < HELLO_SIZE:
-        seen += _peek(connection, HELLO_SIZE - len(seen))
-    try:
-        return Hello.unpack(seen) if len(seen) == HELLO_SIZE else None
-    except MalformedMessage:
-        return None  # whoever reads it counts it
-
-
-def _take_fds(reader: FrameReader, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
-    fds = array.array("i")
-    for level, kind, content in ancillary:
-        if (level, kind) == _RIGHTS:
-            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    reader.add_fds(fds, complete=not flags & socket.MSG_CTRUNC)
 
 
 def _no_such_process(pid: int) -> NoSuchProcess:

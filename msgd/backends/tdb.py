@@ -380,8 +380,8 @@ class TdbBackend(Backend):
     def _open_peer(self, dst: ServerID) -> _Peer:
         try:
             pidfd = os.pidfd_open(dst.pid)
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
+        except (OSError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
                 raise TransportError(f"sending to {dst}: {error.strerror}") from error
             raise NoSuchProcess(f"no process {dst}") from None
         if dst.pid == self.presence.pid:

@@ -18,18 +18,17 @@ have come and not been taken.
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
-from msgd.wire.header import HEADER_SIZE, MAX_FDS, Message, MessageDecoder
+from msgd.wire.header import HEADER_SIZE, MAX_FDS, Message, MessageDecoder, pack_header
 from msgd.wire.server_id import ServerID
 
 _START = struct.Struct("<4sBBH")
 _HELLO = struct.Struct("<8sQQ")
-_LENGTH = struct.Struct("<8sI")
+_FRAME_START = struct.Struct("<8sI")
 _FRAME = struct.Struct("<8sIQIIQQIIQI")
 
 _MAGIC = b"msgd"
@@ -39,13 +38,13 @@ _HELLO_START = _START.pack(_MAGIC, _VERSION, _KIND_HELLO, 0)
 _PLAIN_START = _START.pack(_MAGIC, _VERSION, _KIND_MESSAGE, 0)
 
 HELLO_SIZE = _HELLO.size
-HEADER_OFFSET = _LENGTH.size
+HEADER_OFFSET = _FRAME_START.size
 """Where the message header stands in a frame."""
 FRAME_SIZE = _FRAME.size
 """Bytes of a frame before the data: its own 12 and the message header's 52."""
 
 LONG = 1 << 16
-"""Frames with more bytes are received into memory of their own, shorter ones out of the chunk they came with."""
+"""Frames with more bytes than this, and not all there, are long ones to a FrameReader."""
 
 LOST_FD = -1
 """Stands for a descriptor that the kernel could not give to this process."""
@@ -71,30 +70,35 @@ class Hello(NamedTuple):
 
 
 def pack_frame(dst: ServerID, src: ServerID, message_type: int, length: int, fds: int = 0) -> bytes:
-    """What stands before `length` bytes of data in the frame of a message with that number of descriptors."""
+    """What stands before `length` bytes of data in the frame of a message with that number of descriptors.
+
+    Raises ValueError if something does not fit.
+    """
     start = _START.pack(_MAGIC, _VERSION, _KIND_MESSAGE, fds) if fds else _PLAIN_START
-    return _FRAME.pack(start, HEADER_SIZE + length, *dst, *src, message_type)
+    try:
+        return _FRAME.pack(start, HEADER_SIZE + length, *dst, *src, message_type)
+    except struct.error:
+        pack_header(dst, src, message_type)  # tells what does not fit
+        raise
 
 
 class FrameReader:
     """Turns the bytes of one stream, in chunks of any size, into messages.
 
-    Short frames come in chunks: feed() them.  When `long` is not 0 the next frame is a long one of that many bytes,
-    of which some have been fed: allocate() gets the memory for it, the rest is to be put into room() in pieces of any
-    size, and fill() told.  A length is checked before anything is allocated because of it.
+    Frames come in chunks: feed() them.  When `long` is not 0, the frame that is coming has so many bytes of data that
+    they are better received into one piece of memory: begin_long() gives those that have come, finish_long() takes
+    them all.  A length is checked before anything is kept or allocated because of it.
 
     `fds` are the descriptors that have come and that no complete frame has taken; whoever closes the connection closes
-    them.  A frame that more were announced for than could be had comes with LOST_FD in their places.
+    them.  A frame whose descriptors the kernel could not give to this process has LOST_FD in their places.
     """
 
-    __slots__ = ("_decoder", "_filled", "_max_length", "_memory", "_partial", "_some_lost", "fds", "long")
+    __slots__ = ("_decoder", "_max_length", "_partial", "_some_lost", "fds", "long")
 
     def __init__(self, decoder: MessageDecoder, max_message_size: int) -> None:
         self._decoder = decoder
         self._max_length = max_message_size + HEADER_SIZE
         self._partial = b""
-        self._memory: io.BytesIO | None = None
-        self._filled = 0
         self._some_lost = False
         self.fds: list[int] = []
         self.long = 0
@@ -104,21 +108,16 @@ class FrameReader:
         """Whether a frame has begun to come and is not complete."""
         return bool(self._partial)
 
-    @property
-    def is_filling(self) -> bool:
-        """Whether there is room() for a long frame."""
-        return self._memory is not None
-
     def feed(self, chunk: bytes) -> Iterator[Message]:
         """Yield the messages that a chunk completes; MalformedMessage where the bytes are no frame.
 
-        It must be exhausted before the next call.
+        It must be exhausted before anything else is called.
         """
         data = self._partial + chunk if self._partial else chunk
         position, size = 0, len(data)
         decode, max_length = self._decoder.decode, self._max_length
-        while size - position >= _LENGTH.size:
-            start, length = _LENGTH.unpack_from(data, position)
+        while size - position >= HEADER_OFFSET:
+            start, length = _FRAME_START.unpack_from(data, position)
             number = 0 if start == _PLAIN_START else _number_of_fds(start)
             if not HEADER_SIZE <= length <= max_length:
                 raise MalformedMessage(f"a frame of {length} bytes; it must have {HEADER_SIZE} to {max_length}")
@@ -126,7 +125,7 @@ class FrameReader:
             end = header + length
             if end > size:
                 if length > LONG and size - position >= FRAME_SIZE:
-                    self.long = length
+                    self.long = length - HEADER_SIZE
                 break
             yield decode(data[header:end], 0, self._take_fds(number) if number else ())
             position = end
@@ -134,37 +133,25 @@ class FrameReader:
         if self.fds:
             self._check_fds()
 
-    def allocate(self) -> None:
-        """Get the memory for the long frame's data and move there what has come of it."""
-        # The value of a BytesIO is the very bytes object that was filled: the data is not copied when it is complete.
-        memory = io.BytesIO()
-        memory.seek(self.long - HEADER_SIZE - 1)
-        memory.write(b"\0")
-        memory.seek(0)
-        self._filled = memory.write(memoryview(self._partial)[FRAME_SIZE:])
+    def begin_long(self) -> memoryview:
+        """The data of the long frame that has come."""
+        data = memoryview(self._partial)[FRAME_SIZE:]
         self._partial = self._partial[:FRAME_SIZE]
-        self._memory = memory
+        return data
 
-    def room(self) -> memoryview:
-        """Where the next bytes of the long frame go; to be let go of before fill()."""
-        assert self._memory is not None, "allocate() first"
-        return self._memory.getbuffer()[self._filled :]
-
-    def fill(self, count: int) -> Message | None:
-        """Take notice of `count` bytes put into the room; the message, if they complete it."""
-        assert self._memory is not None, "allocate() first"
-        self._filled += count
-        if self._filled < self.long - HEADER_SIZE:
-            return None
+    def finish_long(self, data: bytes) -> Message:
+        """The message of the long frame with all its data."""
         fds = self._take_fds(_number_of_fds(self._partial[: _START.size]))
         message = self._decoder.decode(self._partial, HEADER_OFFSET, fds)
-        data, self._memory, self._partial, self.long = self._memory.getvalue(), None, b"", 0
+        self._partial, self.long = b"", 0
         return message._replace(data=data)
 
     def add_fds(self, fds: Iterable[int], *, complete: bool) -> None:
         """Take descriptors that have come; if they are not complete, the kernel has kept those behind them."""
         self.fds.extend(fds)
         self._some_lost = not complete
+        if len(self.fds) > 2 * MAX_FDS:  # those of a frame that is coming, and of the next
+            raise MalformedMessage(f"{len(self.fds)} descriptors came that no frame takes")
 
     def _take_fds(self, number: int) -> tuple[int, ...]:
         taken = self.fds[:number]

@@ -73,16 +73,21 @@ def key_pid(key: bytes) -> int | None:
 def pack_message(dst: ServerID, src: ServerID, message_type: int, data: bytes) -> bytes:
     """The plain record, with its ids before it where it cannot do without.
 
-    It can between tasks 0 when the destination is addressed by its pid alone.
+    It can between tasks 0 when the destination is addressed by its pid alone.  ValueError if something does not fit.
     """
     dst_pid, dst_task, _, dst_unique = dst
     src_pid, src_task, _, src_unique = src
-    if dst_task or src_task or dst_unique not in ANY_PROCESS:
-        return RECORD_WITH_IDS.pack(
-            IDS_VERSION, 0, dst_pid, src_pid, IDS.size, dst_task, src_task, dst_unique, src_unique,
-            MESSAGE_VERSION, message_type, dst_pid, src_pid, len(data),
-        ) + data  # fmt: skip
-    return RECORD.pack(MESSAGE_VERSION, message_type, dst_pid, src_pid, len(data)) + data
+    try:
+        if dst_task or src_task or dst_unique not in ANY_PROCESS:
+            return RECORD_WITH_IDS.pack(
+                IDS_VERSION, 0, dst_pid, src_pid, IDS.size, dst_task, src_task, dst_unique, src_unique,
+                MESSAGE_VERSION, message_type, dst_pid, src_pid, len(data),
+            ) + data  # fmt: skip
+        return RECORD.pack(MESSAGE_VERSION, message_type, dst_pid, src_pid, len(data)) + data
+    except struct.error:
+        dst.check()
+        src.check()
+        raise ValueError(f"message type {message_type} does not fit a record's 31 bits") from None
 
 
 def pack_continuation(dst_pid: int, continuation: Continuation) -> bytes:

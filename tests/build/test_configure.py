@@ -18,6 +18,8 @@ from tests.build.conftest import Tree
 PRESENT = Module("present", "msgd.backends.present", "asks for what is there", (Requirement("json", "python3"),))
 ABSENT = Module("absent", "msgd.backends.absent", "asks for what is not", (Requirement("no_such", "python3-no-such"),))
 
+KNOWN = [module.name for module in configure.MODULES]
+
 
 def test_configure_writes_registry_log_and_status(tree: Tree) -> None:
     said = tree.configure("--prefix", "/opt/m", "--without-systemd").stdout
@@ -27,7 +29,7 @@ def test_configure_writes_registry_log_and_status(tree: Tree) -> None:
     assert "messaging modules  dgram" in said
 
     written = registry.read(tree.path)
-    assert [module.name for module in written.modules] == ["dgram"]
+    assert [module.name for module in written.modules] == KNOWN
     assert written.directories["lockdir"] == "/opt/m/var/run/msgd"
     assert written.configure_line == "./configure.py --prefix=/opt/m --without-systemd"
     assert not written.with_systemd
@@ -124,7 +126,7 @@ def test_a_module_nobody_asked_for_is_left_out_and_the_summary_says_so(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_with((PRESENT, ABSENT), tree, monkeypatch) == 0
-    assert [module.name for module in registry.read(tree.path).modules] == ["dgram", "present"]
+    assert [module.name for module in registry.read(tree.path).modules] == [*KNOWN, "present"]
     assert "left out           absent (needs python3-no-such)" in capsys.readouterr().out
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import struct
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -329,12 +330,16 @@ class Messaging:
             raise _too_large(data, fds, self.config)
         try:
             status = endpoint.send(dst, self.server_id, message_type, data, fds, duplicates_allowed)
+        except (struct.error, OverflowError):
+            dst.check()  # a field that does not fit the wire's is the caller's ValueError
+            raise
         except QueueFull:
             if not timeout:
                 raise
             status = self._send_when_room(dst, message_type, data, fds, duplicates_allowed, timeout)
-        endpoint.sent += 1
-        endpoint.sent_bytes += length
+        if status is not SendStatus.MERGED:
+            endpoint.sent += 1
+            endpoint.sent_bytes += length
         return status
 
     def _resolve(self, dst: Destination) -> ServerID:
@@ -389,6 +394,7 @@ class Messaging:
     ) -> Message:
         """Send, and dispatch until the destination answers with a message of `reply_type`.
 
+        Messages carry no mark of what they answer: a late answer to an earlier request counts as one to this.
         Descriptors in the answer are the caller's to close.  Raises what send() raises, NoSuchProcess as soon as the
         destination dies, ReplyTimeout after `timeout` seconds.
         """

@@ -89,7 +89,10 @@ class DgramBackend(Backend):
         super().__init__(config, presence, drops)
         self._decoder = MessageDecoder()
         self._reassembler = Reassembler(
-            config.max_message_size + HEADER_SIZE, config.reassembly_messages, config.reassembly_timeout
+            config.max_message_size + HEADER_SIZE,
+            config.reassembly_bytes,
+            config.reassembly_messages,
+            config.reassembly_timeout,
         )
         self._destinations: dict[int, _Destination] = {}
         self._blocked: dict[int, _Destination] = {}

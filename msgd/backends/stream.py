@@ -600,7 +600,7 @@ class StreamBackend(Backend):
             self._read_to_end(one, deliver)
 
     def _learn_identity(self, connection: Connection, deliver: Deliver) -> None:
-        """Set the connection's hello if it has come, and before deliver what is left in older streams of the process."""
+        """Set the connection's hello if it has come, after delivering what older streams of the process still hold."""
         hello = connection.receive_hello()
         if hello is not None:
             for older in self._older_streams(connection, hello):

@@ -48,6 +48,7 @@ class Config:
     clean_up_interval: float
     reassembly_timeout: float
     reassembly_messages: int
+    reassembly_bytes: int
     connection_cache: int
     max_connections: int
     half_open_connections: int

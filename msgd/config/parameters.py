@@ -194,6 +194,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         help="stream: how many bytes of handlers' messages to one process are gathered before they are written",
     ),
     Parameter(
+        "msgd:reassembly bytes",
+        Size(1 << 10, 64 << 30),
+        default="256M",
+        help="how many bytes of unfinished fragmented messages are kept in all; at least one message always is",
+    ),
+    Parameter(
         "msgd:trusted users",
         Users(),
         default="",

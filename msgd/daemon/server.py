@@ -15,7 +15,7 @@ from msgd import _registry
 from msgd.config import Config, changes_on_reload
 from msgd.daemon.logs import Log
 from msgd.daemon.loop import Loop
-from msgd.errors import ConfigError
+from msgd.errors import ConfigError, TransportError
 from msgd.messaging import Messaging
 from msgd.tools.debuglevel import DebugLevels
 from msgd.wire.header import Message
@@ -74,8 +74,8 @@ class Server:
     def _clean_up(self, messaging: Messaging) -> None:
         try:
             pids = messaging.clean_up()
-        except OSError as error:
-            logger.error("clean-up: %s; it is tried again in %g seconds", error, self._clean_up_timer.interval)
+        except TransportError as error:
+            logger.error("%s; it is tried again in %g seconds", error, self._clean_up_timer.interval)
             return
         if pids:
             logger.info("cleaned up after dead processes: %s", ", ".join(map(str, pids)))

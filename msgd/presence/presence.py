@@ -37,7 +37,7 @@ class Presence:
     def __init__(self, config: Config) -> None:
         self.pid = os.getpid()
         self.unique_id = new_unique_id()
-        self.trusted_uids = frozenset((0, os.geteuid(), *config.trusted_users))
+        self.trusted_uids = frozenset((0, os.getuid(), os.geteuid(), *config.trusted_users))
         self.socket_directory = config.socket_directory
         check_socket_path(self.socket_directory)
         self._lock_file: LockFile | None = None
@@ -118,10 +118,13 @@ class Presence:
         """Remove sockets and lock files of dead processes; the pids they had.
 
         `found` are pids of which the caller has found something else; remove(pid) removes that, for dead ones only.
-        Safe beside any number of other cleaners, Samba's included: see processes.py.
+        Safe beside any number of other cleaners, Samba's included: see processes.py.  Raises TransportError.
         """
         pids = {*found, *_pids(self.lock_dir_fd), *_pids(self.socket_dir_fd)} - {self.pid}
-        return [pid for pid in sorted(pids) if remove_if_dead(self.lock_dir_fd, self.socket_dir_fd, pid, remove)]
+        try:
+            return [pid for pid in sorted(pids) if remove_if_dead(self.lock_dir_fd, self.socket_dir_fd, pid, remove)]
+        except OSError as error:
+            raise TransportError(f"cleaning up after dead processes: {error.strerror}") from error
 
     def close(self) -> None:
         """Withdraw: remove the lock file and close everything.  A second call does nothing."""

@@ -7,12 +7,14 @@ message have its cookie, the next message of that (pid, socket) has another; fil
 All little-endian.  (Samba's messages_dgm; observed in the golden datagrams, cookie 1 and onwards.)
 
 The reassembler trusts no length: a total over the limit is refused at the first fragment, memory is taken only as
-bytes arrive, and the number of unfinished messages of one sender process is bounded, the oldest giving way.
+bytes arrive, and both the unfinished messages of one sender process and the bytes of all are bounded, the oldest and
+the stalest giving way.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from msgd.errors import MalformedMessage
@@ -51,23 +53,26 @@ class _Unfinished:
 class Reassembler:
     """Puts fragments of any number of senders together again.
 
-    max_total: largest header plus payload taken, in bytes.  per_sender: unfinished messages (sockets) a sender
-    process may have; one more abandons its oldest.  timeout: seconds after its last fragment an unfinished message
-    is abandoned.  Times are whatever clock the caller passes as `now`, in seconds.
+    max_total: largest header plus payload taken, in bytes.  max_bytes: bytes collected of all unfinished messages
+    together (at least max_total); past it those that have waited longest for their next fragment are abandoned.
+    per_sender: unfinished messages (sockets) a sender process may have; one more abandons its oldest.  timeout: seconds
+    after its last fragment an unfinished message is abandoned.  Times are whatever clock the caller passes as `now`, in
+    seconds.
     """
 
-    def __init__(self, max_total: int, per_sender: int, timeout: float) -> None:
+    def __init__(self, max_total: int, max_bytes: int, per_sender: int, timeout: float) -> None:
         self._max_total = max_total
+        self._max_bytes = max(max_bytes, max_total)
         self._per_sender = per_sender
         self._timeout = timeout
+        self._bytes = 0
         self._senders: dict[int, dict[int, _Unfinished]] = {}
+        self._by_progress: OrderedDict[tuple[int, int], _Unfinished] = OrderedDict()
+        """All of them by (pid, socket), the one that has waited longest first."""
         self._abandoned = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._senders.values()))
-
-    def __bool__(self) -> bool:
-        return bool(self._senders)
+        return len(self._by_progress)
 
     def take_abandoned(self) -> int:
         """The number of messages of which the rest never came, since the last call."""
@@ -90,44 +95,51 @@ class Reassembler:
             raise MalformedMessage(f"pid {credential_pid} sent a fragment in the name of pid {pid}")
         if not HEADER_SIZE <= total <= self._max_total:
             raise MalformedMessage(f"a total of {total} bytes is outside {HEADER_SIZE} to {self._max_total}")
-        sockets = self._senders.setdefault(pid, {})
-        unfinished = sockets.get(socket_number)
-        if unfinished is not None and (unfinished.cookie != cookie or unfinished.deadline < now):
-            self._abandon(pid, socket_number)
-            sockets = self._senders.setdefault(pid, {})
-            unfinished = None
-        if unfinished is None:
-            while len(sockets) >= self._per_sender:
-                self._abandon(pid, next(iter(sockets)))
-                sockets = self._senders.setdefault(pid, {})
-            unfinished = sockets[socket_number] = _Unfinished(cookie, total, now + self._timeout)
+        unfinished = self._unfinished(pid, socket_number, cookie, total, now)
         length = len(unfinished.data) + len(datagram) - FRAGMENT.size
         if total != unfinished.total or length > total:
             self._forget(pid, socket_number)
             raise MalformedMessage(f"fragments of {length} bytes for a message announced as {unfinished.total}")
         unfinished.data += memoryview(datagram)[FRAGMENT.size :]
         unfinished.deadline = now + self._timeout
+        self._bytes += len(datagram) - FRAGMENT.size
+        self._by_progress.move_to_end((pid, socket_number))
         if length < total:
+            while self._bytes > self._max_bytes:
+                self._abandon(*next(iter(self._by_progress)))
             return None
         self._forget(pid, socket_number)
         return bytes(unfinished.data)
 
     def expire(self, now: float) -> None:
         """Abandon what has waited too long."""
-        late = [
-            (pid, number)
-            for pid, sockets in self._senders.items()
-            for number, unfinished in sockets.items()
-            if unfinished.deadline < now
-        ]
-        for pid, number in late:
-            self._abandon(pid, number)
+        while self._by_progress:
+            key, unfinished = next(iter(self._by_progress.items()))
+            if unfinished.deadline >= now:
+                break
+            self._abandon(*key)
+
+    def _unfinished(self, pid: int, socket_number: int, cookie: int, total: int, now: float) -> _Unfinished:
+        """The message a fragment belongs to; begun, and others abandoned for it, if it is the first."""
+        sockets = self._senders.get(pid, {})
+        unfinished = sockets.get(socket_number)
+        if unfinished is not None:
+            if unfinished.cookie == cookie and unfinished.deadline >= now:
+                return unfinished
+            self._abandon(pid, socket_number)
+        while len(sockets) >= self._per_sender:
+            self._abandon(pid, next(iter(sockets)))
+        unfinished = _Unfinished(cookie, total, now + self._timeout)
+        self._senders.setdefault(pid, {})[socket_number] = unfinished
+        self._by_progress[pid, socket_number] = unfinished
+        return unfinished
 
     def _abandon(self, pid: int, socket_number: int) -> None:
         self._abandoned += 1
         self._forget(pid, socket_number)
 
     def _forget(self, pid: int, socket_number: int) -> None:
+        self._bytes -= len(self._by_progress.pop((pid, socket_number)).data)
         sockets = self._senders[pid]
         del sockets[socket_number]
         if not sockets:

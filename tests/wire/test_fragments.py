@@ -21,7 +21,7 @@ cookies = st.integers(1, 0xFFFFFFFFFFFFFFFF)
 
 
 def make(max_total: int = 1 << 20, per_sender: int = 16) -> Reassembler:
-    return Reassembler(max_total, per_sender, TIMEOUT)
+    return Reassembler(max_total, 16 * max_total, per_sender, TIMEOUT)
 
 
 @pytest.mark.parametrize("size", [52, 999, 1000, 1001, 1016, 1017, 2000, 2552, 100_000])
@@ -66,6 +66,19 @@ def test_interleaved_senders(sent: list[tuple[tuple[int, int], bytes]], random: 
     assert len(reassembler) == 0
     assert not reassembler
     assert reassembler.take_abandoned() == 0
+
+
+def test_bytes_of_all_are_bounded_and_the_stalest_gives_way() -> None:
+    reassembler = Reassembler(10_000, 10_000, 16, TIMEOUT)
+    honest = list(fragment(bytes(9000), 1, 99, 3))
+    assert reassembler.add(honest[0], 99, 0) is None
+    for pid in range(1, 50):  # each leaves 3,000 bytes behind; the honest one goes on for a while, then waits longest
+        for datagram in list(fragment(bytes(9000), 1, pid, 3))[:3]:
+            assert reassembler.add(datagram, pid, 0) is None
+        if pid <= 7:
+            assert reassembler.add(honest[pid], 99, 0) is None
+    assert len(reassembler) <= 4
+    assert reassembler.take_abandoned() >= 46
 
 
 @given(messages.filter(lambda one: len(one) > 1000), messages, cookies, cookies)
@@ -154,7 +167,7 @@ class Hostile(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reassembler = Reassembler(self.MAX_TOTAL, self.PER_SENDER, TIMEOUT)
+        self.reassembler = Reassembler(self.MAX_TOTAL, 1 << 30, self.PER_SENDER, TIMEOUT)
         self.now = 0.0
         self.pids: set[int] = set()
 

@@ -72,7 +72,7 @@ def join(capture: Capture) -> bytes:
     if capture.datagrams[0].startswith(WHOLE_COOKIE):
         [datagram] = capture.datagrams
         return datagram[len(WHOLE_COOKIE) :]
-    reassembler = Reassembler(1 << 20, 1, 60)
+    reassembler = Reassembler(1 << 20, 1 << 20, 1, 60)
     *others, last = [reassembler.add(datagram, capture.src_pid, 0) for datagram in capture.datagrams]
     assert not any(others)
     assert last is not None

@@ -2,15 +2,17 @@
 
 The signal's handler in C writes a byte to Python's wake-up descriptor (signal.set_wakeup_fd) the moment the signal
 arrives, so a signal between the last look and the sleep is not lost.  The process has only one such descriptor.  An
-asyncio loop that handles signals sets its own: arm() leaves it in place, the loop then wakes by it, and the handler in
-Python, which runs next, rings here.  When nobody else's is set, arm() sets this one.
+asyncio loop that handles signals sets its own, at any time: arm() leaves it in place, the loop then wakes by it, and
+the handler in Python, which runs next, rings here.  When nobody else's is set, arm() sets this one.
 
 SIGUSR1 kills a process that has no handler.  A signal may still be on its way when the doorbell is taken down, so the
-handler stays for the life of the process; a doorbell that comes later recognises it and is not in anybody's way.
+handler stays for the life of the process; a doorbell that comes later recognises it and is not in anybody's way.  The
+interpreter takes all handlers away before the process ends: from then on SIGUSR1 is ignored.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -28,12 +30,18 @@ class _Handler:
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
         if self.doorbell is not None:
-            self.doorbell.rung = True
-            if self.doorbell.overhears:
-                self.doorbell.ring()
+            self.doorbell.ring()  # whose wake-up descriptor got the byte is not known: a loop may have set its own
 
 
 _handler = _Handler()
+
+
+def _ignore_at_exit() -> None:
+    if signal.getsignal(signal.SIGUSR1) is _handler:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+atexit.register(_ignore_at_exit)
 
 
 class Doorbell:
@@ -53,8 +61,6 @@ class Doorbell:
             raise BackendUnavailable("this process has an endpoint of messaging type tdb in another directory already")
         self.rung = False
         """Whether there may be bytes to drain."""
-        self.overhears = False
-        """Whether signals wake another descriptor than ours, so that the handler must ring."""
         self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGUSR1, _handler)
         signal.siginterrupt(signal.SIGUSR1, False)
@@ -68,14 +74,25 @@ class Doorbell:
 
     def arm(self) -> None:
         """To be called before each sleep: makes sure that a signal from now on is not slept through."""
-        write_fd = self._write_fd
         try:
-            previous = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+            previous = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         except ValueError:
             return  # outside the main thread: what the main thread set stays
-        self.overhears = previous != write_fd and previous != -1
-        if self.overhears:
-            signal.set_wakeup_fd(previous)
+        if previous not in (self._write_fd, -1):
+            self._give_back(previous)
+
+    def _give_back(self, wakeup_fd: int) -> None:
+        """Set the program's wake-up descriptor again, and hand on the signals that came in between."""
+        try:
+            signal.set_wakeup_fd(wakeup_fd)
+        except (OSError, ValueError):
+            return  # it has been closed: nobody's any more
+        with contextlib.suppress(BlockingIOError):
+            came = os.read(self._read_fd, 4096)
+            os.write(self._write_fd, b"\0")
+            others = came.translate(None, bytes((0, signal.SIGUSR1)))
+            if others:
+                os.write(wakeup_fd, others)
 
     def ring(self) -> None:
         """Make fileno() readable."""

@@ -14,6 +14,11 @@ the lock is held and removed by a cleaner only while the cleaner holds the lock,
 
 fcntl locks belong to the process, and closing any descriptor of the file drops them: nothing here ever opens the
 lock file of its own process a second time.
+
+A lock file is one process's, never handed on: whoever gets the lock of a stale one unlinks it and makes another.  So
+who has mapped the words of a process that is dead never sees those of its successor, and the lock of an opened file
+tells of that very process.  What the stale file says is struck out before its lock is taken, or a process would pass
+for its dead predecessor for a moment.
 """
 
 from __future__ import annotations
@@ -125,7 +130,6 @@ class LockFile:
         """
         try:
             self._fd = self._open_locked()
-            os.ftruncate(self._fd, 0)
         except OSError as error:
             self.release()
             raise TransportError(f"{self._path}: {error.strerror}") from error
@@ -173,10 +177,13 @@ class LockFile:
                 0o644,
                 dir_fd=self._lock_dir_fd,
             )
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 os.close(fd)
                 raise UnsafeDirectory(f"{self._path} is not a regular file; remove it")
             try:
+                if status.st_size and lock_holder(fd) is None:
+                    os.pwrite(fd, b"\n" * min(status.st_size, TEXT_MAX), 0)
                 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 holder = lock_holder(fd)
@@ -186,8 +193,10 @@ class LockFile:
                 time.sleep(0.0002)
                 continue
             if os.fstat(fd).st_nlink:
-                os.fchmod(fd, 0o644)
-                return fd
+                if not status.st_size:
+                    os.fchmod(fd, 0o644)
+                    return fd
+                os.unlink(self._name, dir_fd=self._lock_dir_fd)
             os.close(fd)
         raise TransportError(
             f"{self._path} is locked by pid {holder}, which is not this process:"

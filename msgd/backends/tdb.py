@@ -21,7 +21,9 @@ the receiver that was woken for it looks at everything before the next.  The wor
 each sender signals for itself, so one that is killed before it signals misleads nobody.
 
 Signalling.  The pidfd is opened before the lock file is found locked by that pid, with the unique id of the address;
-a pid that is reused later has another pidfd.  A receiver says CLOSED in its word before it lets go of its lock.
+a pid that is reused later has another pidfd and another lock file.  The lock is looked at again before each signal: a
+process that executes another program keeps its pid and loses its lock.  A receiver says CLOSED in its word before it
+lets go of its lock.
 
 Dying.  Mutexes are robust: the next locker of a dead process's lock gets it.  A record torn by a kill in the middle of
 an append is skipped and counted.  What was queued for the dead goes at clean-up, under their lock file's lock, and when
@@ -57,7 +59,7 @@ from msgd.errors import (
     UnsafeDirectory,
 )
 from msgd.presence import Presence, Process
-from msgd.presence.processes import map_words, shared_words
+from msgd.presence.processes import lock_holder, map_words, shared_words
 from msgd.wire.header import Message
 from msgd.wire.server_id import ANY_PROCESS, ServerID
 from msgd.wire.tdb_record import (
@@ -110,7 +112,9 @@ _SOURCE_CHECK = 1.0
 class _Peer:
     """A process as a destination: proof that it is there, its word, and where our messages to it go."""
 
-    def __init__(self, process: Process, pidfd: int, word: memoryview, memory: mmap.mmap | None) -> None:
+    def __init__(
+        self, process: Process, pidfd: int, word: memoryview, segment: int, memory: mmap.mmap | None, lock_fd: int
+    ) -> None:
         self.pid = process.pid
         self.unique_id = process.unique_id
         self.server_id = ServerID(process.pid, unique_id=process.unique_id)
@@ -124,13 +128,12 @@ class _Peer:
         self.appended = self.appended_bytes = 0
         """Upper bounds of what was ours in PID/<pid> at that look."""
         self.continued = False
-        self.segment = 0
+        self.segment = segment
         """Number of the segment that is open, or will be."""
         self.segments: deque[_Segment] = deque()
         """Those not known to be taken; the last one is the open one, if there is one."""
         self._memory = memory
-        self._poll = select.poll()
-        self._poll.register(pidfd, select.POLLIN)
+        self._lock_fd = lock_fd
         self._seen_alive = 0.0
 
     def lives(self) -> bool:
@@ -139,10 +142,14 @@ class _Peer:
             return False
         now = time.monotonic()
         if now - self._seen_alive > _TRUST_ALIVE:
-            if self._poll.poll(0):
+            if not self._holds_lock():
                 return False
             self._seen_alive = now
         return True
+
+    def _holds_lock(self) -> bool:
+        """Whether the process is still there and has not become another program."""
+        return self._lock_fd < 0 or lock_holder(self._lock_fd) == self.pid
 
     def ring_if_asleep(self) -> None:
         """Signal a receiver that said it was about to sleep, once for each time it said so."""
@@ -150,7 +157,8 @@ class _Peer:
         if epoch not in (_AWAKE, _CLOSED, self.rung_epoch):
             self.rung_epoch = epoch
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
+                if self._holds_lock():
+                    signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
 
     def waiting(self) -> tuple[int, int]:
         """Upper bounds of our messages, and their bytes, that it has not taken."""
@@ -171,6 +179,7 @@ class _Peer:
         if self._memory is not None:
             self.word.release()
             self._memory.close()
+            os.close(self._lock_fd)
 
 
 class _Segment:
@@ -206,6 +215,8 @@ class TdbBackend(Backend):
         self._sources: dict[tuple[int, int], _Source] = {}
         self._peers: dict[int, _Peer] = {}
         self._full: dict[int, _Peer] = {}
+        self._met = 0
+        """Peers met so far."""
         self._deep = min(_DEEP, config.send_queue_bytes // 2)
         self._plain_max = config.send_queue_messages // 2
         self._look_after = min(_LOOK_AFTER, self._plain_max)
@@ -370,7 +381,7 @@ class TdbBackend(Backend):
         if peer is None:
             peer = self._open_peer(dst)
             if len(self._peers) >= _CACHED_PEERS:
-                idle = next((one for one in self._peers.values() if not one.continued), None)
+                idle = next((one for one in self._peers.values() if not one.continued or not one.lives()), None)
                 if idle is not None:
                     self._forget(idle)
             self._peers[dst.pid] = peer
@@ -384,17 +395,33 @@ class TdbBackend(Backend):
             if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
                 raise TransportError(f"sending to {dst}: {error.strerror}") from error
             raise NoSuchProcess(f"no process {dst}") from None
+        self._met += 1
+        segment = self._met << 32  # not among those of an earlier time, which the receiver may be waiting for
         if dst.pid == self.presence.pid:
-            return _Peer(Process(dst.pid, self.presence.unique_id), pidfd, self._word, None)
-        mapped = map_words(self.presence.lock_dir_fd, dst.pid)
-        if mapped is None:
+            return _Peer(Process(dst.pid, self.presence.unique_id), pidfd, self._word, segment, None, -1)
+        try:
+            mapped = map_words(self.presence.lock_dir_fd, dst.pid)
+            if mapped is None:
+                raise NoSuchProcess(f"no process {dst} takes messages of type tdb here")
+        except OSError as error:
             os.close(pidfd)
-            raise NoSuchProcess(f"no process {dst} takes messages of type tdb here")
-        process, memory = mapped
-        peer = _Peer(process, pidfd, shared_words(memory), memory)
-        if not peer.lives():
+            raise TransportError(f"sending to {dst}: {error.strerror}") from error
+        except BaseException:
+            os.close(pidfd)
+            raise
+        process, memory, lock_fd = mapped
+        peer = _Peer(process, pidfd, shared_words(memory), segment, memory, lock_fd)
+        try:
+            if not peer.lives():
+                raise NoSuchProcess(f"process {dst} has closed its endpoint")
+            signal.pidfd_send_signal(pidfd, 0)
+        except BaseException as error:
             peer.close()
-            raise NoSuchProcess(f"process {dst} has closed its endpoint")
+            if isinstance(error, PermissionError):
+                raise TransportError(f"sending to {dst}: it is another user's, who cannot be signalled") from error
+            if isinstance(error, ProcessLookupError):
+                raise NoSuchProcess(f"no process {dst}") from None
+            raise
         return peer
 
     def _forget(self, peer: _Peer) -> None:

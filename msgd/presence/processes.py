@@ -76,13 +76,16 @@ def read_process(lock_dir_fd: int, pid: int) -> Process | None:
         return None if fd is None else _parse(pid, os.pread(fd, TEXT_MAX, 0))
 
 
-def map_words(lock_dir_fd: int, pid: int) -> tuple[Process, mmap.mmap] | None:
-    """The entry of another process with its shared words mapped read-only, if it lives and shares any."""
+def map_words(lock_dir_fd: int, pid: int) -> tuple[Process, mmap.mmap, int] | None:
+    """The entry of another process with its shared words mapped read-only, if it lives and shares any.
+
+    The last is a descriptor of its lock file: as long as lock_holder() of that is `pid`, it is this very process.
+    """
     with _lock_file_of(lock_dir_fd, pid) as fd:
         if fd is None or os.fstat(fd).st_size < LOCK_FILE_SIZE:
             return None
         process = _parse(pid, os.pread(fd, TEXT_MAX, 0))
-        return process and (process, mmap.mmap(fd, LOCK_FILE_SIZE, prot=mmap.PROT_READ))
+        return process and (process, mmap.mmap(fd, LOCK_FILE_SIZE, prot=mmap.PROT_READ), os.dup(fd))
 
 
 def shared_words(memory: mmap.mmap) -> memoryview:

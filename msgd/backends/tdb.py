@@ -25,8 +25,11 @@ a pid that is reused later has another pidfd and another lock file.  The lock is
 process that executes another program keeps its pid and loses its lock.  A receiver says CLOSED in its word before it
 lets go of its lock.
 
-Dying.  Mutexes are robust: the next locker of a dead process's lock gets it.  A record torn by a kill in the middle of
-an append is skipped and counted.  What was queued for the dead goes at clean-up, under their lock file's lock, and when
+Dying.  Mutexes are robust: the next locker of a dead process's lock gets it.  tdb_append moves a record that has
+outgrown its place by deleting it first, so a kill in that moment, or a full disk, takes what others have written with
+it.  So the receiver makes its record with room for a deep queue and empties it in place, and a sender makes its segments
+with their full size: an append only writes behind what is there, then the new length.  A record torn nevertheless is
+skipped and counted.  What was queued for the dead goes at clean-up, under their lock file's lock, and when
 a process with the same pid starts, before its word is shared and anybody can send to it.
 """
 
@@ -34,6 +37,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import mmap
 import os
@@ -68,11 +72,11 @@ from msgd.wire.tdb_record import (
     Continuation,
     RecordDecoder,
     count_messages,
+    holds,
     key_pid,
     pack_continuation,
     pack_message,
     queue_key,
-    record_starts,
     segment_key,
 )
 
@@ -93,8 +97,10 @@ _CLOSED = 0xFFFFFFFFFFFFFFFF
 _DEEP = 16384
 """Bytes in PID/<pid> from which on a sender continues elsewhere."""
 _LOOK_AFTER = 256
-_LOOK_AFTER_BYTES = 8192
+_LOOK_AFTER_BYTES = 4096
 """Messages and bytes that a sender appends between two looks at that depth."""
+_PLACE = _DEEP + 12 * _LOOK_AFTER_BYTES
+"""Bytes for which PID/<pid> has room from the beginning: a deep queue, and a dozen senders that have not looked yet."""
 _SEGMENT = 32768
 """Bytes from which on a segment is full."""
 
@@ -123,15 +129,21 @@ class _Peer:
         self.word = word
         self.rung_epoch = _AWAKE
         """The epoch this sender has signalled for."""
-        self.unlooked = self.unlooked_bytes = 0
-        """What we appended to PID/<pid> since we last looked at its depth."""
+        self.unlooked = 0
+        self.unlooked_bytes = _LOOK_AFTER_BYTES
+        """What we appended to PID/<pid> since we last looked at its depth; so much that we look at first."""
+        self.met = True
+        """Whether that has not been done."""
         self.appended = self.appended_bytes = 0
         """Upper bounds of what was ours in PID/<pid> at that look."""
         self.continued = False
         self.segment = segment
         """Number of the segment that is open, or will be."""
+        self.continuation = b""
+        """The record that says so, if it is continued."""
         self.segments: deque[_Segment] = deque()
         """Those not known to be taken; the last one is the open one, if there is one."""
+        self.segments_messages = self.segments_bytes = 0
         self._memory = memory
         self._lock_fd = lock_fd
         self._seen_alive = 0.0
@@ -163,12 +175,20 @@ class _Peer:
     def waiting(self) -> tuple[int, int]:
         """Upper bounds of our messages, and their bytes, that it has not taken."""
         return (
-            self.appended + self.unlooked + sum(segment.messages for segment in self.segments),
-            self.appended_bytes + self.unlooked_bytes + sum(segment.bytes for segment in self.segments),
+            self.appended + self.unlooked + self.segments_messages,
+            self.appended_bytes + self.unlooked_bytes + self.segments_bytes,
         )
+
+    def strike_out(self, segment: _Segment) -> None:
+        """The segment has been taken, as far as we had written it."""
+        self.segments_messages -= segment.messages
+        self.segments_bytes -= segment.bytes
+        segment.messages = segment.bytes = 0
 
     def look(self, depth: int) -> None:
         """Take in that PID/<pid> has `depth` bytes now."""
+        if self.met:
+            self.met, self.unlooked_bytes = False, 0
         self.appended = min(self.appended + self.unlooked, depth // RECORD.size)
         self.appended_bytes = min(self.appended_bytes + self.unlooked_bytes, depth)
         self.unlooked = self.unlooked_bytes = 0
@@ -212,6 +232,10 @@ class TdbBackend(Backend):
         self._key = queue_key(presence.pid)
         self._decoder = RecordDecoder(presence.pid, self._source_id)
         self._inbox: deque[Message] = deque()
+        self._in_hand = b""
+        """What has been taken from the file and is not in the inbox yet."""
+        self._in_hand_from: tuple[int, int] | None = None
+        """The source of whose segments it is; None if it is from PID/<pid>."""
         self._sources: dict[tuple[int, int], _Source] = {}
         self._peers: dict[int, _Peer] = {}
         self._full: dict[int, _Peer] = {}
@@ -220,6 +244,7 @@ class TdbBackend(Backend):
         self._deep = min(_DEEP, config.send_queue_bytes // 2)
         self._plain_max = config.send_queue_messages // 2
         self._look_after = min(_LOOK_AFTER, self._plain_max)
+        self._look_after_bytes = min(_LOOK_AFTER_BYTES, config.send_queue_bytes // 4)
         self._epoch = _AWAKE
         self._watched = False
         self._closed = False
@@ -227,13 +252,18 @@ class TdbBackend(Backend):
         try:
             self._tdb = _open_tdb(config, presence)
             self.remove(presence.pid)
-            with _tdb_errors():
+            with self._all_locked():
+                self._tdb.store(self._key, bytes(_PLACE))
                 self._tdb.store(self._key, b"")
-        except BaseException:
+            self._word = presence.share_words(_AWAKE)
+        except BaseException as error:
             self._doorbell.close()
+            if isinstance(error, RuntimeError):
+                raise _transport_error(error) from error
+            if isinstance(error, OSError):
+                raise TransportError(f"the lock file of pid {presence.pid}: {error.strerror}") from error
             raise
         self._append = self._tdb.append
-        self._word = presence.share_words(_AWAKE)
 
     def fileno(self) -> int:
         if not self._watched:
@@ -263,7 +293,7 @@ class TdbBackend(Backend):
             if not duplicates_allowed and self._is_pending(peer, record):
                 return SendStatus.MERGED
             unlooked_bytes = peer.unlooked_bytes + len(record)
-            if peer.unlooked < self._look_after and unlooked_bytes <= _LOOK_AFTER_BYTES and not peer.continued:
+            if peer.unlooked < self._look_after and unlooked_bytes <= self._look_after_bytes and not peer.continued:
                 self._append(peer.key, record)
                 peer.unlooked += 1
                 peer.unlooked_bytes = unlooked_bytes
@@ -271,8 +301,9 @@ class TdbBackend(Backend):
                 self._append_at_depth(peer, record)
         except RuntimeError as error:
             raise _transport_error(error) from error
-        if peer.word[0] != peer.rung_epoch:
-            peer.ring_if_asleep()
+        finally:  # if a signal's handler raises, too: the message may be there
+            if peer.word[0] != peer.rung_epoch:
+                peer.ring_if_asleep()
         return _SENT
 
     def _append_at_depth(self, peer: _Peer, record: bytes) -> None:
@@ -281,6 +312,7 @@ class TdbBackend(Backend):
             peer.continued = False  # it has taken everything: the open segment is gone
             peer.segment += 1
             peer.segments.clear()
+            peer.segments_messages = peer.segments_bytes = 0
             peer.look(0)
         if not peer.continued:
             depth = len(self._tdb.get(peer.key) or b"")
@@ -291,18 +323,32 @@ class TdbBackend(Backend):
                 return
             presence = self.presence
             continuation = Continuation(presence.pid, presence.unique_id, peer.segment)
-            self._append(peer.key, pack_continuation(peer.pid, continuation))
+            peer.continuation = pack_continuation(peer.pid, continuation)
+            self._append(peer.key, peer.continuation)
             peer.continued = True
         self._check_room(peer, len(record))
         segment = peer.segments[-1] if peer.segments else None
-        if segment is None or (segment.bytes and segment.bytes + len(record) > _SEGMENT):
-            if segment is not None:
-                peer.segment += 1
-            segment = _Segment(segment_key(peer.pid, self.presence.pid, self.presence.unique_id, peer.segment))
-            peer.segments.append(segment)
-        self._append(segment.key, record)
+        if segment is not None and (not segment.bytes or segment.bytes + len(record) <= _SEGMENT):
+            self._append(segment.key, record)
+        else:
+            segment = self._open_segment(peer, record)
         segment.messages += 1
         segment.bytes += len(record)
+        peer.segments_messages += 1
+        peer.segments_bytes += len(record)
+
+    def _open_segment(self, peer: _Peer, record: bytes) -> _Segment:
+        """The next segment, with its first record in it."""
+        number = peer.segment + 1 if peer.segments else peer.segment
+        key = segment_key(peer.pid, self.presence.pid, self.presence.unique_id, number)
+        with self._all_locked():
+            if len(record) < _SEGMENT:
+                self._tdb.store(key, bytes(_SEGMENT))
+            self._tdb.store(key, record)
+        peer.segment = number
+        segment = _Segment(key)
+        peer.segments.append(segment)
+        return segment
 
     def _check_room(self, peer: _Peer, length: int) -> None:
         """Raise QueueFull if `length` bytes more are past the bound; into an empty queue any message goes."""
@@ -324,22 +370,25 @@ class TdbBackend(Backend):
         )
 
     def _forget_taken(self, peer: _Peer) -> bool:
-        """Strike out the segments that the peer has taken since, and what stood before them; whether there were any."""
-        taken = False
-        while len(peer.segments) > 1 and peer.segments[0].key not in self._tdb:
-            peer.segments.popleft()
-            taken = True
-        if peer.segments and peer.segments[0].key not in self._tdb:
-            peer.segments[0].messages = peer.segments[0].bytes = 0
-            taken = True
-        peer.look(0 if taken else len(self._tdb.get(peer.key) or b""))
+        """Strike out what the continued peer has taken since, first what is in PID/<pid>; whether there was any."""
+        if not peer.segments:
+            taken = peer.continuation not in (self._tdb.get(peer.key) or b"")
+        else:
+            taken = False
+            while len(peer.segments) > 1 and peer.segments[0].key not in self._tdb:
+                peer.strike_out(peer.segments.popleft())
+                taken = True
+            if peer.segments[0].messages and peer.segments[0].key not in self._tdb:
+                peer.strike_out(peer.segments[0])
+                taken = True
+        if taken:
+            peer.look(0)
         return taken
 
     def _is_pending(self, peer: _Peer, record: bytes) -> bool:
         """Whether an identical message of ours is in the file."""
         for key in (peer.key, *(segment.key for segment in peer.segments)):
-            value = self._tdb.get(key) or b""
-            if any(value.startswith(record, start) for start in record_starts(value)):
+            if holds(self._tdb.get(key) or b"", record):
                 return True
         return False
 
@@ -352,6 +401,7 @@ class TdbBackend(Backend):
         """Nothing waits in this process; a `timeout` waits until a receiver at its bound has taken something."""
         if not timeout or not self._full:
             return
+        self._doorbell.drain()
         self._announce_sleep()
         if not self._some_have_room():
             poll = select.poll()
@@ -452,38 +502,51 @@ class TdbBackend(Backend):
 
     def _take(self) -> bool:
         """Move what is in the file to the inbox; whether there is something."""
+        if self._in_hand:
+            self._sort()
         if self._tdb.get(self._key):
-            self._sort(self._take_value(self._key))
+            self._take_value(self._key, None)
+            self._sort()
         for source_key, source in list(self._sources.items()):
             self._take_segment(source_key, source)
         return bool(self._inbox)
 
-    def _take_value(self, key: bytes) -> bytes:
-        """Empty a record, in one step with reading it."""
+    def _take_value(self, key: bytes, source_key: tuple[int, int] | None) -> None:
+        """Empty a record, in one step with reading it, and have what was in it in hand.
+
+        A signal's handler that raises, wherever it is called here, neither leaves the lock held nor loses a message.
+        """
         database = self._tdb
-        database.lock_all()
         try:
-            value: bytes = database.get(key) or b""
-            if key is self._key:
+            database.lock_all()
+            self._in_hand_from = source_key
+            self._in_hand = database.get(key) or b""
+            if source_key is None:
                 database.store(key, b"")
-            elif value:
+            elif self._in_hand:
                 database.delete(key)
+        except BaseException:
+            if database.get(key):
+                self._in_hand = b""
+            raise
         finally:
             database.unlock_all()
-        return value
 
-    def _sort(self, value: bytes) -> None:
-        """Messages into the inbox, continuations to where they are followed."""
-        messages, specials = self._decoder.decode(value)
-        self._inbox.extend(messages)
-        if self._sources:
+    def _sort(self) -> None:
+        """What is in hand: messages into the inbox, continuations to where they are followed."""
+        messages, specials = self._decoder.decode(self._in_hand)
+        from_record = self._in_hand_from is None
+        if from_record and self._sources:
             self._end_continuations(messages)
         for position, what in specials:
-            if isinstance(what, Continuation):
+            if isinstance(what, Continuation) and from_record:
                 self._sources[what.pid, what.unique_id] = _Source(what.first)
                 self._end_continuations(messages[position:])
+                self._tell_of_room(ServerID(what.pid, unique_id=what.unique_id))
             else:
                 self.drops("malformed", f"in messages.tdb: {what}")
+        self._in_hand = b""
+        self._inbox.extend(messages)
 
     def _end_continuations(self, messages: list[Message]) -> None:
         """A source that appends to our record (again) has nothing left in segments."""
@@ -492,20 +555,22 @@ class TdbBackend(Backend):
 
     def _take_segment(self, source_key: tuple[int, int], source: _Source) -> None:
         """Take the source's next segment, go on to the one after if it is finished, forget the source if it is dead."""
-        key = self._segment_key(source_key, source.segment)
-        finished = self._segment_key(source_key, source.segment + 1) in self._tdb
-        value = self._take_value(key) if key in self._tdb else b""
+        key, next_key = (self._segment_key(source_key, source.segment + further) for further in (0, 1))
+        finished = next_key in self._tdb
+        if key in self._tdb:
+            self._take_value(key, source_key)
         if finished:
             source.segment += 1
-        if value:
-            messages, specials = self._decoder.decode(value)
-            self._inbox.extend(messages)
-            for _, what in specials:
-                self.drops("malformed", f"in a continued record of messages.tdb: {what}")
+        if self._in_hand:
+            self._sort()
             self._tell_of_room(ServerID(source_key[0], unique_id=source_key[1]))
         elif not finished and time.monotonic() - source.seen_alive > _SOURCE_CHECK:
             source.seen_alive = time.monotonic()
-            if not self.presence.is_alive(ServerID(source_key[0], unique_id=source_key[1])) and key not in self._tdb:
+            if not (
+                self.presence.is_alive(ServerID(source_key[0], unique_id=source_key[1]))
+                or key in self._tdb
+                or next_key in self._tdb
+            ):
                 del self._sources[source_key]
 
     def _segment_key(self, source_key: tuple[int, int], number: int) -> bytes:
@@ -513,7 +578,7 @@ class TdbBackend(Backend):
 
     def _tell_of_room(self, source: ServerID) -> None:
         """Wake a source that may be waiting at its bound."""
-        with contextlib.suppress(NoSuchProcess):
+        with contextlib.suppress(NoSuchProcess, TransportError):
             peer = self._peers.get(source.pid)
             if peer is None or peer.unique_id != source.unique_id:
                 peer = self._find(source)
@@ -525,12 +590,12 @@ class TdbBackend(Backend):
         if peer is None or not peer.lives():
             try:
                 peer = self._find(ServerID(pid))
-            except NoSuchProcess:
+            except (NoSuchProcess, TransportError):
                 return ServerID(pid)
         return peer.server_id
 
     def _has_messages(self) -> bool:
-        if self._inbox or self._tdb.get(self._key):
+        if self._inbox or self._in_hand or self._tdb.get(self._key):
             return True
         return any(
             self._segment_key(source_key, number) in self._tdb
@@ -561,7 +626,9 @@ class TdbBackend(Backend):
         with _tdb_errors():
             if self._has_messages():
                 return False
-        return super().wait(timeout, watched)
+        ended = super().wait(timeout, watched)
+        self._doorbell.rung = True  # the handler may not have run yet, if this is not the main thread
+        return ended
 
     @contextlib.contextmanager
     def _all_keys(self) -> Iterator[list[bytes]]:
@@ -570,12 +637,20 @@ class TdbBackend(Backend):
         A traversal locks the record it stands on by fcntl and then waits for the next chain's mutex; the lock over all
         has the mutexes and then waits for locked records.  Traversing under that lock keeps the two from dead-locking.
         """
-        with _tdb_errors():
+        with _tdb_errors(), self._all_locked():
+            yield list(self._tdb.keys())
+
+    @contextlib.contextmanager
+    def _all_locked(self) -> Iterator[None]:
+        """Hold the lock over all of the file.
+
+        Taken inside the `try`: a signal's handler that raises (KeyboardInterrupt) does so as soon as the lock is held.
+        """
+        try:
             self._tdb.lock_all()
-            try:
-                yield list(self._tdb.keys())
-            finally:
-                self._tdb.unlock_all()
+            yield
+        finally:
+            self._tdb.unlock_all()
 
     # The end
 
@@ -601,6 +676,11 @@ class TdbBackend(Backend):
             return
         self._word[0] = _CLOSED
         try:
+            if self._tdb.get(self._key):
+                self._take_value(self._key, None)
+                self._sort()  # its sources may be waiting for room
+            for pid, unique_id in self._sources:
+                self._tell_of_room(ServerID(pid, unique_id=unique_id))
             self.remove(self.presence.pid)
         finally:
             self.abandon()
@@ -637,7 +717,18 @@ def _open_tdb(config: Config, presence: Presence) -> tdb.Tdb:
 
 
 def _set_aside_if_damaged(directory_fd: int, path: str) -> None:
-    """Rename a file that is no tdb out of the way, so that the processes can start."""
+    """Rename a file that is no tdb out of the way, so that the processes can start.
+
+    Under a lock: of two that start, the second must not set aside what the first has made in its place.
+    """
+    fcntl.flock(directory_fd, fcntl.LOCK_EX)
+    try:
+        _rename_if_damaged(directory_fd, path)
+    finally:
+        fcntl.flock(directory_fd, fcntl.LOCK_UN)
+
+
+def _rename_if_damaged(directory_fd: int, path: str) -> None:
     try:
         fd = os.open(FILE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
     except FileNotFoundError:

@@ -109,6 +109,16 @@ def count_messages(value: bytes) -> int:
     return sum(RECORD.unpack_from(value, start)[0] == MESSAGE_VERSION for start in record_starts(value))
 
 
+def holds(value: bytes, record: bytes) -> bool:
+    """Whether a packed message is one of those in a value: with the same ids, or like it without."""
+    has_ids = False
+    for start in record_starts(value):
+        if not has_ids and value.startswith(record, start):
+            return True
+        has_ids = RECORD.unpack_from(value, start)[0] == IDS_VERSION
+    return False
+
+
 class RecordDecoder:
     """Turns the value of the queue of process `pid` into messages and continuations.
 
@@ -134,13 +144,14 @@ class RecordDecoder:
         start, end_of_value = 0, len(value)
         while start + size <= end_of_value:
             version, message_type, dst_pid, src_pid, length = unpack(value, start)
-            start += size
-            end = start + length
+            end = start + size + length
             if end > end_of_value:
                 break
+            start += size
             if dst_pid != own_pid or src_pid <= 0 or message_type < 0:
                 fault = f"a record of type {message_type} from pid {src_pid} to pid {dst_pid}"
                 specials.append(Special(len(messages), MalformedMessage(fault)))
+                ids = None
             elif version == MESSAGE_VERSION:
                 if ids is None:
                     src = plain_src.get(src_pid)
@@ -156,9 +167,11 @@ class RecordDecoder:
             elif version == CONTINUED_VERSION and length == CONTINUED.size:
                 continuation = Continuation(src_pid, *CONTINUED.unpack_from(value, start))
                 specials.append(Special(len(messages), continuation))
+                ids = None
             else:
                 fault = f"a record of version {version} with {length} bytes"
                 specials.append(Special(len(messages), MalformedMessage(fault)))
+                ids = None
             start = end
         if start < end_of_value:
             fault = f"{end_of_value - start} bytes at the end are no whole record"

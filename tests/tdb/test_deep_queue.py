@@ -1,0 +1,420 @@
+"""A receiver that does not read: its queue is spread over several records, bounded, and told of when it shrinks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import time
+
+import pytest
+
+import msgd.backends.tdb as module
+from msgd import Messaging, NoSuchProcess, QueueFull, ServerID
+from msgd.backends.tdb import TdbBackend
+from tests.conformance.conftest import MakeConfig, StartPeer
+from tests.harness import (
+    PATIENCE,
+    TEXT,
+    Channel,
+    Child,
+    ChildFailed,
+    Peer,
+    Session,
+    close,
+    open_fds,
+    send_many,
+    take_data,
+)
+from tests.tdb.conftest import MODES
+
+DEEP = 20_000
+MANY = {"send_queue_messages": 1_000_000}
+
+
+def backend(messaging: Messaging) -> TdbBackend:
+    one = messaging._endpoint.backend
+    assert isinstance(one, TdbBackend)
+    return one
+
+
+def numbered(name: bytes, number: int, sizes: random.Random | None = None) -> list[bytes]:
+    """Messages that say where they stand; with `sizes`, of all lengths up to 200,000 bytes, most of them short."""
+    texts = [b"%b %d " % (name, one) for one in range(number)]
+    if sizes is not None:
+        texts = [text + b"." * min(int(sizes.paretovariate(0.6)), 200_000) for text in texts]
+    return texts
+
+
+def send_numbered(session: Session, dst: ServerID, name: bytes, number: int, seed: int | None = None) -> None:
+    """Send without waiting for room."""
+    for text in numbered(name, number, None if seed is None else random.Random(seed)):
+        session.messaging.send(dst, TEXT, text)
+
+
+def fill(messaging: Messaging, dst: ServerID, size: int = 0, limit: int = 1 << 20) -> int:
+    """Send numbered messages until one is refused; the number that was accepted."""
+    for number in range(limit):
+        try:
+            messaging.send(dst, TEXT, b"%d" % number + b"." * size)
+        except QueueFull:
+            return number
+    raise AssertionError("nothing bounds the queue")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_deep_queue_of_several_senders(make_config: MakeConfig, start: StartPeer, mode: str) -> None:
+    """Each sender's messages in order, each once; the senders are gone by the time they are read."""
+    config = make_config(**MODES[mode], **MANY)
+    receiver, senders = start(config), [start(config) for _ in range(4)]
+    number = DEEP if mode == "mutexes" else 2000
+    for place, sender in enumerate(senders):
+        sender.begin(send_numbered, receiver.server_id, b"%d" % place, number, None)
+    for sender in senders:
+        assert sender.hear() is None
+        sender.kill()
+    data = receiver.call(take_data, 4 * number)
+    for place in range(4):
+        name = b"%d " % place
+        assert [one for one in data if one.startswith(name)] == numbered(b"%d" % place, number)
+    assert receiver.call(leftovers) == 1
+
+
+def leftovers(session: Session) -> int:
+    """The keys in the file for this process."""
+    session.messaging.dispatch()
+    with backend(session.messaging)._all_keys() as keys:
+        return sum(b"/%d\0" % os.getpid() in key or b"/%d/" % os.getpid() in key for key in keys)
+
+
+def test_large_and_small_messages(make_config: MakeConfig, start: StartPeer) -> None:
+    """While it is read, so that the senders continue and come back again and again."""
+    config = make_config(**MANY)
+    receiver, senders = start(config), [start(config) for _ in range(3)]
+    for place, sender in enumerate(senders):
+        sender.begin(send_numbered, receiver.server_id, b"%d" % place, 1500, place)
+    data = receiver.call(take_data, 4500)
+    for place in range(3):
+        expected = numbered(b"%d" % place, 1500, random.Random(place))
+        assert [one for one in data if one.startswith(b"%d " % place)] == expected
+    for sender in senders:
+        assert sender.hear() is None
+
+
+def take_in_bursts(session: Session, number: int, bursts: int) -> list[bytes]:
+    """Read a few, sleep, read a few: the senders' view of the queue is old all the time."""
+    data: list[bytes] = []
+    while len(data) < number:
+        data += take_data(session, 1)
+        for _ in range(len(data) % bursts):
+            os.sched_yield()
+    return data
+
+
+def test_continued_and_back(make_config: MakeConfig, start: StartPeer) -> None:
+    """A slow receiver and small bounds: the way leads through PID/<pid> and segments all the time."""
+    config = make_config(send_queue_messages=40, max_message_size=4096, send_queue_bytes=8192)
+    receiver, senders = start(config), [start(config) for _ in range(3)]
+    for place, sender in enumerate(senders):
+        sender.begin(send_many, receiver.server_id, numbered(b"%d" % place, 3000))
+    data = receiver.call(take_in_bursts, 9000, 7)
+    for place in range(3):
+        assert [one for one in data if one.startswith(b"%d " % place)] == numbered(b"%d" % place, 3000)
+
+
+def nested(session: Session, number: int) -> list[bytes]:
+    """Every handler dispatches itself, as a request() in a handler does."""
+    seen: list[bytes] = []
+    depth = [0]
+
+    def handler(message: object) -> None:
+        seen.append(session.messages[-1].data)
+        if depth[0] < 50:
+            depth[0] += 1
+            session.messaging.dispatch()
+            depth[0] -= 1
+
+    session.messaging.register(TEXT, handler)
+    while len(seen) < number:
+        session.messaging.dispatch(None)
+    return seen
+
+
+def test_dispatch_in_handlers(make_config: MakeConfig, start: StartPeer) -> None:
+    config = make_config(**MANY)
+    receiver, sender = start(config), start(config)
+    sender.call(send_numbered, receiver.server_id, b"deep", 5000, None)
+    assert receiver.call(nested, 5000) == numbered(b"deep", 5000)
+
+
+class Interrupt(BaseException):
+    """What a handler raises that is no Exception: a KeyboardInterrupt that ends no test run."""
+
+
+def take_interrupted(session: Session, number: int) -> list[bytes]:
+    seen: list[bytes] = []
+
+    def handler(message: object) -> None:
+        seen.append(session.messages[-1].data)
+        if len(seen) % 3 == 0:
+            raise Interrupt
+
+    session.messaging.register(TEXT, handler)
+    while len(seen) < number:
+        with contextlib.suppress(Interrupt):
+            session.messaging.dispatch(None)
+    return seen
+
+
+def test_handler_that_interrupts(make_config: MakeConfig, start: StartPeer) -> None:
+    """What had been taken from the file with its message is not lost."""
+    config = make_config(**MANY)
+    receiver, sender = start(config), start(config)
+    sender.call(send_numbered, receiver.server_id, b"deep", 5000, None)
+    assert receiver.call(take_interrupted, 5000) == numbered(b"deep", 5000)
+
+
+def close_in_handler(session: Session) -> bool:
+    session.messaging.register(TEXT, lambda message: session.messaging.close(0))
+    session.messaging.dispatch(None)
+    return True
+
+
+def test_close_in_a_handler(make_config: MakeConfig, messaging: Messaging, start: StartPeer) -> None:
+    receiver, sender = start(), start()
+    sender.call(send_numbered, receiver.server_id, b"deep", 5000, None)
+    assert receiver.call(close_in_handler)
+    with pytest.raises(NoSuchProcess):
+        messaging.send(receiver.server_id, TEXT)
+    assert messaging.pending(receiver.pid) == 0
+
+
+# Bounds
+
+
+@pytest.mark.parametrize(
+    ("bounds", "size"),
+    [
+        ({"send_queue_messages": 1}, 0),
+        ({"send_queue_messages": 2}, 0),
+        ({"send_queue_messages": 20}, 0),
+        ({"send_queue_messages": 700}, 0),
+        ({"send_queue_messages": 5000}, 0),
+        ({"send_queue_bytes": 1024, "max_message_size": 1024}, 10),
+        ({"send_queue_bytes": 8192, "max_message_size": 8192}, 100),
+        ({"send_queue_bytes": 65536, "max_message_size": 65536}, 3000),
+        ({"send_queue_bytes": 500_000, "max_message_size": 65536}, 60000),
+    ],
+    ids=str,
+)
+def test_bound_is_kept_and_room_is_told_of(
+    make_config: MakeConfig, start: StartPeer, bounds: dict[str, int], size: int
+) -> None:
+    config = make_config(**bounds)
+    sender, receiver = start(config), start()
+    accepted = sender.call(fill_for, receiver.server_id, size)
+    messages, waiting = config.send_queue_messages, config.send_queue_bytes
+    assert 1 <= accepted <= messages
+    assert accepted == 1 or accepted * (24 + 1 + size) <= waiting
+    assert accepted > min(messages, waiting // (24 + 6 + size)) // 3
+    for again in range(3):
+        sender.begin(send_waiting, receiver.server_id, b"patient" + b"." * size)
+        assert receiver.call(take_data, accepted if again == 0 else 1)
+        assert sender.hear() == "sent"
+
+
+def fill_for(session: Session, dst: ServerID, size: int) -> int:
+    return fill(session.messaging, dst, size)
+
+
+def send_waiting(session: Session, dst: ServerID, text: bytes) -> str:
+    return session.messaging.send(dst, TEXT, text, timeout=10 * PATIENCE).value
+
+
+def test_room_for_a_message_as_large_as_the_bound(make_config: MakeConfig, start: StartPeer) -> None:
+    """Nothing of the sender's is in a segment yet, only in PID/<pid>: it is told all the same."""
+    config = make_config(send_queue_bytes=65536, max_message_size=65536)
+    sender, receiver = start(config), start()
+    sender.call(send_numbered, receiver.server_id, b"small", 10, None)
+    sender.begin(send_waiting, receiver.server_id, bytes(65536))
+    assert len(receiver.call(take_data, 11)) == 11
+    assert sender.hear() == "sent"
+
+
+def test_room_is_told_of_to_one_who_has_messages_too(make_config: MakeConfig, start: StartPeer) -> None:
+    """Its own unread messages keep its descriptor readable: it waits for room all the same, and does not spin."""
+    config = make_config(send_queue_messages=20)
+    sender, receiver = start(config), start()
+    accepted = sender.call(fill_for, receiver.server_id, 0)
+    receiver.call(send_numbered, sender.server_id, b"unread", 3, None)
+    sender.begin(send_waiting_watched, receiver.server_id)
+    wait_for_room(sender)
+    assert receiver.call(take_data, accepted)
+    assert sender.hear() < 0.15, "seconds of processor time"
+
+
+def send_waiting_watched(session: Session, dst: ServerID) -> float:
+    session.messaging.fileno()
+    before = time.process_time()
+    send_waiting(session, dst, b"patient")
+    return time.process_time() - before
+
+
+def wait_for_room(sender: Peer) -> None:
+    """Let it use a third of a second of processor time, if it will."""
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        sender.channel.poll(0.1)
+
+
+def test_receiver_that_closes_tells_who_waits(make_config: MakeConfig, start: StartPeer) -> None:
+    config = make_config(send_queue_messages=20)
+    sender, receiver = start(config), start()
+    sender.call(fill_for, receiver.server_id, 0)
+    sender.begin(send_waiting, receiver.server_id, b"never")
+    receiver.call(close)
+    with pytest.raises(ChildFailed, match="NoSuchProcess"):
+        sender.hear()
+
+
+def test_short_lived_senders_do_not_make_the_record_deep(messaging: Messaging, start: StartPeer) -> None:
+    """tdb_append copies the value: each new sender looks at it before it adds to it."""
+    receiver = start()
+
+    def body(channel: Channel) -> None:
+        messaging.reinit()
+        messaging.send(receiver.server_id, TEXT, b"." * 200)
+        os._exit(0)
+
+    for _ in range(200):
+        Child(body).wait()
+    assert len(backend(messaging)._tdb.get(b"PID/%d\0" % receiver.pid)) < module._DEEP + 200 * 40
+    assert receiver.call(take_data, 200) == [b"." * 200] * 200
+
+
+# Peers that are forgotten
+
+
+def test_sender_that_forgets_and_continues_again(make_config: MakeConfig, start: StartPeer) -> None:
+    """Its segments have other names than those of before, which the receiver may be waiting for."""
+    config = make_config(**MANY)
+    receiver, sender = start(config), start(config)
+    for again in range(3):
+        name = b"%d" % again
+        sender.call(send_numbered, receiver.server_id, name, 3000, None)
+        assert receiver.call(take_data, 3000) == numbered(name, 3000)
+        sender.call(send_numbered, receiver.server_id, name, 1, None)
+        assert receiver.call(take_data, 1) == numbered(name, 1)
+        seen = sender.call(forget_all)
+        assert len(set(seen)) == len(seen)
+
+
+def forget_all(session: Session) -> list[int]:
+    """Forget the peers, as when there are too many; the segments they stood at so far."""
+    one = backend(session.messaging)
+    for peer in list(one._peers.values()):
+        session.kept.append(peer.segment)
+        one._forget(peer)
+    return list(session.kept)
+
+
+def test_peers_that_died_deep_are_forgotten(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender whose receivers all die with a deep queue keeps no descriptors of them."""
+    monkeypatch.setattr(module, "_CACHED_PEERS", 8)
+    config = make_config(send_queue_messages=4)
+    with Messaging(config) as messaging:
+        counts = []
+        for _ in range(30):
+            with Peer(config) as peer:
+                fill(messaging, peer.server_id)
+            counts.append(len(open_fds()))
+        assert counts[-1] == counts[15]
+        assert len(backend(messaging)._peers) <= 8
+
+
+def test_many_short_lived_senders(messaging: Messaging) -> None:
+    """Their descriptors and memory go, and what they sent arrives though they are gone."""
+    seen: list[bytes] = []
+    messaging.register(TEXT, lambda message: seen.append(message.data))
+    dst = messaging.server_id
+
+    def body(channel: Channel) -> None:
+        messaging.reinit()
+        messaging.send(dst, TEXT, b"hello")
+        os._exit(0)
+
+    counts = []
+    for _ in range(300):
+        Child(body).wait()
+        messaging.dispatch()
+        counts.append(len(open_fds()))
+    assert len(seen) == 300
+    assert max(counts[200:]) <= max(counts[:200]) < 900
+    assert len(messaging.clean_up()) == 300
+    assert messaging.pending(dst) == 0
+
+
+# When descriptors run out
+
+
+def take_without_descriptors(session: Session, number: int) -> list[bytes]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    session.messaging.fileno()
+    used = len(os.listdir("/proc/self/fd")) - 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, limits[1]))
+    try:
+        return take_data(session, number)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_receiver_without_free_descriptors(start: StartPeer) -> None:
+    """It cannot look who its senders are; their messages arrive nevertheless."""
+    receiver, sender = start(), start()
+    sender.call(send_numbered, receiver.server_id, b"deep", 3000, None)
+    assert receiver.call(take_without_descriptors, 3000) == numbered(b"deep", 3000)
+
+
+# A source at its end
+
+
+def test_source_that_ends_between_two_looks(
+    make_config: MakeConfig, start: StartPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens one more segment and exits just while the receiver looks whether it lives."""
+    config = make_config(**MANY)
+    sender = start(config)
+    monkeypatch.setattr(module, "_SOURCE_CHECK", 0.0)
+    with Messaging(config) as messaging:
+        seen: list[bytes] = []
+        messaging.register(TEXT, lambda message: seen.append(message.data))
+        sender.call(send_numbered, messaging.server_id, b"a", 1500, None)
+        one = backend(messaging)
+        is_alive = one.presence.is_alive
+
+        def ends(server_id: ServerID) -> bool:
+            if sender.status is None:
+                sender.call(next_segment, messaging.server_id)
+                sender.kill()
+            return is_alive(server_id)
+
+        while len(seen) < 1500:
+            messaging.dispatch(None)
+        assert one._sources
+        monkeypatch.setattr(one.presence, "is_alive", ends)
+        messaging.dispatch(0)
+        assert sender.status is not None
+        messaging.dispatch(PATIENCE)
+        assert seen[1500:] == [b"the last"]
+
+
+def next_segment(session: Session, dst: ServerID) -> None:
+    """Send as a source does that found its segment there and full, a moment before it was taken."""
+    one = backend(session.messaging)
+    peer = one._peers[dst.pid]
+    assert peer.continued
+    one._tdb.append(
+        module.segment_key(dst.pid, os.getpid(), one.presence.unique_id, peer.segment + 1),
+        module.pack_message(dst, ServerID(os.getpid()), TEXT, b"the last"),
+    )

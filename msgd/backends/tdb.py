@@ -27,10 +27,10 @@ lets go of its lock.
 
 Dying.  Mutexes are robust: the next locker of a dead process's lock gets it.  tdb_append moves a record that has
 outgrown its place by deleting it first, so a kill in that moment, or a full disk, takes what others have written with
-it.  So the receiver makes its record with room for a deep queue and empties it in place, and a sender makes its segments
-with their full size: an append only writes behind what is there, then the new length.  A record torn nevertheless is
-skipped and counted.  What was queued for the dead goes at clean-up, under their lock file's lock, and when
-a process with the same pid starts, before its word is shared and anybody can send to it.
+it.  So the receiver makes its record with room for a deep queue and empties it in place, and a sender makes its
+segments with their full size: an append only writes behind what is there, then the new length.  A record torn
+nevertheless is skipped and counted.  What was queued for the dead goes at clean-up, under their lock file's lock, and
+when a process with the same pid starts, before its word is shared and anybody can send to it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ _MAGIC = b"TDB file\n"
 _MUTEX_LOCKING = 4096
 """TDB_MUTEX_LOCKING; the Python module has no name for it."""
 _MUTEX_CHAINS = 31
-"""Hash chains of a file with mutexes: the lock over all of the file takes the mutex of each."""
+"""Hash chains of a file with mutexes: the lock over all of the file takes the mutex of each.
+
+Another number than that of a file without mutexes, by which the two are told apart.
+"""
 
 _SENT = SendStatus.SENT
 
@@ -99,8 +102,11 @@ _DEEP = 16384
 _LOOK_AFTER = 256
 _LOOK_AFTER_BYTES = 4096
 """Messages and bytes that a sender appends between two looks at that depth."""
-_PLACE = _DEEP + 12 * _LOOK_AFTER_BYTES
-"""Bytes for which PID/<pid> has room from the beginning: a deep queue, and a dozen senders that have not looked yet."""
+_PLACE = _DEEP + 20 * _LOOK_AFTER_BYTES
+"""Bytes for which PID/<pid> has room from the beginning: a deep queue, and a score of senders that have not looked yet.
+
+Not fewer than 80 KiB: to make place for a smaller record, tdb_expand makes that for a hundred.
+"""
 _SEGMENT = 32768
 """Bytes from which on a segment is full."""
 
@@ -705,15 +711,17 @@ def _open_tdb(config: Config, presence: Presence) -> tdb.Tdb:
         flags |= tdb.NOMMAP
     elif config.tdb_mutexes:
         flags, chains = flags | _MUTEX_LOCKING, _MUTEX_CHAINS
+    others = "living processes use it with another `msgd:tdb mutexes` or `use mmap`: give all of them the same"
     try:
-        return tdb.Tdb(
+        database = tdb.Tdb(
             f"/proc/self/fd/{presence.directory_fd}/{FILE_NAME}", chains, flags, os.O_RDWR | os.O_CREAT, 0o600
         )
     except OSError as error:
-        raise BackendUnavailable(
-            f"{path}: {error.strerror}; if living processes use it with another `msgd:tdb mutexes` or `use mmap`,"
-            " give all of them the same"
-        ) from error
+        raise BackendUnavailable(f"{path}: {error.strerror}; perhaps {others}") from error
+    if chains and database.hash_size != chains:  # libtdb is content with fcntl locks if it finds them in use
+        database.close()
+        raise BackendUnavailable(f"{path}: {others}")
+    return database
 
 
 def _set_aside_if_damaged(directory_fd: int, path: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 import msgd.backends.tdb as module
 from msgd import Messaging, NoSuchProcess, QueueFull, ServerID
 from msgd.backends.tdb import TdbBackend
+from msgd.wire.tdb_record import pack_message, segment_key
 from tests.conformance.conftest import MakeConfig, StartPeer
 from tests.harness import (
     PATIENCE,
@@ -176,7 +177,10 @@ def test_handler_that_interrupts(make_config: MakeConfig, start: StartPeer) -> N
 
 
 def close_in_handler(session: Session) -> bool:
-    session.messaging.register(TEXT, lambda message: session.messaging.close(0))
+    def handler(message: object) -> None:
+        session.messaging.close(0)
+
+    session.messaging.register(TEXT, handler)
     session.messaging.dispatch(None)
     return True
 
@@ -415,6 +419,6 @@ def next_segment(session: Session, dst: ServerID) -> None:
     peer = one._peers[dst.pid]
     assert peer.continued
     one._tdb.append(
-        module.segment_key(dst.pid, os.getpid(), one.presence.unique_id, peer.segment + 1),
-        module.pack_message(dst, ServerID(os.getpid()), TEXT, b"the last"),
+        segment_key(dst.pid, os.getpid(), one.presence.unique_id, peer.segment + 1),
+        pack_message(dst, ServerID(os.getpid()), TEXT, b"the last"),
     )

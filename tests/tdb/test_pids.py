@@ -13,6 +13,7 @@ import pytest
 from msgd import Config, Messaging
 from msgd.errors import NoSuchProcess
 from msgd.presence.processes import LockFile
+from msgd.wire.server_id import ServerID
 from tests.conformance.conftest import StartPeer
 from tests.harness import TEXT, Channel, Child, Peer, Session, chosen_pids_reason, is_gone, take_data
 
@@ -172,6 +173,6 @@ def test_successor_of_a_source_in_the_middle_of_a_deep_queue(config: Config, pee
         assert [one for one in data if one.startswith(name)] == [b"%b %d" % (name, n) for n in range(3000)]
 
 
-def send_numbered(session: Session, dst: int, name: bytes, number: int) -> None:
+def send_numbered(session: Session, dst: ServerID, name: bytes, number: int) -> None:
     for one in range(number):
         session.messaging.send(dst, TEXT, b"%b %d" % (name, one))

@@ -1,0 +1,177 @@
+"""A signal's handler that raises (KeyboardInterrupt, an alarm) at any step: no lock stays, no message is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+import tdb
+
+from msgd import Messaging, NoSuchProcess, ServerID
+from msgd.backends.tdb import TdbBackend
+from tests.conformance.conftest import StartPeer
+from tests.harness import PATIENCE, TEXT, Session, close, send_many, take_data
+
+
+class Alarm(BaseException):
+    """What the handler raises; nothing catches it by chance."""
+
+
+class Interrupting:
+    """A tdb whose methods are as the real one's, but the signal comes as soon as the named one has done its work."""
+
+    def __init__(self, database: tdb.Tdb, name: str) -> None:
+        self._database = database
+        self._name = name
+        self.armed = True
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._database, name)
+        if name != self._name:
+            return method
+
+        def interrupted(*arguments: Any) -> Any:
+            result = method(*arguments)
+            if self.armed:
+                self.armed = False
+                signal.raise_signal(signal.SIGALRM)
+            return result
+
+        return interrupted
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._database
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, handler)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def backend(messaging: Messaging) -> TdbBackend:
+    one = messaging._endpoint.backend
+    assert isinstance(one, TdbBackend)
+    return one
+
+
+@pytest.mark.parametrize("step", ["lock_all", "get", "store", "unlock_all"])
+@pytest.mark.parametrize("number", [1, 2000])
+def test_while_messages_are_taken(alarm: None, messaging: Messaging, start: StartPeer, step: str, number: int) -> None:
+    """Those of PID/<pid> and those of segments, as they are taken one after the other."""
+    sender = start()
+    seen: list[bytes] = []
+    messaging.register(TEXT, lambda message: seen.append(message.data))
+    texts = [b"%d" % one for one in range(number)]
+    sender.call(send_many, messaging.server_id, texts)
+    one = backend(messaging)
+    real = one._tdb
+    try:
+        while len(seen) < number:
+            one._tdb = Interrupting(real, step)
+            with contextlib.suppress(Alarm):
+                messaging.dispatch(0)
+            one._tdb = real
+            sender.call(send_many, sender.server_id, [b"others go on"])
+            messaging.dispatch(0)
+    finally:
+        one._tdb = real
+    assert seen == texts
+
+
+def test_delete_of_a_segment(alarm: None, messaging: Messaging, start: StartPeer) -> None:
+    sender = start()
+    seen: list[bytes] = []
+    messaging.register(TEXT, lambda message: seen.append(message.data))
+    texts = [b"%d" % one for one in range(5000)]
+    sender.call(send_many, messaging.server_id, texts)
+    one = backend(messaging)
+    real = one._tdb
+    try:
+        while len(seen) < len(texts):
+            one._tdb = Interrupting(real, "delete")
+            with contextlib.suppress(Alarm):
+                messaging.dispatch(0)
+    finally:
+        one._tdb = real
+    assert seen == texts
+
+
+def test_between_append_and_signal(alarm: None, messaging: Messaging, start: StartPeer) -> None:
+    """The message is there, so the receiver is woken."""
+    receiver = start()
+    messaging.send(receiver.server_id, TEXT, b"first")
+    assert receiver.call(take_data, 1) == [b"first"]
+    receiver.begin(take_data, 1)
+    one = backend(messaging)
+    word = one._peers[receiver.pid].word
+    while not word[0]:
+        pass
+    real = one._append
+    one._append = Interrupting(one._tdb, "append").append
+    with pytest.raises(Alarm):
+        messaging.send(receiver.server_id, TEXT, b"second")
+    one._append = real
+    assert receiver.hear() == [b"second"]
+
+
+def take_under_alarms(session: Session, last: bytes, seed: int) -> tuple[list[bytes], int]:
+    """Read up to the message `last` while a timer interrupts at any place; what came, and how often it did."""
+    moments = random.Random(seed)
+    seen: list[bytes] = []
+    interrupted = 0
+    inside = False
+
+    def handler(signal_number: int, frame: FrameType | None) -> None:
+        nonlocal inside
+        signal.setitimer(signal.ITIMER_REAL, moments.uniform(50e-6, 2e-3))
+        if inside:
+            inside = False
+            raise Alarm
+
+    session.messaging.deregister(TEXT)
+    session.messaging.register(TEXT, lambda message: seen.append(message.data))
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 1e-3)
+    while last not in seen[-1:]:
+        try:
+            inside = True
+            session.messaging.dispatch(0)
+            inside = False
+        except Alarm:
+            interrupted += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return seen, interrupted
+
+
+def send_until(session: Session, dst: ServerID, number: int) -> None:
+    """Send numbered messages, then `end` until the receiver leaves."""
+    for one in range(number):
+        session.messaging.send(dst, TEXT, b"%d" % one, timeout=PATIENCE)
+    with contextlib.suppress(NoSuchProcess):
+        while True:
+            session.messaging.send(dst, TEXT, b"end", timeout=PATIENCE)
+
+
+def test_at_random_moments(start: StartPeer) -> None:
+    """One message may go with the interrupted call of its handler, never a batch; nothing comes twice or late."""
+    receiver, sender = start(), start()
+    number = 30_000
+    sender.begin(send_until, receiver.server_id, number)
+    seen, interrupted = receiver.call(take_under_alarms, b"end", 1)
+    receiver.call(close)
+    assert sender.hear() is None
+    numbers = [int(one) for one in seen if one != b"end"]
+    assert numbers == sorted(set(numbers))
+    assert number - len(numbers) <= interrupted
+    assert len(numbers) > number // 2

@@ -1,0 +1,9 @@
+"""python -m msgd.bench."""
+
+from __future__ import annotations
+
+import sys
+
+from msgd.bench.main import main
+
+sys.exit(main())

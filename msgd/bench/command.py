@@ -1,0 +1,26 @@
+"""What a subcommand that measures is made of."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import NamedTuple
+
+from msgd.bench.results import Result
+from msgd.bench.runner import Session
+
+
+class Command(NamedTuple):
+    """A benchmark: its name, a line, a description and examples for --help, its own options, and how it is run.
+
+    `seconds`, `runs`: the defaults.
+    """
+
+    name: str
+    summary: str
+    description: str
+    epilog: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Session, argparse.Namespace], Result]
+    seconds: float = 2.0
+    runs: int = 3

@@ -1,0 +1,170 @@
+"""msgbench: measure messaging on this machine, beside what one would use instead."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from msgd.bench import ping, record, tables
+from msgd.bench.command import Command
+from msgd.bench.options import at_least, cpus, seconds
+from msgd.bench.runner import Session
+from msgd.config import Config
+from msgd.errors import ConfigError
+from msgd.presence.presence import check_socket_path
+from msgd.tools import cli
+
+PROGRAM = "msgbench"
+
+COMMANDS: tuple[Command, ...] = (ping.COMMAND,)
+
+_SHARED_MEMORY = Path("/dev/shm")
+_PATIENCE = 10.0
+
+_DESCRIPTION = """\
+Measure messaging on this machine: the tables of the 2006 page, and what one would ask today.
+"""
+
+_EPILOG = """\
+`msgbench COMMAND --help` explains each and has examples.
+
+Only the rows of one run can be compared: their runs take turns (A B C A B C), so that whatever else the machine does
+disturbs all of them.  Absolute figures are this machine's.
+
+Exit status: 0 if all went well, 1 if a message was missing or something failed, 2 for wrong usage, 130 for Ctrl-C.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run msgbench with these arguments (None: the process's own) and return its exit status."""
+    return cli.run(PROGRAM, lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGHUP, _end)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    chosen: argparse.ArgumentParser = arguments.parser
+    status: int = arguments.body(chosen, arguments)
+    return status
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    """End as if by an exception, so that whatever was set is put back and whatever was started is ended."""
+    raise SystemExit(128 + signum)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG, usage="msgbench [-V] COMMAND [OPTION...]")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser)
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.name, help=command.summary, description=command.description, epilog=command.epilog
+        )
+        command.add_options(sub)
+        _add_common_options(sub, command)
+        sub.set_defaults(parser=sub, body=lambda sub, arguments, command=command: _measure(sub, arguments, command))
+    return parser
+
+
+class _CommandParser(cli.Parser):
+    """A subcommand's parser, with the arguments that argparse makes it with."""
+
+    def __init__(self, *, prog: str, description: str, epilog: str) -> None:
+        super().__init__(prog, description, epilog)
+
+
+def _add_common_options(parser: argparse.ArgumentParser, command: Command) -> None:
+    group = parser.add_argument_group("how it is measured")
+    group.add_argument(
+        "--seconds",
+        type=seconds,
+        default=command.seconds,
+        metavar="S",
+        help="how long each run measures (default: %(default)g)",
+    )
+    group.add_argument(
+        "--runs", type=at_least(1), default=command.runs, metavar="N", help="runs of each row (default: %(default)s)"
+    )
+    group.add_argument(
+        "--pin",
+        type=cpus,
+        default=[],
+        metavar="CPU,...",
+        help="bind the processes to these CPUs, in turn",
+    )
+    group.add_argument(
+        "--patience",
+        type=seconds,
+        default=_PATIENCE,
+        metavar="S",
+        help="how long without a word means that a message is lost (default: %(default)g)",
+    )
+    group.add_argument(
+        "--directory",
+        type=Path,
+        metavar="DIR",
+        help="where to make the scratch directory (default: shared memory, as /run is, where there is some)",
+    )
+    group = parser.add_argument_group("what becomes of it")
+    group.add_argument("--json", type=Path, metavar="FILE", help="write every single run, and the machine, as JSON")
+    group.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+
+
+def _measure(parser: argparse.ArgumentParser, arguments: argparse.Namespace, command: Command) -> int:
+    ran_on: dict[str, Any] = record.machine()
+    for path in filter(None, (arguments.json,)):
+        _check_writable(parser, path)
+    config = Config.load(arguments.configfile)
+    session = Session(
+        config,
+        _directory(parser, arguments.directory),
+        arguments.seconds,
+        arguments.runs,
+        arguments.patience,
+        arguments.pin,
+        arguments.quiet,
+    )
+    result = command.run(session, arguments)
+    settings = {"seconds": session.seconds, "runs": session.runs, "pin": list(session.cpus)}
+    result.settings = {**settings, **result.settings}
+    tables.show(tables.table_of(result))
+    if arguments.json:
+        record.write(arguments.json, [result], ran_on)
+    if result.failed:
+        sys.stderr.write(f"{PROGRAM}: {command.name} failed: {_failures(result)}\n")
+        return cli.EXIT_FAILURE
+    return 0
+
+
+def _failures(result: Any) -> str:
+    return "; ".join(f"{row.subject}: {row.failures[0]}" for row in result.rows if row.failures)
+
+
+def _directory(parser: argparse.ArgumentParser, given: Path | None) -> Path:
+    if given is None:
+        shared = _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
+        return _SHARED_MEMORY if shared else Path(tempfile.gettempdir())
+    if not given.is_dir() or not os.access(given, os.W_OK | os.X_OK):
+        parser.error(f"--directory {given}: it is no directory that can be written into")
+    directory = given.absolute()
+    try:
+        check_socket_path(str(directory / "msgbench12345678" / "lock" / "msg.sock"))
+    except ConfigError as error:
+        parser.error(f"--directory {given}: {error}")
+    return directory
+
+
+def _check_writable(parser: argparse.ArgumentParser, path: Path) -> None:
+    """Complain now, rather than after the measurement, of a file that cannot be written."""
+    directory = path.absolute().parent
+    if path.is_dir() or not os.access(path if path.exists() else directory, os.W_OK):
+        parser.error(f"{path} cannot be written")

@@ -1,0 +1,61 @@
+"""What a peer is: something that can ping, or a reason why it cannot be measured here."""
+
+from __future__ import annotations
+
+import abc
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from msgd.bench.exchange import Load, Tally
+from msgd.bench.results import Outcome
+from msgd.bench.workers import Team
+
+STARTING = 30.0
+"""Seconds within which a process has to be there; a fraction of one is what it takes."""
+
+
+class Peer(abc.ABC):
+    """One way to ping.  `name` is the row's, `note` says what is different about it."""
+
+    name: ClassVar[str]
+    note: ClassVar[str] = ""
+
+    @abc.abstractmethod
+    def missing(self) -> str:
+        """Why it cannot be measured on this machine; nothing if it can."""
+
+    @abc.abstractmethod
+    def run(self, team: Team, directory: Path, load: Load) -> Outcome:
+        """Ping once with processes of `team`; `directory` is empty and for this run alone."""
+
+
+class PythonPeer(Peer):
+    """A peer with an echoing process and a pinging one, both in Python."""
+
+    module: ClassVar[str]
+    """The module that it needs."""
+
+    package: ClassVar[str] = ""
+    """What to install to have it."""
+
+    def missing(self) -> str:
+        if importlib.util.find_spec(self.module) is None:
+            return f"{self.package} is not installed (pip install 'msgd[bench]')"
+        return ""
+
+    def run(self, team: Team, directory: Path, load: Load) -> Outcome:
+        server = team.start("the echoing process", lambda channel: self.serve(directory, lambda: channel.send(True)))
+        server.hear(STARTING)
+        client = team.start("the pinging process", lambda _: self.ping(directory, load))
+        tally: Tally = client.hear(load.seconds + load.patience)
+        return tally.outcome()
+
+    @abc.abstractmethod
+    def serve(self, directory: Path, ready: Callable[[], None]) -> None:
+        """Call `ready` once clients can connect, then echo until the process is killed."""
+
+    @abc.abstractmethod
+    def ping(self, directory: Path, load: Load) -> Tally:
+        """Connect and ping."""

@@ -1,0 +1,108 @@
+"""Peers that are other programs: the C loop over bare sockets, and Samba's own LOCAL-MESSAGING."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+from msgd.bench.exchange import RATE, Load, Tally
+from msgd.bench.peers.base import STARTING, Peer
+from msgd.bench.results import Outcome
+from msgd.bench.workers import Team, WorkerFailed
+
+_SOURCE = Path(__file__).with_name("floor.c")
+_COMPILERS = ("cc", "gcc", "clang")
+_COMPILING = 60.0
+
+
+class Floor(Peer):
+    """A C program's ping over bare sockets: no messaging format, no Python, nothing to be faster than.
+
+    It is compiled for each run anew, in the run's directory, before the clock starts.
+    """
+
+    kind: ClassVar[str]
+
+    def missing(self) -> str:
+        return "" if _compiler() else "there is no C compiler"
+
+    def run(self, team: Team, directory: Path, load: Load) -> Outcome:
+        compiler = _compiler()
+        assert compiler is not None
+        program = directory / "floor"
+        _run_program([compiler, "-O2", "-o", str(program), str(_SOURCE)], _COMPILING)
+        cpus = [str(team.cpus[number % len(team.cpus)]) if team.cpus else "-1" for number in range(2)]
+        arguments = [self.kind, str(directory), str(load.seconds), str(load.window), str(len(load.text)), *cpus]
+        output = _run_program([str(program), *arguments], load.seconds + load.patience)
+        sent, received, seconds = output.split()
+        return Tally(int(sent), int(received), float(seconds)).outcome()
+
+
+class DatagramFloor(Floor):
+    """Over AF_UNIX datagrams."""
+
+    name = "C, datagrams"
+    kind = "dgram"
+    note = "a C loop over bare AF_UNIX datagrams"
+
+
+class StreamFloor(Floor):
+    """Over an AF_UNIX stream."""
+
+    name = "C, stream"
+    kind = "stream"
+    note = "a C loop over a bare AF_UNIX stream"
+
+
+class Smbtorture(Peer):
+    """Samba's smbtorture: its own LOCAL-MESSAGING, in one process, with whole seconds and a window of its own."""
+
+    name = "smbtorture"
+    note = "Samba's local.messaging.ping_speed: one process, window 20"
+
+    def missing(self) -> str:
+        return "" if shutil.which("smbtorture") else "smbtorture is not installed (Debian: samba-testsuite)"
+
+    def run(self, team: Team, directory: Path, load: Load) -> Outcome:
+        seconds = max(1, round(load.seconds))
+        places = ("lock directory", "private dir", "state directory", "cache directory", "pid directory")
+        command = ["smbtorture", "//localhost/none", "-N", "-t", str(seconds), f"--configfile={os.devnull}"]
+        command += [f"--option={place}={directory}" for place in places]
+        output = _run_program([*command, "local.messaging.ping_speed"], seconds + load.patience)
+        rate = re.search(r"ping rate of (\d+)", output)
+        if rate is None or "success: ping_speed" not in output:
+            return Outcome(failure=f"smbtorture says: {(output.split(chr(10)) or [''])[-1]}")
+        return Outcome({RATE: float(rate[1])})
+
+
+@cache
+def _compiler() -> str | None:
+    return next((name for name in _COMPILERS if shutil.which(name)), None)
+
+
+def _run_program(command: list[str], within: float) -> str:
+    """Run a program that must succeed within so many seconds (and those of its start), and return what it prints."""
+    sys.stdout.flush()
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=within + STARTING,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise WorkerFailed(f"{command[0]} has not finished within {within + STARTING:.3g} s") from None
+    if done.returncode != 0:
+        last = (done.stdout.strip().splitlines() or ["no word"])[-1]
+        raise WorkerFailed(f"{command[0]} ended with status {done.returncode}: {last}")
+    return done.stdout

@@ -1,0 +1,22 @@
+"""The peers there are, in the order of the table."""
+
+from __future__ import annotations
+
+from msgd.bench.peers.asyncio_streams import AsyncioStreams
+from msgd.bench.peers.base import Peer
+from msgd.bench.peers.dbus import DBus
+from msgd.bench.peers.multiprocessing_connection import MultiprocessingConnection
+from msgd.bench.peers.nanomsg import Nng
+from msgd.bench.peers.programs import DatagramFloor, Smbtorture, StreamFloor
+from msgd.bench.peers.zeromq import ZeroMq
+
+PEERS: tuple[Peer, ...] = (
+    ZeroMq(),
+    Nng(),
+    MultiprocessingConnection(),
+    AsyncioStreams(),
+    DBus(),
+    DatagramFloor(),
+    StreamFloor(),
+    Smbtorture(),
+)

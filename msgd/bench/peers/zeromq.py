@@ -1,0 +1,41 @@
+"""pyzmq: a PAIR of sockets over ipc."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from msgd.bench.exchange import Load, Tally, exchange
+from msgd.bench.peers.base import PythonPeer
+
+
+class ZeroMq(PythonPeer):
+    """ZeroMQ's PAIR, whose input and output go through a thread of its own in each process."""
+
+    name = "pyzmq"
+    module = "zmq"
+    package = "pyzmq"
+    note = "PAIR over ipc"
+
+    def serve(self, directory: Path, ready: Callable[[], None]) -> None:
+        import zmq
+
+        with zmq.Context() as context, context.socket(zmq.PAIR) as pair:
+            pair.bind(f"ipc://{directory}/pair")
+            ready()
+            receive, send = pair.recv, pair.send
+            while True:
+                send(receive())
+
+    def ping(self, directory: Path, load: Load) -> Tally:
+        import zmq
+
+        with zmq.Context() as context, context.socket(zmq.PAIR) as pair:
+            pair.connect(f"ipc://{directory}/pair")
+            receive = pair.recv
+
+            def take() -> int:
+                receive()
+                return 1
+
+            return exchange(pair.send, take, load)

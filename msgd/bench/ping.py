@@ -1,0 +1,158 @@
+"""msgbench ping: LOCAL-MESSAGING, the 2006 page's measure of messaging speed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from msgd.bench.command import Command
+from msgd.bench.exchange import RATE, Load, Tally, exchange
+from msgd.bench.options import add_types, at_least, size
+from msgd.bench.peers.base import STARTING, Peer
+from msgd.bench.peers.table import PEERS
+from msgd.bench.results import Figure, Outcome, Result, Row
+from msgd.bench.runner import Case, Session, interleave
+from msgd.bench.subjects import Subject
+from msgd.bench.workers import Team
+from msgd.config import Config
+from msgd.messaging import Messaging
+from msgd.wire.header import Message
+from msgd.wire.message_types import MessageType
+from msgd.wire.server_id import ServerID
+
+_TEXT = b"testing"
+_WINDOW = 20
+
+_PAGE_2006 = {"tdb": 64_850.0, "tdb-nommap": 34_220.0, "dgram": 58_400.0, "stream": 16_850.0}
+"""Messages a second on a Thinkpad T41 with 1.7 GHz."""
+
+_FIGURE = Figure(RATE, "messages/s")
+
+_RunPing = Callable[[Team, Config, Load], Outcome]
+
+_DESCRIPTION = """\
+LOCAL-MESSAGING: one process sends pairs of a 7-byte ("testing") and an empty ping, another answers each with a pong,
+and at most 20 pings are unanswered at a time.  The rate is (pings + pongs) / second.  A missing pong fails the run.
+"""
+
+_EPILOG = """\
+examples:
+  msgbench ping                           every messaging type that is compiled in
+  msgbench ping --peers --runs 5          and what one would use instead, in the same run
+  msgbench ping --types tdb,dgram --pin 0 both processes on one CPU
+
+Compare rows of one run; the absolute figures are this machine's at this hour.
+Exit status: 0, 1 if a message was missing, 2 for wrong usage.
+"""
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_types(parser, variants=True)
+    parser.add_argument("--peers", action="store_true", help="measure other ways to message as well")
+    parser.add_argument(
+        "--window",
+        type=at_least(1),
+        default=_WINDOW,
+        metavar="N",
+        help="unanswered pings at most (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size",
+        type=size,
+        default=len(_TEXT),
+        metavar="BYTES",
+        help="the longer ping's length (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--single-process", action="store_true", help="one process that pings itself, as Samba's own test"
+    )
+
+
+def _run(session: Session, arguments: argparse.Namespace) -> Result:
+    text = (_TEXT * (arguments.size // len(_TEXT) + 1))[: arguments.size]
+    load = Load(session.seconds, arguments.window, text, session.patience)
+    run = _within_one if arguments.single_process else _between_two
+    cases = [_case(subject, session.config, load, run) for subject in arguments.types]
+    if arguments.peers:
+        cases += [_peer_case(peer, load, single_process=arguments.single_process) for peer in PEERS]
+    where = "within one process" if arguments.single_process else "between two processes"
+    title = f"ping: messages a second {where}, {arguments.size} and 0 bytes, window {arguments.window}"
+    rows = interleave(session, "ping", _FIGURE, cases)
+    settings = {
+        "window": arguments.window,
+        "size": arguments.size,
+        "single process": arguments.single_process,
+    }
+    return Result("ping", title, (_FIGURE,), rows, settings)
+
+
+def _case(subject: Subject, config: Config, load: Load, run: _RunPing) -> Case:
+    row = Row(subject.name, note=subject.description, page_2006=_PAGE_2006.get(subject.name))
+    return Case(row, lambda team, directory: run(team, subject.config(config, directory), load))
+
+
+def _peer_case(peer: Peer, load: Load, *, single_process: bool) -> Case:
+    missing = "it takes two processes" if single_process else peer.missing()
+    return Case(Row(peer.name, note=peer.note, missing=missing), lambda team, path: peer.run(team, path, load))
+
+
+def _between_two(team: Team, config: Config, load: Load) -> Outcome:
+    server = team.start("the ponging process", _serve, config)
+    dst: ServerID = server.hear(STARTING)
+    client = team.start("the pinging process", _ping, config, dst, load)
+    tally: Tally = client.hear(load.seconds + 2 * load.patience)
+    return tally.outcome()
+
+
+def _within_one(team: Team, config: Config, load: Load) -> Outcome:
+    client = team.start("the process", _ping_itself, config, load)
+    tally: Tally = client.hear(load.seconds + 2 * load.patience)
+    return tally.outcome()
+
+
+def _serve(channel: Connection, config: Config) -> None:
+    """Answer pings (the context does that by itself) until killed."""
+    with Messaging(config) as messaging:
+        channel.send(messaging.server_id)
+        while True:
+            messaging.dispatch(None)
+
+
+def _ping(_: Connection, config: Config, dst: ServerID, load: Load) -> Tally:
+    with Messaging(config) as messaging:
+        messaging.register(MessageType.PONG, lambda pong: None)
+        return exchange(_sender(messaging, dst, load), lambda: messaging.dispatch(load.patience), load)
+
+
+def _ping_itself(_: Connection, config: Config, load: Load) -> Tally:
+    """The same from one context of a process to another, whose pings are dispatched here, too."""
+    pongs = 0
+
+    def pong(_: Message) -> None:
+        nonlocal pongs
+        pongs += 1
+
+    def receive() -> int:
+        before = pongs
+        while pongs == before and messaging.dispatch(load.patience):
+            pass
+        return pongs - before
+
+    with Messaging(config) as messaging, Messaging(config) as other:
+        messaging.register(MessageType.PONG, pong)
+        return exchange(_sender(messaging, other.server_id, load), receive, load)
+
+
+def _sender(messaging: Messaging, dst: ServerID, load: Load) -> Callable[[bytes], object]:
+    return lambda data: messaging.send(dst, MessageType.PING, data, timeout=load.patience)
+
+
+COMMAND = Command(
+    "ping",
+    "messages a second between two processes, as LOCAL-MESSAGING",
+    _DESCRIPTION,
+    _EPILOG,
+    _add_options,
+    _run,
+)

@@ -1,0 +1,128 @@
+"""Results as JSON: every single run, with what it ran on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from msgd import _registry
+from msgd.bench.results import Figure, Outcome, Result, Row
+
+FORMAT = 1
+"""The number of this layout; a file that has another is refused."""
+
+QLEN = Path("/proc/sys/net/unix/max_dgram_qlen")
+"""How many datagrams wait in a socket before a sender does."""
+
+_PACKAGES = ("pyzmq", "pynng", "dbus-fast", "matplotlib", "rich")
+
+
+def machine() -> dict[str, Any]:
+    """What this runs on: processor, memory, kernel, Python, versions; nothing that names the machine."""
+    cpu = re.search(r"^model name\s*: (.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s*(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": cpu[1] if cpu else platform.processor(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory MiB": int(memory[1]) // 1024 if memory else None,
+        "kernel": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "msgd": _registry.VERSION,
+        "configured": _registry.CONFIGURE_LINE,
+        "load average": os.getloadavg()[0],
+        "net.unix.max_dgram_qlen": int(_text(QLEN) or 0),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+    }
+
+
+def document(results: Iterable[Result], ran_on: dict[str, Any]) -> dict[str, Any]:
+    """All there is to know about the results, for json."""
+    return {"msgbench": FORMAT, "machine": ran_on, "results": [_plain_result(result) for result in results]}
+
+
+def write(path: Path, results: Iterable[Result], ran_on: dict[str, Any]) -> None:
+    """Write the document into a file, which is all there or not changed at all.  Raises OSError."""
+    text = json.dumps(document(results, ran_on), indent=1, ensure_ascii=False) + "\n"
+    if path.exists() and not path.is_file():
+        path.write_text(text)  # /dev/stdout and the like
+        return
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[list[Result], dict[str, Any]]:
+    """The results of a file, and what they ran on.  Raises OSError, and ValueError if the file is none of ours."""
+    try:
+        read = json.loads(path.read_bytes())
+        if read["msgbench"] != FORMAT:
+            raise ValueError(f"its format is {read['msgbench']}, and {FORMAT} is what this msgbench reads")
+        return [_result(result) for result in read["results"]], read["machine"]
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):
+        raise ValueError("it is no file of msgbench --json") from None
+
+
+def _plain_result(result: Result) -> dict[str, Any]:
+    return {
+        "benchmark": result.benchmark,
+        "title": result.title,
+        "figures": [figure._asdict() for figure in result.figures],
+        "base": result.base,
+        "settings": dict(result.settings),
+        "rows": [
+            {
+                "subject": row.subject,
+                "parameters": dict(row.parameters),
+                "note": row.note,
+                "missing": row.missing,
+                "page_2006": row.page_2006,
+                "runs": [
+                    {"figures": dict(one.figures), "counts": dict(one.counts), "failure": one.failure}
+                    for one in row.outcomes
+                ],
+            }
+            for row in result.rows
+        ],
+    }
+
+
+def _result(plain: dict[str, Any]) -> Result:
+    rows = [
+        Row(
+            row["subject"],
+            row["parameters"],
+            [Outcome(run["figures"], run["counts"], run["failure"]) for run in row["runs"]],
+            row["note"],
+            row["missing"],
+            row["page_2006"],
+        )
+        for row in plain["rows"]
+    ]
+    figures = tuple(Figure(**figure) for figure in plain["figures"])
+    return Result(plain["benchmark"], plain["title"], figures, rows, plain["settings"], plain["base"])
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

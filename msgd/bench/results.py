@@ -1,0 +1,89 @@
+"""What a benchmark finds out: the figures and counts of single runs, rows of runs, and a whole result."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Figure(NamedTuple):
+    """One thing that is measured: its name, its unit, and which way it gets better."""
+
+    name: str
+    unit: str
+    less_is_better: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run: the figures by name, what was counted, and what went wrong (nothing: the run is good)."""
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    failure: str = ""
+
+
+class Spread(NamedTuple):
+    """The median of several runs with the extremes."""
+
+    median: float
+    minimum: float
+    maximum: float
+
+
+@dataclass(slots=True)
+class Row:
+    """All the runs of one subject with one set of parameters.
+
+    `missing`: why it was not measured at all.  `page_2006`: the figure of the 2006 page, where that has one.
+    """
+
+    subject: str
+    parameters: Mapping[str, int | str] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
+    note: str = ""
+    missing: str = ""
+    page_2006: float | None = None
+
+    @property
+    def failures(self) -> list[str]:
+        """What went wrong in which run."""
+        return [f"run {number}: {one.failure}" for number, one in enumerate(self.outcomes, 1) if one.failure]
+
+    def spread(self, figure: str) -> Spread | None:
+        """The median and the extremes of a figure over the runs that have it; None if no run has."""
+        values = [outcome.figures[figure] for outcome in self.outcomes if figure in outcome.figures]
+        return Spread(statistics.median(values), min(values), max(values)) if values else None
+
+
+@dataclass(slots=True)
+class Result:
+    """What one benchmark found out.
+
+    `figures`: the first is the one that percentages and pictures are of.  `base`: the subject that is 100 %.
+    `settings`: what it was run with.
+    """
+
+    benchmark: str
+    title: str
+    figures: tuple[Figure, ...]
+    rows: list[Row]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    base: str = "tdb"
+
+    @property
+    def failed(self) -> bool:
+        """Whether any run of any row went wrong."""
+        return any(row.failures for row in self.rows)
+
+    def percentage(self, row: Row) -> float | None:
+        """The row's median as a percentage of the base's with the same parameters; None if either is not there."""
+        name = self.figures[0].name
+        own = row.spread(name)
+        for other in self.rows:
+            if other.subject == self.base and other.parameters == row.parameters:
+                whole = other.spread(name)
+                return 100 * own.median / whole.median if own and whole and whole.median else None
+        return None

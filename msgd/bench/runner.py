@@ -1,0 +1,65 @@
+"""Running the cases of a benchmark in turn, A B C A B C: what disturbs the machine for a while disturbs all alike."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from msgd.bench.progress import showing
+from msgd.bench.results import Figure, Outcome, Row
+from msgd.bench.workers import Team, WorkerFailed
+from msgd.config import Config
+from msgd.errors import MsgdError
+
+Run = Callable[[Team, Path], Outcome]
+
+
+class Session(NamedTuple):
+    """What every benchmark is run with.
+
+    `config`: the parameters that subjects start from.  `directory`: where scratch directories are made.
+    `seconds`: how long a run measures.  `patience`: seconds without a word that mean that a message is lost.
+    `cpus`: what processes are bound to, in turn (none: nothing).
+    """
+
+    config: Config
+    directory: Path
+    seconds: float
+    runs: int
+    patience: float
+    cpus: Sequence[int] = ()
+    quiet: bool = False
+
+
+class Case(NamedTuple):
+    """A row, and how to make one run for it."""
+
+    row: Row
+    run: Run
+
+
+def interleave(session: Session, title: str, figure: Figure, cases: Sequence[Case]) -> list[Row]:
+    """Run all cases that can be run, `session.runs` times each, and return the rows with their outcomes."""
+    present = [case for case in cases if not case.row.missing]
+    with showing(title, session.runs * len(present), quiet=session.quiet) as progress:
+        for number in range(1, session.runs + 1):
+            for row, run in present:
+                label = f"{_label(row)}, run {number} of {session.runs}"
+                progress.begin(label, session.seconds)
+                with (
+                    tempfile.TemporaryDirectory(dir=session.directory, prefix="msgbench") as directory,
+                    Team(session.cpus, progress.tick) as team,
+                ):
+                    try:
+                        outcome = run(team, Path(directory))
+                    except (WorkerFailed, MsgdError) as error:
+                        outcome = Outcome(failure=str(error).strip())
+                row.outcomes.append(outcome)
+                progress.end(label, outcome, figure)
+    return [case.row for case in cases]
+
+
+def _label(row: Row) -> str:
+    return " ".join([row.subject, *(f"{name}={value}" for name, value in row.parameters.items())])

@@ -1,0 +1,60 @@
+"""What is measured: the messaging types that are compiled in, each in the ways in which it can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from msgd._registry import MESSAGING_MODULES
+from msgd.config import Config
+
+
+class Subject(NamedTuple):
+    """A messaging type with the parameters that make a variant of it."""
+
+    name: str
+    messaging_type: str
+    description: str
+    overrides: Mapping[str, object] = MappingProxyType({})
+
+    def config(self, base: Config, directory: Path) -> Config:
+        """`base` for this subject, with all that processes share below `directory`."""
+        places = {
+            "lock_directory": str(directory / "lock"),
+            "private_dir": str(directory / "private"),
+            "pid_directory": str(directory / "pid"),
+            "socket_directory": str(directory / "lock" / "msg.sock"),
+        }
+        return base.replace(messaging_type=self.messaging_type, **places, **self.overrides)
+
+
+SUBJECTS = (
+    Subject("tdb", "tdb", "messages.tdb, mapped into memory, locked by mutexes"),
+    Subject("tdb-nommap", "tdb", "use mmap = no", {"use_mmap": False}),
+    Subject("tdb-fcntl", "tdb", "msgd:tdb mutexes = no", {"tdb_mutexes": False}),
+    Subject("dgram", "dgram", "AF_UNIX datagrams"),
+    Subject("stream", "stream", "AF_UNIX streams"),
+)
+"""All there are, in the order of the tables; the first of a messaging type is that type with the defaults."""
+
+PLAIN = ("tdb", "dgram", "stream")
+"""The subjects that are a messaging type as it is by default."""
+
+
+def compiled_in() -> tuple[str, ...]:
+    """The names of the subjects whose messaging type is compiled in."""
+    types = {module.name for module in MESSAGING_MODULES}
+    return tuple(subject.name for subject in SUBJECTS if subject.messaging_type in types)
+
+
+def choose(names: Sequence[str]) -> list[Subject]:
+    """The subjects of these names; ValueError, with what there is, for one that is unknown or not compiled in."""
+    by_name = {subject.name: subject for subject in SUBJECTS}
+    there = compiled_in()
+    for name in names:
+        if name not in there:
+            problem = "not compiled in" if name in by_name else "unknown"
+            raise ValueError(f"messaging type {name!r} is {problem}; there are: {', '.join(there)}")
+    return [by_name[name] for name in dict.fromkeys(names)]

@@ -8,6 +8,11 @@ from typing import NamedTuple
 
 from msgd.bench.results import Result
 from msgd.bench.runner import Session
+from msgd.config import Config
+
+
+class BadRequest(Exception):
+    """What was asked for cannot be done, whatever runs: the line for the user, who gets exit status 2."""
 
 
 class Command(NamedTuple):
@@ -24,3 +29,9 @@ class Command(NamedTuple):
     run: Callable[[Session, argparse.Namespace], Result]
     seconds: float = 2.0
     runs: int = 3
+
+
+def check_fits(option: str, length: int, config: Config) -> None:
+    """BadRequest if messages of this length are not sent."""
+    if length > config.max_message_size:
+        raise BadRequest(f"{option}: {length} bytes are more than msgd:max message size, {config.max_message_size}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import cycle
 from typing import NamedTuple
 
@@ -13,41 +13,48 @@ RATE = "rate"
 
 
 class Load(NamedTuple):
-    """What a ping sends: for `seconds`, pairs of `text` and an empty message, at most `window` unanswered.
+    """What is sent: for `seconds`, `messages` over and over, at most `window` of them unanswered.
 
     `patience`: how many seconds without an answer mean that a message is lost.
     """
 
     seconds: float
     window: int
-    text: bytes
+    messages: tuple[bytes, ...]
     patience: float
 
     @property
     def bursts(self) -> tuple[tuple[bytes, ...], ...]:
-        """What is sent at once, in turn: a pair, or with a window of 1 its two messages one after the other."""
-        return ((self.text, b""),) if self.window > 1 else ((self.text,), (b"",))
+        """What is sent at once, in turn: all messages, or where the window is too small each for itself."""
+        return (self.messages,) if len(self.messages) <= self.window else tuple((data,) for data in self.messages)
 
 
 class Tally(NamedTuple):
-    """What a ping came to: messages sent, answers received, seconds from the first message to the last answer."""
+    """What came of it: messages sent, answers received, seconds from the first message to the last answer."""
 
     sent: int
     received: int
     seconds: float
 
+    @property
+    def failure(self) -> str:
+        """What is wrong with it; nothing if each message has its answer."""
+        if self.received < self.sent:
+            return f"{self.sent - self.received} of {self.sent} answers are missing"
+        return f"{self.received - self.sent} answers too many" if self.received > self.sent else ""
+
     def outcome(self) -> Outcome:
-        """The rate in messages and answers a second; a failure if an answer is missing."""
-        missing = self.sent - self.received
-        failure = f"{missing} of {self.sent} answers are missing" if missing > 0 else ""
-        if missing < 0:
-            failure = f"{-missing} answers more than {self.sent} pings"
-        rate = (self.sent + self.received) / self.seconds
-        return Outcome({} if failure else {RATE: rate}, {"sent": self.sent, "received": self.received}, failure)
+        """The rate in messages and answers a second."""
+        return self.outcome_of({RATE: (self.sent + self.received) / self.seconds})
+
+    def outcome_of(self, figures: Mapping[str, float]) -> Outcome:
+        """These figures, which count only if nothing is wrong."""
+        failure = self.failure
+        return Outcome({} if failure else figures, {"sent": self.sent, "received": self.received}, failure)
 
 
 def exchange(send: Callable[[bytes], object], receive: Callable[[], int], load: Load) -> Tally:
-    """Ping for the load's time and wait for the last answer.
+    """Send for the load's time and wait for the last answer.
 
     `receive` waits for at least one answer and returns how many came; 0 means that none has for too long.
     """

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from msgd.bench import ping, record, tables
-from msgd.bench.command import Command
+from msgd.bench import fanout, flood, latency, ping, record, scale, sizes, tables
+from msgd.bench.command import BadRequest, Command
 from msgd.bench.options import at_least, cpus, seconds
 from msgd.bench.runner import Session
 from msgd.config import Config
@@ -23,7 +23,14 @@ from msgd.tools import cli
 
 PROGRAM = "msgbench"
 
-COMMANDS: tuple[Command, ...] = (ping.COMMAND,)
+COMMANDS: tuple[Command, ...] = (
+    ping.COMMAND,
+    flood.COMMAND,
+    sizes.COMMAND,
+    latency.COMMAND,
+    fanout.COMMAND,
+    scale.COMMAND,
+)
 
 _SHARED_MEMORY = Path("/dev/shm")
 _PATIENCE = 10.0
@@ -133,7 +140,10 @@ def _measure(parser: argparse.ArgumentParser, arguments: argparse.Namespace, com
         arguments.pin,
         arguments.quiet,
     )
-    result = command.run(session, arguments)
+    try:
+        result = command.run(session, arguments)
+    except BadRequest as error:
+        parser.error(str(error))
     settings = {"seconds": session.seconds, "runs": session.runs, "pin": list(session.cpus)}
     result.settings = {**settings, **result.settings}
     tables.show(tables.table_of(result))

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from msgd.bench.command import Command
+from msgd.bench.command import Command, check_fits
+from msgd.bench.endpoints import answer_pings
 from msgd.bench.exchange import RATE, Load, Tally, exchange
 from msgd.bench.options import add_types, at_least, size
 from msgd.bench.peers.base import STARTING, Peer
@@ -70,8 +71,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(session: Session, arguments: argparse.Namespace) -> Result:
+    check_fits("--size", arguments.size, session.config)
     text = (_TEXT * (arguments.size // len(_TEXT) + 1))[: arguments.size]
-    load = Load(session.seconds, arguments.window, text, session.patience)
+    load = Load(session.seconds, arguments.window, (text, b""), session.patience)
     run = _within_one if arguments.single_process else _between_two
     cases = [_case(subject, session.config, load, run) for subject in arguments.types]
     if arguments.peers:
@@ -98,7 +100,7 @@ def _peer_case(peer: Peer, load: Load, *, single_process: bool) -> Case:
 
 
 def _between_two(team: Team, config: Config, load: Load) -> Outcome:
-    server = team.start("the ponging process", _serve, config)
+    server = team.start("the ponging process", answer_pings, config)
     dst: ServerID = server.hear(STARTING)
     client = team.start("the pinging process", _ping, config, dst, load)
     tally: Tally = client.hear(load.seconds + 2 * load.patience)
@@ -109,14 +111,6 @@ def _within_one(team: Team, config: Config, load: Load) -> Outcome:
     client = team.start("the process", _ping_itself, config, load)
     tally: Tally = client.hear(load.seconds + 2 * load.patience)
     return tally.outcome()
-
-
-def _serve(channel: Connection, config: Config) -> None:
-    """Answer pings (the context does that by itself) until killed."""
-    with Messaging(config) as messaging:
-        channel.send(messaging.server_id)
-        while True:
-            messaging.dispatch(None)
 
 
 def _ping(_: Connection, config: Config, dst: ServerID, load: Load) -> Tally:

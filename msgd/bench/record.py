@@ -80,6 +80,7 @@ def _plain_result(result: Result) -> dict[str, Any]:
         "title": result.title,
         "figures": [figure._asdict() for figure in result.figures],
         "base": result.base,
+        "counts": list(result.counts),
         "settings": dict(result.settings),
         "rows": [
             {
@@ -111,7 +112,15 @@ def _result(plain: dict[str, Any]) -> Result:
         for row in plain["rows"]
     ]
     figures = tuple(Figure(**figure) for figure in plain["figures"])
-    return Result(plain["benchmark"], plain["title"], figures, rows, plain["settings"], plain["base"])
+    return Result(
+        plain["benchmark"],
+        plain["title"],
+        figures,
+        rows,
+        plain["settings"],
+        plain["base"],
+        tuple(plain["counts"]),
+    )
 
 
 def _text(path: str | Path) -> str:

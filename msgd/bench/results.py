@@ -52,6 +52,11 @@ class Row:
         """What went wrong in which run."""
         return [f"run {number}: {one.failure}" for number, one in enumerate(self.outcomes, 1) if one.failure]
 
+    def total(self, count: str) -> int | None:
+        """A count summed up over the runs that have it; None if no run has."""
+        values = [outcome.counts[count] for outcome in self.outcomes if count in outcome.counts]
+        return sum(values) if values else None
+
     def spread(self, figure: str) -> Spread | None:
         """The median and the extremes of a figure over the runs that have it; None if no run has."""
         values = [outcome.figures[figure] for outcome in self.outcomes if figure in outcome.figures]
@@ -63,7 +68,7 @@ class Result:
     """What one benchmark found out.
 
     `figures`: the first is the one that percentages and pictures are of.  `base`: the subject that is 100 %.
-    `settings`: what it was run with.
+    `counts`: those that the table shows, summed up over the runs.  `settings`: what it was run with.
     """
 
     benchmark: str
@@ -72,6 +77,7 @@ class Result:
     rows: list[Row]
     settings: Mapping[str, object] = field(default_factory=dict)
     base: str = "tdb"
+    counts: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:

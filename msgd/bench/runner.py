@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from msgd.bench.progress import showing
 from msgd.bench.results import Figure, Outcome, Row
+from msgd.bench.subjects import Subject
 from msgd.bench.workers import Team, WorkerFailed
 from msgd.config import Config
 from msgd.errors import MsgdError
 
 Run = Callable[[Team, Path], Outcome]
+Parameters = Mapping[str, int | str]
 
 
 class Session(NamedTuple):
@@ -38,6 +40,21 @@ class Case(NamedTuple):
 
     row: Row
     run: Run
+
+
+def cases_of(
+    session: Session,
+    subjects: Sequence[Subject],
+    run: Callable[[Team, Config, Parameters], Outcome],
+    parameters: Sequence[Parameters] = ({},),
+) -> list[Case]:
+    """A case for each subject with each of the parameters."""
+
+    def case(subject: Subject, chosen: Parameters) -> Case:
+        row = Row(subject.name, chosen, note=subject.description)
+        return Case(row, lambda team, directory: run(team, subject.config(session.config, directory), chosen))
+
+    return [case(subject, chosen) for chosen in parameters for subject in subjects]
 
 
 def interleave(session: Session, title: str, figure: Figure, cases: Sequence[Case]) -> list[Row]:

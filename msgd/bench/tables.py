@@ -34,12 +34,14 @@ def table_of(result: Result) -> Table:
     with_page = any(row.page_2006 is not None for row in result.rows)
     headings = ["", *parameters, f"{first.name} ({first.unit})", "min", "max", f"% of {result.base}"]
     headings += [f"{figure.name} ({figure.unit})" for figure in others]
+    headings += result.counts
     headings += ["2006", "2006 %"] if with_page else []
     headings += ["note"]
     rows, styles = [], []
     for row in result.rows:
         cells = [row.subject, *(_cell(row.parameters.get(name)) for name in parameters), *_main_cells(result, row)]
         cells += [_median(row, figure) for figure in others]
+        cells += [_cell(row.total(name)) for name in result.counts]
         cells += _page_cells(result, row) if with_page else []
         rows.append([*cells, _note(row)])
         styles.append("red" if row.failures else "dim" if row.missing else "")
@@ -47,7 +49,7 @@ def table_of(result: Result) -> Table:
 
 
 def _cell(value: int | str | None) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 
 def _main_cells(result: Result, row: Row) -> list[str]:

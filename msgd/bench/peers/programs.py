@@ -38,7 +38,7 @@ class Floor(Peer):
         program = directory / "floor"
         _run_program([compiler, "-O2", "-o", str(program), str(_SOURCE)], _COMPILING)
         cpus = [str(team.cpus[number % len(team.cpus)]) if team.cpus else "-1" for number in range(2)]
-        arguments = [self.kind, str(directory), str(load.seconds), str(load.window), str(len(load.text)), *cpus]
+        arguments = [self.kind, str(directory), str(load.seconds), str(load.window), str(len(load.messages[0])), *cpus]
         output = _run_program([str(program), *arguments], load.seconds + load.patience)
         sent, received, seconds = output.split()
         return Tally(int(sent), int(received), float(seconds)).outcome()

@@ -1,0 +1,97 @@
+"""msgbench size: how many MiB a second go through, from empty messages to the longest."""
+
+from __future__ import annotations
+
+import argparse
+from multiprocessing.connection import Connection
+
+from msgd.bench.command import Command, check_fits
+from msgd.bench.endpoints import ACK, DATA
+from msgd.bench.exchange import Load, Tally, exchange
+from msgd.bench.options import add_types, sizes
+from msgd.bench.peers.base import STARTING
+from msgd.bench.results import Figure, Outcome, Result
+from msgd.bench.runner import Parameters, Session, cases_of, interleave
+from msgd.bench.workers import Team
+from msgd.config import Config
+from msgd.messaging import Messaging
+from msgd.wire.header import Message
+from msgd.wire.server_id import ServerID
+
+_SIZES = "0,64,1K,4K,16K,64K,256K,1M,4M,16M"
+_WINDOW = 20
+_WINDOW_BYTES = 16 << 20
+"""At most so many bytes are unacknowledged, if that is more than one message."""
+
+_MIB = 1 << 20
+
+_FIGURES = (Figure("throughput", "MiB/s"), Figure("rate", "messages/s"))
+
+_DESCRIPTION = """\
+One process sends messages of one size, another acknowledges each with an empty one; at most 20 are unacknowledged, and
+at most 16 MiB.  The throughput is that of the messages, one way.
+"""
+
+_EPILOG = """\
+examples:
+  msgbench size --plot size.png
+  msgbench size --sizes 1K,64K,1M --types dgram
+
+Exit status: 0, 1 if a message was lost or came with another length, 2 for wrong usage.
+"""
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_types(parser, variants=False)
+    parser.add_argument("--sizes", type=sizes, default=sizes(_SIZES), metavar="BYTES,...", help=f"(default: {_SIZES})")
+
+
+def _run(session: Session, arguments: argparse.Namespace) -> Result:
+    check_fits("--sizes", max(arguments.sizes), session.config)
+
+    def run(team: Team, config: Config, parameters: Parameters) -> Outcome:
+        return _transfer(team, config, int(parameters["bytes"]), session)
+
+    cases = cases_of(session, arguments.types, run, [{"bytes": length} for length in arguments.sizes])
+    rows = interleave(session, "size", _FIGURES[0], cases)
+    return Result("size", "size: MiB a second by the size of a message", _FIGURES, rows, {"sizes": arguments.sizes})
+
+
+def _transfer(team: Team, config: Config, length: int, session: Session) -> Outcome:
+    window = max(1, min(_WINDOW, _WINDOW_BYTES // max(length, 1)))
+    load = Load(session.seconds, window, (bytes(length),), session.patience)
+    receiver = team.start("the receiver", _receive, config, length)
+    dst: ServerID = receiver.hear(STARTING)
+    sender = team.start("the sender", _send, config, dst, load)
+    tally: Tally = sender.hear(load.seconds + 3 * load.patience)
+    rate = tally.received / tally.seconds
+    return tally.outcome_of({"throughput": rate * length / _MIB, "rate": rate})
+
+
+def _receive(channel: Connection, config: Config, length: int) -> None:
+    """Acknowledge messages that have the right length until killed."""
+
+    def acknowledge(message: Message) -> None:
+        if len(message.data) == length:
+            messaging.reply(message, ACK)
+
+    with Messaging(config) as messaging:
+        messaging.register(DATA, acknowledge)
+        channel.send(messaging.server_id)
+        while True:
+            messaging.dispatch(None)
+
+
+def _send(_: Connection, config: Config, dst: ServerID, load: Load) -> Tally:
+    with Messaging(config) as messaging:
+        messaging.register(ACK, lambda message: None)
+
+        def send(data: bytes) -> None:
+            messaging.send(dst, DATA, data, timeout=load.patience)
+
+        return exchange(send, lambda: messaging.dispatch(load.patience), load)
+
+
+COMMAND = Command(
+    "size", "MiB a second, from empty messages to 16 MiB", _DESCRIPTION, _EPILOG, _add_options, _run, 0.5, 3
+)

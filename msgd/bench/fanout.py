@@ -21,7 +21,7 @@ from msgd.wire.header import Message
 _LISTENERS = [4, 16]
 _SIZE = 7
 _ROUND = 16
-"""The last of so many broadcasts is answered by the listeners; the next round does not wait for that, the one after does."""
+"""The last of so many broadcasts is answered by the listeners; not the next round waits for that, but the one after."""
 
 _FIGURES = (Figure("deliveries", "messages/s"), Figure("broadcasts", "a second"))
 

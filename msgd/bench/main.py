@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from msgd.bench import fanout, flood, latency, ping, record, scale, sizes, tables
+from msgd.bench import fanout, flood, latency, ping, record, scale, sizes, tables, torture
 from msgd.bench.command import BadRequest, Command
 from msgd.bench.options import at_least, cpus, seconds
 from msgd.bench.runner import Session
@@ -30,6 +30,7 @@ COMMANDS: tuple[Command, ...] = (
     latency.COMMAND,
     fanout.COMMAND,
     scale.COMMAND,
+    torture.COMMAND,
 )
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    cli.log_errors_only(PROGRAM)
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, _end)
     parser = _parser()

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from msgd import _registry
+from msgd.bench import qlen
 from msgd.bench.results import Figure, Outcome, Result, Row
 
 FORMAT = 1
 """The number of this layout; a file that has another is refused."""
-
-QLEN = Path("/proc/sys/net/unix/max_dgram_qlen")
-"""How many datagrams wait in a socket before a sender does."""
 
 _PACKAGES = ("pyzmq", "pynng", "dbus-fast", "matplotlib", "rich")
 
@@ -39,7 +37,7 @@ def machine() -> dict[str, Any]:
         "msgd": _registry.VERSION,
         "configured": _registry.CONFIGURE_LINE,
         "load average": os.getloadavg()[0],
-        "net.unix.max_dgram_qlen": int(_text(QLEN) or 0),
+        "net.unix.max_dgram_qlen": qlen.read(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
 

@@ -18,7 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Self
 
 from msgd.errors import MsgdError
@@ -104,6 +104,16 @@ class Team:
     def __exit__(self, *_: object) -> None:
         for worker in self.workers:
             worker.kill()
+
+    def watch(self, seconds: float) -> None:
+        """Let them work for so many seconds; WorkerFailed as soon as one fails, or says something."""
+        deadline = time.monotonic() + seconds
+        channels = {worker.channel: worker for worker in self.workers if not worker.channel.closed}
+        while (left := deadline - time.monotonic()) > 0:
+            for channel in wait(list(channels), min(left, _TICK)):
+                worker = channels[channel]  # type: ignore[index]  # it waits for sockets and numbers as well
+                raise WorkerFailed(f"{worker.name} said {worker.hear(0)!r}")
+            self._tick()
 
     def start(
         self,

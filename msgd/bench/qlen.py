@@ -1,0 +1,43 @@
+"""net.unix.max_dgram_qlen: how many datagrams wait in a socket before their sender has to."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+PATH = Path("/proc/sys/net/unix/max_dgram_qlen")
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def read() -> int:
+    """What it is now.  Raises OSError."""
+    return int(PATH.read_text())
+
+
+@contextlib.contextmanager
+def changed(value: int | None) -> Iterator[int]:
+    """Set it (None: leave it) and put it back in the end, however that comes, but for SIGKILL; gives what is in force.
+
+    Only sockets made meanwhile have the new length.  Raises OSError, mostly for want of root's rights.
+    """
+    before = read()
+    if value is None:
+        yield before
+        return
+    try:
+        _write(value)
+        yield read()
+    finally:
+        # A second Ctrl-C waits until it is back.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        try:
+            _write(before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
+
+def _write(value: int) -> None:
+    PATH.write_text(f"{value}\n")

@@ -1,0 +1,368 @@
+"""msgbench torture: messaging under high pressure, with everything that goes wrong on a real machine.
+
+Many processes send to each other at random, messages of random sizes, each with a sequence number of its pair and a
+checksum.  The parent meanwhile kills processes with SIGKILL, starts others in their place, and stops some for a while,
+so that they do not read.  At the end those that live send each other a last message, and every pair of them is
+compared: a message that was accepted has to have arrived, once, in order and undamaged.
+
+Counters are in memory that all processes share, so that those of the killed are not lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import random
+import secrets
+import signal
+import struct
+import time
+import zlib
+from collections import Counter
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from msgd.bench import qlen
+from msgd.bench.command import BadRequest, Command, check_fits
+from msgd.bench.endpoints import DATA, FINAL, dispatch_until, serve_until_told
+from msgd.bench.options import add_types, at_least, size
+from msgd.bench.peers.base import STARTING
+from msgd.bench.results import Figure, Outcome, Result
+from msgd.bench.runner import Parameters, Session, cases_of, interleave
+from msgd.bench.workers import Team, Worker
+from msgd.config import Config
+from msgd.errors import NoSuchProcess, QueueFull
+from msgd.messaging import Messaging
+from msgd.wire.header import Message
+from msgd.wire.server_id import ServerID
+
+_PROCESSES = 8
+_MAX_SIZE = 256 << 10
+_QUEUE_MESSAGES = 200
+"""A short queue, so that the senders to a stopped process come to its bound."""
+
+_BURST = 8
+"""Messages sent between two looks at what came in."""
+
+_BACKLOG_BYTES = 16 << 20
+"""A process with more than this in its queues waits for the others instead of sending."""
+
+_PAUSE = 0.05
+_INCIDENT = (0.02, 0.15)
+"""Seconds between two incidents, at random."""
+
+_HEADER = struct.Struct("<QI")
+"""A message's sequence number in its pair, and the checksum of that and the rest."""
+
+_NOISE = 1 << 20
+
+_FIGURE = Figure("delivered", "messages/s")
+_WRONGS = ("lost", "doubled", "reordered", "damaged")
+_COUNTS = ("sent", "delivered", "refused", "unread", "kills", "stops", *_WRONGS)
+
+_DESCRIPTION = """\
+Processes send to each other at random as fast as they can, messages of 0 bytes to 256 KiB with sequence numbers and
+checksums.  Meanwhile processes are killed (SIGKILL) and replaced, and stopped for a while, so that their queues fill.
+At the end each pair of living processes is compared: no message may be lost, doubled, reordered or damaged.
+
+sent       messages that send() accepted
+delivered  messages that arrived
+refused    messages that send() did not accept: the receiver is dead (NoSuchProcess) or does not read (QueueFull)
+unread     sent less delivered: what dead processes had not read, and what they had not sent on
+"""
+
+_EPILOG = """\
+examples:
+  msgbench torture --seconds 60 --processes 20
+  msgbench torture --seed 42              the same sizes and the same incidents in the same order again
+  msgbench torture --types dgram --qlen 1 with net.unix.max_dgram_qlen = 1 for the run (root only); then it is put back
+
+Exit status: 0, 1 if a message between living processes was lost, doubled, reordered or damaged, 2 for wrong usage.
+"""
+
+
+class _Report(NamedTuple):
+    """What a living process tells at the end.
+
+    sent, received: messages by the other's pid, doubled ones once.  wrongs: how many that came were doubled, and so on.
+    heard_out: the pids whose last message has come.
+    """
+
+    sent: dict[int, int]
+    received: dict[int, int]
+    wrongs: dict[str, int]
+    heard_out: frozenset[int]
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_types(parser, variants=True)
+    parser.add_argument(
+        "--processes", type=at_least(3), default=_PROCESSES, metavar="N", help="how many live (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-size", type=size, default=_MAX_SIZE, metavar="BYTES", help="the longest message (default: 256K)"
+    )
+    parser.add_argument("--seed", type=at_least(0), metavar="N", help="make the same choices as the run with this seed")
+    parser.add_argument(
+        "--qlen", type=at_least(1), metavar="N", help="set net.unix.max_dgram_qlen for the run and put it back (root)"
+    )
+
+
+def _run(session: Session, arguments: argparse.Namespace) -> Result:
+    check_fits("--max-size", arguments.max_size + _HEADER.size, session.config)
+    seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
+    session = session._replace(
+        config=session.config.replace(send_queue_messages=min(_QUEUE_MESSAGES, session.config.send_queue_messages))
+    )
+
+    def run(team: Team, config: Config, parameters: Parameters) -> Outcome:
+        return _Torture(team, config, arguments.processes, arguments.max_size, seed, session).run()
+
+    if arguments.qlen is not None and not os.access(qlen.PATH, os.W_OK):
+        raise BadRequest(f"--qlen {arguments.qlen}: only root may change net.unix.max_dgram_qlen")
+    cases = cases_of(session, arguments.types, run)
+    try:
+        with qlen.changed(arguments.qlen) as in_force:
+            rows = interleave(session, "torture", _FIGURE, cases)
+    except OSError as error:
+        if error.filename != str(qlen.PATH):
+            raise
+        raise BadRequest(f"net.unix.max_dgram_qlen: {error.strerror}") from None
+    title = (
+        f"torture: {arguments.processes} processes, 0 to {arguments.max_size} bytes, seed {seed},"
+        f" net.unix.max_dgram_qlen {in_force}"
+    )
+    settings = {
+        "processes": arguments.processes,
+        "max size": arguments.max_size,
+        "seed": seed,
+        "net.unix.max_dgram_qlen": in_force,
+    }
+    return Result("torture", title, (_FIGURE,), rows, settings, counts=_COUNTS)
+
+
+class _Counters:
+    """Numbers of one process in memory that is shared with the parent, so that they outlive it."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+        self.values = memoryview(self._memory).cast("Q")
+
+    SENT, DELIVERED, NO_SUCH_PROCESS, QUEUE_FULL = range(4)
+
+
+class _Torture:
+    """One run."""
+
+    def __init__(self, team: Team, config: Config, processes: int, max_size: int, seed: int, session: Session) -> None:
+        self._team = team
+        self._config = config
+        self._processes = processes
+        self._max_size = max_size
+        self._seed = seed
+        self._session = session
+        self._chance = random.Random(seed)
+        self._noise = self._chance.randbytes(max(_NOISE, 2 * max_size))
+        self._living: dict[ServerID, Worker] = {}
+        self._stopped: Worker | None = None
+        self._counters: list[_Counters] = []
+        self._counts: Counter[str] = Counter()
+
+    def run(self) -> Outcome:
+        """Torture for the session's time, then let the living settle, and compare."""
+        for _ in range(self._processes):
+            self._start()
+        self._introduce()
+        began = time.monotonic()
+        end = began + self._session.seconds
+        while (now := time.monotonic()) < end:
+            self._team.watch(min(self._chance.uniform(*_INCIDENT), end - now))
+            self._incident()
+        self._resume()
+        reports = self._settle()
+        elapsed = time.monotonic() - began
+        self._compare(reports)
+        for name, which in (("sent", _Counters.SENT), ("delivered", _Counters.DELIVERED)):
+            self._counts[name] = sum(one.values[which] for one in self._counters)
+        self._counts["refused"] = sum(
+            one.values[which] for one in self._counters for which in (_Counters.NO_SUCH_PROCESS, _Counters.QUEUE_FULL)
+        )
+        self._counts["unread"] = self._counts["sent"] - self._counts["delivered"]
+        counts = {name: self._counts[name] for name in _COUNTS}
+        wrong = [f"{counts[name]} {name}" for name in _WRONGS if counts[name]]
+        if wrong:
+            return Outcome({}, counts, f"of {counts['sent']} messages {', '.join(wrong)} (seed {self._seed})")
+        return Outcome({_FIGURE.name: counts["delivered"] / elapsed}, counts)
+
+    def _start(self) -> Worker:
+        number = len(self._counters)
+        counters = _Counters()
+        self._counters.append(counters)
+        chance = random.Random(f"{self._seed}/{number}")
+        pressure = _Pressure(self._noise, self._max_size, chance, counters, self._session.patience)
+        worker = self._team.start(f"process {number}", _live, self._config, pressure)
+        self._living[worker.hear(STARTING)] = worker
+        return worker
+
+    def _introduce(self) -> None:
+        everybody = list(self._living)
+        for worker in self._living.values():
+            worker.tell(everybody)
+
+    def _incident(self) -> None:
+        """Stop a process, let it go on, or kill one (it may be the stopped one) and start another."""
+        if self._stopped is not None and self._chance.random() < 0.5:
+            self._resume()
+        elif self._stopped is None and self._chance.random() < 0.5:
+            self._stopped = self._living[self._chance.choice(list(self._living))]
+            os.kill(self._stopped.pid, signal.SIGSTOP)
+            self._counts["stops"] += 1
+        else:
+            worker = self._living.pop(self._chance.choice(list(self._living)))
+            worker.kill()
+            self._counts["kills"] += 1
+            if worker is self._stopped:
+                self._stopped = None
+            self._resume()  # it may hold a lock of the file's that the new process waits for
+            self._start()
+            self._introduce()
+
+    def _resume(self) -> None:
+        if self._stopped is not None:
+            os.kill(self._stopped.pid, signal.SIGCONT)
+            self._stopped = None
+
+    def _settle(self) -> dict[int, _Report]:
+        """Let the living stop sending and wait for each other's last messages; what each has to report, by pid."""
+        for worker in self._living.values():
+            worker.tell(None)
+        patience = 3 * self._session.patience
+        reports: dict[int, _Report] = {worker.pid: worker.hear(patience) for worker in self._living.values()}
+        for worker in self._living.values():
+            worker.tell("end")
+        for worker in self._living.values():
+            worker.hear(patience)
+        return reports
+
+    def _compare(self, reports: dict[int, _Report]) -> None:
+        """Count what went wrong between each two of the living; the last messages count, too."""
+        for pid, report in reports.items():
+            for name, number in report.wrongs.items():
+                self._counts[name] += number
+            for sender in reports.keys() - {pid}:
+                self._counts["lost"] += reports[sender].sent.get(pid, 0) - report.received.get(sender, 0)
+                self._counts["lost"] += sender not in report.heard_out
+
+
+class _Pressure(NamedTuple):
+    """What a process of the torture works with."""
+
+    noise: bytes
+    max_size: int
+    chance: random.Random
+    counters: _Counters
+    patience: float
+
+
+def _live(channel: Connection, config: Config, pressure: _Pressure) -> None:
+    with Messaging(config) as messaging:
+        channel.send(messaging.server_id)
+        process = _Process(messaging, channel, pressure)
+        process.send_until_told()
+        channel.send(process.finish())
+        serve_until_told(messaging, channel)
+
+
+class _Process:
+    """A process of the torture: sends, checks what comes in, and counts."""
+
+    def __init__(self, messaging: Messaging, channel: Connection, pressure: _Pressure) -> None:
+        self._messaging = messaging
+        self._channel = channel
+        self._noise, self._max_size, self._chance, counters, self._patience = pressure
+        self._values = counters.values
+        self._others: list[ServerID] = []
+        self._sent: Counter[int] = Counter()
+        self._received: Counter[int] = Counter()
+        self._next: dict[ServerID, int] = {}
+        self._skipped: dict[ServerID, set[int]] = {}
+        self._wrongs: Counter[str] = Counter()
+        self._heard_out: set[int] = set()
+        messaging.register(DATA, self._check)
+        messaging.register(FINAL, lambda message: self._heard_out.add(message.src.pid))
+
+    def _check(self, message: Message) -> None:
+        src, data = message.src, message.data
+        self._values[_Counters.DELIVERED] += 1
+        number, checksum = _HEADER.unpack_from(data)
+        if checksum != zlib.crc32(data[_HEADER.size :], number):
+            self._wrongs["damaged"] += 1
+        expected = self._next.get(src, 0)
+        if number == expected:
+            self._next[src] = number + 1
+        elif number > expected:
+            self._skipped.setdefault(src, set()).update(range(expected, number))
+            self._next[src] = number + 1
+        elif number in self._skipped.get(src, ()):
+            self._skipped[src].remove(number)
+            self._wrongs["reordered"] += 1
+        else:
+            self._wrongs["doubled"] += 1
+            return
+        self._received[src.pid] += 1
+
+    def send_until_told(self) -> None:
+        """Send to the processes that the parent names, and dispatch, until it says that this is enough."""
+        messaging = self._messaging
+        serve_until_told(messaging, self._channel)
+        while True:
+            if self._channel.poll():
+                others: list[ServerID] | None = self._channel.recv()
+                if others is None:
+                    return
+                self._others = [one for one in others if one != messaging.server_id]
+            for _ in range(_BURST):
+                if self._others:
+                    self._send(self._chance.choice(self._others))
+            messaging.dispatch()
+            if messaging.statistics().queued_bytes > _BACKLOG_BYTES:
+                messaging.dispatch(_PAUSE)
+
+    def _send(self, dst: ServerID) -> None:
+        # Small messages are as frequent as large ones, on a logarithmic scale.
+        length = int((self._max_size + 1) ** self._chance.random()) - 1
+        at = self._chance.randrange(len(self._noise) - length)
+        data = self._noise[at : at + length]
+        number = self._sent[dst.pid]
+        try:
+            self._messaging.send(dst, DATA, _HEADER.pack(number, zlib.crc32(data, number)) + data)
+        except NoSuchProcess:
+            self._values[_Counters.NO_SUCH_PROCESS] += 1
+            self._others.remove(dst)
+        except QueueFull:
+            self._values[_Counters.QUEUE_FULL] += 1
+        else:
+            self._sent[dst.pid] += 1
+            self._values[_Counters.SENT] += 1
+
+    def finish(self) -> _Report:
+        """Tell the others that this was all, wait until they have, and report."""
+        messaging = self._messaging
+        for other in self._others:
+            messaging.send(other, FINAL, timeout=self._patience)
+        wanted = {other.pid for other in self._others}
+        dispatch_until(messaging, lambda: wanted <= self._heard_out, self._patience)
+        return _Report(dict(self._sent), dict(self._received), dict(self._wrongs), frozenset(self._heard_out))
+
+
+COMMAND = Command(
+    "torture",
+    "high pressure: kills, stops, random sizes; nothing may be lost",
+    _DESCRIPTION,
+    _EPILOG,
+    _add_options,
+    _run,
+    5.0,
+    1,
+)

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from msgd.bench import fanout, flood, latency, ping, record, scale, sizes, tables, torture
+from msgd.bench import compare, fanout, flood, latency, page, ping, plot, record, scale, sizes, tables, torture
 from msgd.bench.command import BadRequest, Command
+from msgd.bench.dbench import command as dbench
 from msgd.bench.options import at_least, cpus, seconds
+from msgd.bench.results import Result
 from msgd.bench.runner import Session
 from msgd.config import Config
 from msgd.errors import ConfigError
@@ -30,6 +32,7 @@ COMMANDS: tuple[Command, ...] = (
     latency.COMMAND,
     fanout.COMMAND,
     scale.COMMAND,
+    dbench.COMMAND,
     torture.COMMAND,
 )
 
@@ -81,7 +84,73 @@ def _parser() -> argparse.ArgumentParser:
         command.add_options(sub)
         _add_common_options(sub, command)
         sub.set_defaults(parser=sub, body=lambda sub, arguments, command=command: _measure(sub, arguments, command))
+    _add_compare(commands)
+    _add_page(commands)
     return parser
+
+
+def _add_compare(commands: argparse._SubParsersAction[_CommandParser]) -> None:
+    sub = commands.add_parser(
+        "compare",
+        help="the ratios between two files of --json",
+        description="Print how many times each median of OLD its counterpart in NEW is.\n",
+        epilog="Exit status: 0, 1 if --at-least is given and something is less than that, 2 for wrong usage.\n",
+    )
+    sub.add_argument("old", type=Path, metavar="OLD.json")
+    sub.add_argument("new", type=Path, metavar="NEW.json")
+    sub.add_argument(
+        "--at-least", type=seconds, metavar="RATIO", help="fail if anything is less than RATIO times as good as it was"
+    )
+    sub.set_defaults(parser=sub, body=_compare)
+
+
+def _add_page(commands: argparse._SubParsersAction[_CommandParser]) -> None:
+    sub = commands.add_parser(
+        "page",
+        help="put tables and pictures of --json files into a page",
+        description=page.__doc__ or "",
+        epilog="Exit status: 0, 2 for wrong usage.\n",
+    )
+    sub.add_argument("page", type=Path, metavar="PAGE.md")
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE.json")
+    sub.set_defaults(parser=sub, body=_fill_page)
+
+
+def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    (old, _), (new, _) = (_read(parser, path) for path in (arguments.old, arguments.new))
+    table, gains = compare.comparison(old, new)
+    if not gains:
+        parser.error(f"{arguments.old} and {arguments.new} have no row in common")
+    tables.show(table)
+    if arguments.at_least is not None and min(gains) < arguments.at_least:
+        sys.stderr.write(f"{PROGRAM}: the worst is {min(gains):.2f} times as good as it was\n")
+        return cli.EXIT_FAILURE
+    return 0
+
+
+def _fill_page(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    if why := plot.missing():
+        parser.error(why)
+    results, ran_on = [], {}
+    for path in arguments.files:
+        of_file, ran_on = _read(parser, path)
+        results += of_file
+    try:
+        page.fill(arguments.page, results, ran_on)
+    except OSError as error:
+        parser.error(f"{error.filename or arguments.page}: {error.strerror}")
+    except ValueError as error:
+        parser.error(f"{arguments.page}: {error}")
+    return 0
+
+
+def _read(parser: argparse.ArgumentParser, path: Path) -> tuple[list[Result], dict[str, Any]]:
+    try:
+        return record.read(path)
+    except OSError as error:
+        parser.error(f"{path}: {error.strerror}")
+    except ValueError as error:
+        parser.error(f"{path}: {error}")
 
 
 class _CommandParser(cli.Parser):
@@ -125,13 +194,16 @@ def _add_common_options(parser: argparse.ArgumentParser, command: Command) -> No
     )
     group = parser.add_argument_group("what becomes of it")
     group.add_argument("--json", type=Path, metavar="FILE", help="write every single run, and the machine, as JSON")
+    group.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a picture (with matplotlib)")
     group.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 
 def _measure(parser: argparse.ArgumentParser, arguments: argparse.Namespace, command: Command) -> int:
     ran_on: dict[str, Any] = record.machine()
-    for path in filter(None, (arguments.json,)):
+    for path in filter(None, (arguments.json, arguments.plot)):
         _check_writable(parser, path)
+    if arguments.plot and (why := plot.missing()):
+        parser.error(f"--plot: {why}")
     config = Config.load(arguments.configfile)
     session = Session(
         config,
@@ -151,13 +223,15 @@ def _measure(parser: argparse.ArgumentParser, arguments: argparse.Namespace, com
     tables.show(tables.table_of(result))
     if arguments.json:
         record.write(arguments.json, [result], ran_on)
+    if arguments.plot:
+        plot.draw(result, arguments.plot)
     if result.failed:
         sys.stderr.write(f"{PROGRAM}: {command.name} failed: {_failures(result)}\n")
         return cli.EXIT_FAILURE
     return 0
 
 
-def _failures(result: Any) -> str:
+def _failures(result: Result) -> str:
     return "; ".join(f"{row.subject}: {row.failures[0]}" for row in result.rows if row.failures)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from msgd.bench.progress import showing
 from msgd.bench.results import Figure, Outcome, Row
 from msgd.bench.subjects import Subject
-from msgd.bench.workers import Team, WorkerFailed
+from msgd.bench.workers import RunFailed, Team
 from msgd.config import Config
 from msgd.errors import MsgdError
 
@@ -71,7 +71,7 @@ def interleave(session: Session, title: str, figure: Figure, cases: Sequence[Cas
                 ):
                     try:
                         outcome = run(team, Path(directory))
-                    except (WorkerFailed, MsgdError) as error:
+                    except (RunFailed, MsgdError) as error:
                         outcome = Outcome(failure=str(error).strip())
                 row.outcomes.append(outcome)
                 progress.end(label, outcome, figure)

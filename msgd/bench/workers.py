@@ -31,8 +31,8 @@ _TICK = 0.1
 """Seconds between two ticks of the progress while a worker is awaited."""
 
 
-class WorkerFailed(Exception):
-    """A worker raised, died, or has said nothing for too long; the text says which."""
+class RunFailed(Exception):
+    """The run is no good: a worker says so, has died, or has said nothing for too long.  The text says which."""
 
 
 class _Raised(NamedTuple):
@@ -54,21 +54,21 @@ class Worker:
         try:
             self.channel.send(thing)
         except OSError:
-            raise WorkerFailed(f"{self.name} has died ({self._status()})") from None
+            raise RunFailed(f"{self.name} has died ({self._status()})") from None
 
     def hear(self, within: float) -> Any:
-        """The next object it sends; WorkerFailed if it raises or dies, or says nothing within so many seconds."""
+        """The next object it sends; RunFailed if it raises or dies, or says nothing within so many seconds."""
         deadline = time.monotonic() + within
         while not self.channel.poll(max(0.0, min(_TICK, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
-                raise WorkerFailed(f"{self.name} has not finished within {within:.3g} s: it waits for a message")
+                raise RunFailed(f"{self.name} has not finished within {within:.3g} s: it waits for a message")
             self._tick()
         try:
             thing = self.channel.recv()
         except (EOFError, OSError):
-            raise WorkerFailed(f"{self.name} has died ({self._status()})") from None
+            raise RunFailed(f"{self.name} has died ({self._status()})") from None
         if isinstance(thing, _Raised):
-            raise WorkerFailed(f"{self.name}: {thing.text}")
+            raise RunFailed(f"{self.name}: {thing.text}")
         return thing
 
     def kill(self) -> None:
@@ -106,13 +106,13 @@ class Team:
             worker.kill()
 
     def watch(self, seconds: float) -> None:
-        """Let them work for so many seconds; WorkerFailed as soon as one fails, or says something."""
+        """Let them work for so many seconds; RunFailed as soon as one fails, or says something."""
         deadline = time.monotonic() + seconds
         channels = {worker.channel: worker for worker in self.workers if not worker.channel.closed}
         while (left := deadline - time.monotonic()) > 0:
             for channel in wait(list(channels), min(left, _TICK)):
                 worker = channels[channel]  # type: ignore[index]  # it waits for sockets and numbers as well
-                raise WorkerFailed(f"{worker.name} said {worker.hear(0)!r}")
+                raise RunFailed(f"{worker.name} said {worker.hear(0)!r}")
             self._tick()
 
     def start(
@@ -160,6 +160,8 @@ def _live(channel: Connection, parent: int, cpu: int | None, body: Callable[[], 
             os.sched_setaffinity(0, {cpu})
         gc.freeze()
         channel.send(body())
+    except RunFailed as error:
+        _tell_failure(channel, str(error))
     except (MsgdError, OSError) as error:
         _tell_failure(channel, f"{type(error).__name__}: {error}")
     except BaseException:  # noqa: BLE001  # the parent reports it, whatever it is

@@ -15,7 +15,7 @@ from pathlib import Path
 from msgd.bench.exchange import Load, Tally
 from msgd.bench.peers.base import PythonPeer
 from msgd.bench.results import Outcome
-from msgd.bench.workers import Team, WorkerFailed
+from msgd.bench.workers import RunFailed, Team
 
 _NAME = "org.example.Msgbench"
 _PATH = "/"
@@ -60,7 +60,7 @@ class DBus(PythonPeer):
             try:
                 assert daemon.stdout is not None
                 if not daemon.stdout.readline():
-                    raise WorkerFailed(f"dbus-daemon did not start: {log.read_text(errors='replace').strip()}")
+                    raise RunFailed(f"dbus-daemon did not start: {log.read_text(errors='replace').strip()}")
                 return super().run(team, directory, load)
             finally:
                 daemon.kill()

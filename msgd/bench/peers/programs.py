@@ -14,7 +14,7 @@ from typing import ClassVar
 from msgd.bench.exchange import RATE, Load, Tally
 from msgd.bench.peers.base import STARTING, Peer
 from msgd.bench.results import Outcome
-from msgd.bench.workers import Team, WorkerFailed
+from msgd.bench.workers import RunFailed, Team
 
 _SOURCE = Path(__file__).with_name("floor.c")
 _COMPILERS = ("cc", "gcc", "clang")
@@ -101,8 +101,8 @@ def _run_program(command: list[str], within: float) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise WorkerFailed(f"{command[0]} has not finished within {within + STARTING:.3g} s") from None
+        raise RunFailed(f"{command[0]} has not finished within {within + STARTING:.3g} s") from None
     if done.returncode != 0:
         last = (done.stdout.strip().splitlines() or ["no word"])[-1]
-        raise WorkerFailed(f"{command[0]} ended with status {done.returncode}: {last}")
+        raise RunFailed(f"{command[0]} ended with status {done.returncode}: {last}")
     return done.stdout

@@ -1,0 +1,63 @@
+"""msgbench page: put the tables of --json files into a page between the marks that name them, with their pictures.
+
+A place for a table is
+
+    <!-- msgbench ping -->
+    whatever was there before
+    <!-- end -->
+
+and gets the table and the picture of the file's `ping` result; `<!-- msgbench machine -->` gets what it ran on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgd.bench import plot
+from msgd.bench.results import Result
+from msgd.bench.tables import Table, table_of
+
+_PLACE = re.compile(r"(<!-- msgbench ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MACHINE = "machine"
+
+
+def fill(page: Path, results: Sequence[Result], ran_on: Mapping[str, Any]) -> None:
+    """Fill in the places of the page for which there is a result, and draw the pictures beside the page.
+
+    Raises OSError, and ValueError for a result that the page has no place for.
+    """
+    by_name = {result.benchmark: result for result in results}
+    text = page.read_text()
+    without_place = by_name.keys() - {match[2] for match in _PLACE.finditer(text)}
+    if without_place:
+        raise ValueError(f"it has no place <!-- msgbench {min(without_place)} -->")
+
+    def filled(match: re.Match[str]) -> str:
+        name = match[2]
+        if name == _MACHINE:
+            return f"{match[1]}\n{_describe(ran_on)}\n{match[3]}"
+        result = by_name.get(name)
+        if result is None:
+            return match[0]
+        picture = page.with_name(f"{page.stem}-{name}.png")
+        plot.draw(result, picture)
+        table = table_of(result)
+        return f"{match[1]}\n{markdown(table)}\n![{table.title}]({picture.name})\n\n{match[3]}"
+
+    page.write_text(_PLACE.sub(filled, text))
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown, with its title above it."""
+    rules = [":---" if column in table.text_columns else "---:" for column in range(len(table.headings))]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (table.headings, rules, *table.rows)]
+    return f"**{table.title}**\n\n" + "\n".join(lines) + "\n"
+
+
+def _describe(ran_on: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in ran_on["packages"].items())
+    lines = [f"{name}: {value}" for name, value in ran_on.items() if name not in ("packages", "configured")]
+    return "".join(f"- {line}\n" for line in [*lines, f"packages: {packages}"])

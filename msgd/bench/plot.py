@@ -1,0 +1,118 @@
+"""Results as pictures: bars with the 2006 page's beside them, or curves over the sizes or the number of processes."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msgd.bench.results import Result, Row
+
+CURVES = ("size", "scale")
+"""The benchmarks whose pictures are curves over their parameter."""
+
+_WIDTH = 8.0
+_DPI = 80
+_TODAY, _PAGE = "#2a6f97", "#c9a227"
+
+
+def missing() -> str:
+    """Why no picture can be drawn here; nothing if it can."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return "matplotlib is not installed (pip install 'msgd[bench]')"
+    return ""
+
+
+def draw(result: Result, path: Path) -> None:
+    """Draw the result into a file; its suffix says in which format.  Raises OSError, and ValueError for the suffix."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in result.rows if row.spread(result.figures[0].name) is not None]
+    if result.benchmark in CURVES:
+        drawing = Figure(figsize=(_WIDTH, 4.5), layout="constrained")
+        _draw_curves(drawing.subplots(1, len(result.figures), squeeze=False)[0], result, rows)
+    else:
+        drawing = Figure(figsize=(_WIDTH, 1.4 + 0.36 * len(rows)), layout="constrained")
+        with_page = any(row.page_2006 is not None for row in rows)
+        columns = drawing.subplots(1, 2, sharey=True, squeeze=False)[0] if with_page else [drawing.subplots()]
+        _draw_bars(columns[0], result, rows)
+        if with_page:
+            _draw_percentages(columns[1], result, rows)
+    drawing.suptitle(result.title, fontsize="medium", wrap=True)
+    drawing.savefig(path, dpi=_DPI)
+
+
+def _label(row: Row) -> str:
+    return ", ".join([row.subject, *(f"{value} {name}" for name, value in row.parameters.items())])
+
+
+def _draw_bars(axes: Any, result: Result, rows: Sequence[Row]) -> None:
+    """The medians, with whiskers from the minimum to the maximum."""
+    figure = result.figures[0]
+    spreads = [spread for row in rows if (spread := row.spread(figure.name))]
+    places = range(len(rows))
+    axes.barh(
+        places,
+        [spread.median for spread in spreads],
+        xerr=[
+            [spread.median - spread.minimum for spread in spreads],
+            [spread.maximum - spread.median for spread in spreads],
+        ],
+        color=_TODAY,
+        ecolor="#555555",
+        capsize=2,
+    )
+    axes.set_yticks(places, [_label(row) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{figure.name} ({figure.unit})")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.tick_params(axis="x", labelsize="small")
+
+
+def _draw_percentages(axes: Any, result: Result, rows: Sequence[Row]) -> None:
+    """Percentages of the base, today's and those of the 2006 page one below the other."""
+    bases = {tuple(row.parameters.items()): row.page_2006 for row in result.rows if row.subject == result.base}
+    for place, row in enumerate(rows):
+        today, base = result.percentage(row), bases.get(tuple(row.parameters.items()))
+        if today is not None:
+            axes.barh(place - 0.2, today, height=0.38, color=_TODAY, label="now" if place == 0 else None)
+        if row.page_2006 is not None and base:
+            axes.barh(
+                place + 0.2,
+                100 * row.page_2006 / base,
+                height=0.38,
+                color=_PAGE,
+                label="2006" if place == 0 else None,
+            )
+    axes.set_xlabel(f"% of {result.base}")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right")
+
+
+def _draw_curves(columns: Sequence[Any], result: Result, rows: Sequence[Row]) -> None:
+    """A curve for each subject, with the range of its runs; a panel for each figure."""
+    for axes, figure in zip(columns, result.figures, strict=True):
+        for subject in dict.fromkeys(row.subject for row in rows):
+            points = [
+                (max(1, int(next(iter(row.parameters.values())))), spread)
+                for row in rows
+                if row.subject == subject and (spread := row.spread(figure.name))
+            ]
+            at = [x for x, _ in points]
+            (line,) = axes.plot(at, [spread.median for _, spread in points], marker="o", markersize=3, label=subject)
+            axes.fill_between(
+                at,
+                [spread.minimum for _, spread in points],
+                [spread.maximum for _, spread in points],
+                color=line.get_color(),
+                alpha=0.15,
+            )
+        axes.set_xscale("log", base=2 if result.benchmark == "size" else 10)
+        if result.benchmark == "size":
+            axes.set_yscale("symlog", linthresh=0.1)
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel(next(iter(rows[0].parameters)) if rows else "")
+        axes.set_ylabel(f"{figure.name} ({figure.unit})")
+        axes.legend()

@@ -76,7 +76,9 @@ def _end(signum: int, frame: FrameType | None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG, usage="msgbench [-V] COMMAND [OPTION...]")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, prog=PROGRAM, parser_class=_CommandParser
+    )
     for command in COMMANDS:
         sub = commands.add_parser(
             command.name, help=command.summary, description=command.description, epilog=command.epilog
@@ -95,6 +97,7 @@ def _add_compare(commands: argparse._SubParsersAction[_CommandParser]) -> None:
         help="the ratios between two files of --json",
         description="Print how many times each median of OLD its counterpart in NEW is.\n",
         epilog="Exit status: 0, 1 if --at-least is given and something is less than that, 2 for wrong usage.\n",
+        arguments="[--at-least RATIO] OLD.json NEW.json",
     )
     sub.add_argument("old", type=Path, metavar="OLD.json")
     sub.add_argument("new", type=Path, metavar="NEW.json")
@@ -110,6 +113,7 @@ def _add_page(commands: argparse._SubParsersAction[_CommandParser]) -> None:
         help="put tables and pictures of --json files into a page",
         description=page.__doc__ or "",
         epilog="Exit status: 0, 2 for wrong usage.\n",
+        arguments="PAGE.md FILE.json...",
     )
     sub.add_argument("page", type=Path, metavar="PAGE.md")
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE.json")
@@ -129,9 +133,10 @@ def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
 
 
 def _fill_page(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
-    if why := plot.missing():
+    if why := plot.missing(Path("page.png")):
         parser.error(why)
-    results, ran_on = [], {}
+    results: list[Result] = []
+    ran_on: dict[str, Any] = {}
     for path in arguments.files:
         of_file, ran_on = _read(parser, path)
         results += of_file
@@ -156,8 +161,8 @@ def _read(parser: argparse.ArgumentParser, path: Path) -> tuple[list[Result], di
 class _CommandParser(cli.Parser):
     """A subcommand's parser, with the arguments that argparse makes it with."""
 
-    def __init__(self, *, prog: str, description: str, epilog: str) -> None:
-        super().__init__(prog, description, epilog)
+    def __init__(self, *, prog: str, description: str, epilog: str, arguments: str = "[OPTION...]") -> None:
+        super().__init__(prog, description, epilog, usage=f"{prog} {arguments}")
 
 
 def _add_common_options(parser: argparse.ArgumentParser, command: Command) -> None:
@@ -202,8 +207,8 @@ def _measure(parser: argparse.ArgumentParser, arguments: argparse.Namespace, com
     ran_on: dict[str, Any] = record.machine()
     for path in filter(None, (arguments.json, arguments.plot)):
         _check_writable(parser, path)
-    if arguments.plot and (why := plot.missing()):
-        parser.error(f"--plot: {why}")
+    if arguments.plot and (why := plot.missing(arguments.plot)):
+        parser.error(f"--plot {arguments.plot}: {why}")
     config = Config.load(arguments.configfile)
     session = Session(
         config,

@@ -12,20 +12,23 @@ from msgd.bench.results import Result, Row
 CURVES = ("size", "scale")
 """The benchmarks whose pictures are curves over their parameter."""
 
+_SUFFIXES = (".png", ".svg", ".pdf")
 _WIDTH = 8.0
 _DPI = 80
 _TODAY, _PAGE = "#2a6f97", "#c9a227"
 
 
-def missing() -> str:
-    """Why no picture can be drawn here; nothing if it can."""
+def missing(path: Path) -> str:
+    """Why no picture can be drawn into this file; nothing if it can."""
+    if path.suffix.lower() not in _SUFFIXES:
+        return f"a picture is {', '.join(_SUFFIXES)}"
     if importlib.util.find_spec("matplotlib") is None:
         return "matplotlib is not installed (pip install 'msgd[bench]')"
     return ""
 
 
 def draw(result: Result, path: Path) -> None:
-    """Draw the result into a file; its suffix says in which format.  Raises OSError, and ValueError for the suffix."""
+    """Draw the result into a file that missing() has nothing against.  Raises OSError."""
     from matplotlib.figure import Figure
 
     rows = [row for row in result.rows if row.spread(result.figures[0].name) is not None]
@@ -39,8 +42,19 @@ def draw(result: Result, path: Path) -> None:
         _draw_bars(columns[0], result, rows)
         if with_page:
             _draw_percentages(columns[1], result, rows)
+    labelled, labels = _legend(drawing)
+    if labels:
+        drawing.legend(labelled, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
     drawing.suptitle(result.title, fontsize="medium", wrap=True)
     drawing.savefig(path, dpi=_DPI)
+
+
+def _legend(drawing: Any) -> tuple[list[Any], list[str]]:
+    """What the panels have labelled, each label once."""
+    labelled = {
+        label: handle for axes in drawing.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    return list(labelled.values()), list(labelled)
 
 
 def _label(row: Row) -> str:
@@ -66,28 +80,21 @@ def _draw_bars(axes: Any, result: Result, rows: Sequence[Row]) -> None:
     axes.set_yticks(places, [_label(row) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(f"{figure.name} ({figure.unit})")
+    axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.tick_params(axis="x", labelsize="small")
 
 
 def _draw_percentages(axes: Any, result: Result, rows: Sequence[Row]) -> None:
-    """Percentages of the base, today's and those of the 2006 page one below the other."""
+    """Of what the 2006 page has a figure of: percentages of the base, today's and that page's one below the other."""
     bases = {tuple(row.parameters.items()): row.page_2006 for row in result.rows if row.subject == result.base}
     for place, row in enumerate(rows):
         today, base = result.percentage(row), bases.get(tuple(row.parameters.items()))
-        if today is not None:
-            axes.barh(place - 0.2, today, height=0.38, color=_TODAY, label="now" if place == 0 else None)
-        if row.page_2006 is not None and base:
-            axes.barh(
-                place + 0.2,
-                100 * row.page_2006 / base,
-                height=0.38,
-                color=_PAGE,
-                label="2006" if place == 0 else None,
-            )
+        if row.page_2006 is not None and today is not None and base:
+            page = 100 * row.page_2006 / base
+            axes.barh(place - 0.2, today, height=0.38, color=_TODAY, label="now")
+            axes.barh(place + 0.2, page, height=0.38, color=_PAGE, label="2006")
     axes.set_xlabel(f"% of {result.base}")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right")
 
 
 def _draw_curves(columns: Sequence[Any], result: Result, rows: Sequence[Row]) -> None:
@@ -97,7 +104,7 @@ def _draw_curves(columns: Sequence[Any], result: Result, rows: Sequence[Row]) ->
             points = [
                 (max(1, int(next(iter(row.parameters.values())))), spread)
                 for row in rows
-                if row.subject == subject and (spread := row.spread(figure.name))
+                if row.subject == subject and (spread := row.spread(figure.name)) and spread.median
             ]
             at = [x for x, _ in points]
             (line,) = axes.plot(at, [spread.median for _, spread in points], marker="o", markersize=3, label=subject)
@@ -110,9 +117,8 @@ def _draw_curves(columns: Sequence[Any], result: Result, rows: Sequence[Row]) ->
             )
         axes.set_xscale("log", base=2 if result.benchmark == "size" else 10)
         if result.benchmark == "size":
-            axes.set_yscale("symlog", linthresh=0.1)
+            axes.set_yscale("log")
         else:
             axes.set_ylim(bottom=0)
         axes.set_xlabel(next(iter(rows[0].parameters)) if rows else "")
         axes.set_ylabel(f"{figure.name} ({figure.unit})")
-        axes.legend()

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from msgd.bench.command import BadRequest
+
 PATH = Path("/proc/sys/net/unix/max_dgram_qlen")
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -21,20 +23,25 @@ def read() -> int:
 def changed(value: int | None) -> Iterator[int]:
     """Set it (None: leave it) and put it back in the end, however that comes, but for SIGKILL; gives what is in force.
 
-    Only sockets made meanwhile have the new length.  Raises OSError, mostly for want of root's rights.
+    Only sockets made meanwhile have the new length.  Raises BadRequest if it cannot be set, mostly for want of root's
+    rights, and OSError if it cannot be read.
     """
     before = read()
     if value is None:
         yield before
         return
     try:
-        _write(value)
+        try:
+            _write(value)
+        except OSError as error:
+            raise BadRequest(f"net.unix.max_dgram_qlen = {value}: {error.strerror}; it takes root") from None
         yield read()
     finally:
         # A second Ctrl-C waits until it is back.
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         try:
-            _write(before)
+            if read() != before:
+                _write(before)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 

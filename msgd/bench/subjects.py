@@ -31,7 +31,7 @@ class Subject(NamedTuple):
 
 
 SUBJECTS = (
-    Subject("tdb", "tdb", "messages.tdb, mapped into memory, locked by mutexes"),
+    Subject("tdb", "tdb", "mmap and mutexes"),
     Subject("tdb-nommap", "tdb", "use mmap = no", {"use_mmap": False}),
     Subject("tdb-fcntl", "tdb", "msgd:tdb mutexes = no", {"tdb_mutexes": False}),
     Subject("dgram", "dgram", "AF_UNIX datagrams"),

@@ -115,11 +115,13 @@ def _show_rich(table: Table) -> None:
     import rich.text
 
     drawn = rich.table.Table(title=table.title, title_justify="left", box=rich.box.SIMPLE_HEAD)
+    last = len(table.headings) - 1
     for column, heading in enumerate(table.headings):
         drawn.add_column(
             heading,
             justify="left" if column in table.text_columns else "right",
             style="bold cyan" if column == 0 else "",
+            no_wrap=column != last,
             overflow="fold",
         )
     for cells, style in zip(table.rows, table.styles, strict=True):

@@ -104,7 +104,7 @@ class MessagingSharing(Sharing):
 
     def finish(self) -> None:
         for other in self._others.values():
-            self._send(other, FINAL, b"")
+            self._messaging.send(other, FINAL, timeout=self._patience)
         if not dispatch_until(self._messaging, lambda: self._heard_out == len(self._others), self._patience):
             raise RunFailed(f"{len(self._others) - self._heard_out} last messages of other clients are missing")
 

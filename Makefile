@@ -2,7 +2,7 @@
 # make demo       see processes message each other
 # make check      the checkers and the tests
 # make bench      measure messaging beside its peers; tables here, JSON and pictures in build/bench (a few minutes)
-# make benchmarks the same at length and everything else msgbench measures, into docs/benchmarks.md (half an hour)
+# make benchmarks the same at length and everything else msgbench measures, into docs/benchmarks.md (a quarter of an hour)
 # make install    into the configured prefix, or DESTDIR= and prefix=; make uninstall takes the same away
 
 PYTHON = build/venv/bin/python

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import NamedTuple
 
 from msgd.bench.results import Outcome
 
 RATE = "rate"
+CPU = "cpu"
+
+_CPUCLOCK_SCHED = 2
+"""With a pid it makes the number of the process's processor time clock, as clock_getcpuclockid(3) does."""
 
 
 class Load(NamedTuple):
@@ -30,11 +35,15 @@ class Load(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What came of it: messages sent, answers received, seconds from the first message to the last answer."""
+    """What came of it: messages sent, answers received, seconds from the first message to the last answer.
+
+    `cpu`: seconds of processor time of all processes that took part; None if that is not known.
+    """
 
     sent: int
     received: int
     seconds: float
+    cpu: float | None = None
 
     @property
     def failure(self) -> str:
@@ -44,8 +53,10 @@ class Tally(NamedTuple):
         return f"{self.received - self.sent} answers too many" if self.received > self.sent else ""
 
     def outcome(self) -> Outcome:
-        """The rate in messages and answers a second."""
-        return self.outcome_of({RATE: (self.sent + self.received) / self.seconds})
+        """The rate in messages and answers a second, and the microseconds of processor time for each."""
+        number = self.sent + self.received
+        figures = {RATE: number / self.seconds}
+        return self.outcome_of(figures if self.cpu is None else figures | {CPU: 1e6 * self.cpu / number})
 
     def outcome_of(self, figures: Mapping[str, float]) -> Outcome:
         """These figures, which count only if nothing is wrong."""
@@ -79,3 +90,19 @@ def exchange(send: Callable[[bytes], object], receive: Callable[[], int], load: 
             break
         received += got
     return Tally(sent, received, clock() - began)
+
+
+def with_cpu(exchanging: Callable[[], Tally], others: Sequence[int]) -> Tally:
+    """Exchange, and measure the processor time that this process and the others (by pid) use for it.
+
+    That is what a message costs on a machine that has other work as well, where the rate says little.
+    """
+    pids = (os.getpid(), *others)
+    began = _cpu_seconds(pids)
+    tally = exchanging()
+    return tally._replace(cpu=_cpu_seconds(pids) - began)
+
+
+def _cpu_seconds(pids: Iterable[int]) -> float:
+    """The processor time of processes with all their threads."""
+    return sum(time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED) for pid in pids)

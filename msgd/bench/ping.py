@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 
 from msgd.bench.command import Command, check_fits
 from msgd.bench.endpoints import answer_pings
-from msgd.bench.exchange import RATE, Load, Tally, exchange
+from msgd.bench.exchange import CPU, RATE, Load, Tally, exchange, with_cpu
 from msgd.bench.options import add_types, at_least, size
 from msgd.bench.peers.base import STARTING, Peer
 from msgd.bench.peers.table import PEERS
@@ -28,13 +28,15 @@ _WINDOW = 20
 _PAGE_2006 = {"tdb": 64_850.0, "tdb-nommap": 34_220.0, "dgram": 58_400.0, "stream": 16_850.0}
 """Messages a second on a Thinkpad T41 with 1.7 GHz."""
 
-_FIGURE = Figure(RATE, "messages/s")
+_FIGURES = (Figure(RATE, "messages/s"), Figure(CPU, "us a message", less_is_better=True))
 
 _RunPing = Callable[[Team, Config, Load], Outcome]
 
 _DESCRIPTION = """\
 LOCAL-MESSAGING: one process sends pairs of a 7-byte ("testing") and an empty ping, another answers each with a pong,
 and at most 20 pings are unanswered at a time.  The rate is (pings + pongs) / second.  A missing pong fails the run.
+cpu is the processor time of all processes together for each ping or pong, in microseconds: on a machine that has other
+work to do it says more than the rate.
 """
 
 _EPILOG = """\
@@ -80,13 +82,13 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
         cases += [_peer_case(peer, load, single_process=arguments.single_process) for peer in PEERS]
     where = "within one process" if arguments.single_process else "between two processes"
     title = f"ping: messages a second {where}, {arguments.size} and 0 bytes, window {arguments.window}"
-    rows = interleave(session, "ping", _FIGURE, cases)
+    rows = interleave(session, "ping", _FIGURES[0], cases)
     settings = {
         "window": arguments.window,
         "size": arguments.size,
         "single process": arguments.single_process,
     }
-    return Result("ping", title, (_FIGURE,), rows, settings)
+    return Result("ping", title, _FIGURES, rows, settings)
 
 
 def _case(subject: Subject, config: Config, load: Load, run: _RunPing) -> Case:
@@ -116,7 +118,8 @@ def _within_one(team: Team, config: Config, load: Load) -> Outcome:
 def _ping(_: Connection, config: Config, dst: ServerID, load: Load) -> Tally:
     with Messaging(config) as messaging:
         messaging.register(MessageType.PONG, lambda pong: None)
-        return exchange(_sender(messaging, dst, load), lambda: messaging.dispatch(load.patience), load)
+        send = _sender(messaging, dst, load)
+        return with_cpu(lambda: exchange(send, lambda: messaging.dispatch(load.patience), load), (dst.pid,))
 
 
 def _ping_itself(_: Connection, config: Config, load: Load) -> Tally:
@@ -135,7 +138,8 @@ def _ping_itself(_: Connection, config: Config, load: Load) -> Tally:
 
     with Messaging(config) as messaging, Messaging(config) as other:
         messaging.register(MessageType.PONG, pong)
-        return exchange(_sender(messaging, other.server_id, load), receive, load)
+        send = _sender(messaging, other.server_id, load)
+        return with_cpu(lambda: exchange(send, receive, load), ())
 
 
 def _sender(messaging: Messaging, dst: ServerID, load: Load) -> Callable[[bytes], object]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ClassVar
 
-from msgd.bench.exchange import Load, Tally
+from msgd.bench.exchange import Load, Tally, with_cpu
 from msgd.bench.results import Outcome
 from msgd.bench.workers import Team
 
@@ -46,9 +48,18 @@ class PythonPeer(Peer):
         return ""
 
     def run(self, team: Team, directory: Path, load: Load) -> Outcome:
+        return self.run_with(team, directory, load, ())
+
+    def run_with(self, team: Team, directory: Path, load: Load, others: Sequence[int]) -> Outcome:
+        """The same where other processes, by pid, work for it as well."""
+
+        def ping(_: Connection) -> Tally:
+            importlib.import_module(self.module)  # not while the processor time is measured
+            return with_cpu(lambda: self.ping(directory, load), (server.pid, *others))
+
         server = team.start("the echoing process", lambda channel: self.serve(directory, lambda: channel.send(True)))
         server.hear(STARTING)
-        client = team.start("the pinging process", lambda _: self.ping(directory, load))
+        client = team.start("the pinging process", ping)
         tally: Tally = client.hear(load.seconds + load.patience)
         return tally.outcome()
 

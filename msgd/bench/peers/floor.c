@@ -3,7 +3,7 @@
  *   floor dgram|stream DIRECTORY SECONDS WINDOW TEXTSIZE SERVERCPU CLIENTCPU     (-1: any CPU)
  *
  * A child echoes. The parent sends pairs of a TEXTSIZE-byte and an empty message, at most WINDOW unanswered, and prints
- * "SENT RECEIVED SECONDS". Datagrams go as they are; a stream's messages have a 4-byte length in front, are read
+ * "SENT RECEIVED SECONDS CPUSECONDS". Datagrams go as they are; a stream's messages have a 4-byte length in front, are read
  * as many at a time as there are, and a round's are written at once.
  */
 #define _GNU_SOURCE
@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -38,6 +39,13 @@ static double now(void)
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+static double used(int who)
+{
+    struct rusage usage;
+    getrusage(who, &usage);
+    return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
 static void pin(int cpu)
@@ -249,8 +257,9 @@ int main(int argc, char **argv)
         stream_ping(sending, began + seconds, window, size, &sent, &received);
     else
         dgram_ping(fd, sending, began + seconds, window, size, &sent, &received);
-    printf("%ld %ld %.9f\n", sent, received, now() - began);
+    began = now() - began;
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
+    printf("%ld %ld %.9f %.6f\n", sent, received, began, used(RUSAGE_SELF) + used(RUSAGE_CHILDREN));
     return 0;
 }

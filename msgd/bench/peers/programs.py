@@ -40,8 +40,8 @@ class Floor(Peer):
         cpus = [str(team.cpus[number % len(team.cpus)]) if team.cpus else "-1" for number in range(2)]
         arguments = [self.kind, str(directory), str(load.seconds), str(load.window), str(len(load.messages[0])), *cpus]
         output = _run_program([str(program), *arguments], load.seconds + load.patience)
-        sent, received, seconds = output.split()
-        return Tally(int(sent), int(received), float(seconds)).outcome()
+        sent, received, seconds, cpu = output.split()
+        return Tally(int(sent), int(received), float(seconds), float(cpu)).outcome()
 
 
 class DatagramFloor(Floor):

@@ -19,8 +19,9 @@ from msgd.errors import (
     UnsafeDirectory,
 )
 from msgd.messaging import Broadcast, Messaging, Statistics
+from msgd.presence import Process, RendezvousDirectory
 from msgd.wire.header import Message
-from msgd.wire.message_types import MessageType
+from msgd.wire.message_types import MessageClass, MessageType
 from msgd.wire.server_id import ServerID
 
 __all__ = [
@@ -33,12 +34,15 @@ __all__ = [
     "ForkedContext",
     "MalformedMessage",
     "Message",
+    "MessageClass",
     "MessageTooLarge",
     "MessageType",
     "Messaging",
     "MsgdError",
     "NoSuchProcess",
+    "Process",
     "QueueFull",
+    "RendezvousDirectory",
     "ReplyTimeout",
     "SendStatus",
     "ServerID",

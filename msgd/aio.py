@@ -18,7 +18,7 @@ from msgd.config import Config
 from msgd.errors import NoSuchProcess, QueueFull, ReplyTimeout
 from msgd.messaging import REPLY_TIMEOUT, Destination, Messaging
 from msgd.wire.header import Message
-from msgd.wire.message_types import type_name
+from msgd.wire.message_types import MessageClass, type_name
 from msgd.wire.server_id import ServerID
 
 
@@ -28,8 +28,10 @@ class AsyncMessaging:
     `messaging` is the context itself: register() handlers there (they run in the loop), read its statistics().
     """
 
-    def __init__(self, config: Config | None = None, *, task_id: int | None = None) -> None:
-        self.messaging = Messaging(config, task_id=task_id)
+    def __init__(
+        self, config: Config | None = None, *, task_id: int | None = None, listens: MessageClass = MessageClass.ALL
+    ) -> None:
+        self.messaging = Messaging(config, task_id=task_id, listens=listens)
         self._progress: set[asyncio.Future[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -104,11 +106,24 @@ class AsyncMessaging:
             self._loop.remove_reader(watched)
             os.close(watched)
 
+    async def watch(self, dst: Destination) -> None:
+        """Return as soon as the addressed process has ended: the kernel tells, nothing is polled.
+
+        A process that only closes its endpoint has not ended.  Raises NoSuchProcess if it does not live now.
+        """
+        watched = self.messaging.watch(dst)
+        ended = self._loop.create_future()
+        self._loop.add_reader(watched, _finish, ended)
+        try:
+            await ended
+        finally:
+            self._loop.remove_reader(watched)
+            os.close(watched)
+
     def _dispatch(self) -> None:
         self.messaging.dispatch()
         for waiting in self._progress:
-            if not waiting.done():
-                waiting.set_result(None)
+            _finish(waiting)
         self._progress.clear()
 
     async def _next_progress(self) -> None:
@@ -119,3 +134,8 @@ class AsyncMessaging:
             await waiting
         finally:
             self._progress.discard(waiting)
+
+
+def _finish(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -5,6 +5,10 @@ socket carry its pid, and fcntl locks belong to the process.  Contexts are told 
 endpoint; dispatch on any of them runs the handlers of all, so one event loop serves the process.  A context belongs
 to one thread at a time.
 
+A broadcast is one message to each process: the lock file says which classes its contexts listen to, taken together.
+To msgd's own processes it goes to every task, and the receiver gives it to those contexts that listen to its class;
+Samba's get it as a message to task 0.
+
 After fork() the child holds copies of the parent's descriptors.  An endpoint's socket that lives on in a child would
 swallow messages to the parent once it is dead, so a fork hook closes the copies at once; every use of the context
 then raises ForkedContext until reinit() has given the child an endpoint of its own.
@@ -12,8 +16,10 @@ then raises ForkedContext until reinit() has given the child an endpoint of its 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
+import operator
 import os
 import struct
 import time
@@ -39,8 +45,8 @@ from msgd.errors import (
 )
 from msgd.presence import Presence, Process
 from msgd.wire.header import MAX_FDS, Message
-from msgd.wire.message_types import TYPE_MAX, MessageType, type_name
-from msgd.wire.server_id import ANY_PROCESS, NONCLUSTER_VNN, TASK_ID_MAX, ServerID
+from msgd.wire.message_types import TYPE_MAX, MessageClass, MessageType, message_class, type_name
+from msgd.wire.server_id import ANY_PROCESS, EVERY_TASK, NONCLUSTER_VNN, TASK_ID_MAX, ServerID
 
 Handler = Callable[[Message], None]
 Destination = ServerID | int | str
@@ -73,7 +79,7 @@ class Statistics:
 
 
 class Broadcast(int):
-    """The number of processes that send_all reached; `failures` says by pid why each of the others was not."""
+    """The number of processes that took a broadcast; `failures` says by pid why each of the others did not."""
 
     failures: Mapping[int, MsgdError]
 
@@ -87,23 +93,23 @@ class Broadcast(int):
 class _Endpoint:
     """This process's place in one rendezvous directory, shared by its contexts."""
 
-    def __init__(self, config: Config, directory: str) -> None:
+    def __init__(self, config: Config, directory: str, classes: MessageClass) -> None:
         self.config = config
         self.directory = directory
         self.contexts: dict[int, Messaging] = {}
-        self.open()
+        self.open(classes)
 
-    def open(self) -> None:
+    def open(self, classes: MessageClass) -> None:
         """Take this process's place; on an abandoned endpoint, a forked child's own place instead of its parent's."""
         self.drops = Drops(logger)
         self.sent = self.sent_bytes = self.received = self.received_bytes = self.handled = self.handler_errors = 0
         self.presence = Presence(self.config)
         self.addressed_as = frozenset((self.presence.unique_id, *ANY_PROCESS))
         try:
-            self.backend = _backend_class(self.config.messaging_type)(self.config, self.presence, self.drops)
+            self.backend = backend_class(self.config.messaging_type)(self.config, self.presence, self.drops)
             self.send = self.backend.send
             try:
-                self.presence.announce()
+                self.presence.announce(classes)
             except BaseException:
                 self.backend.close()
                 raise
@@ -112,12 +118,25 @@ class _Endpoint:
             raise
         self.forked = False
 
+    @property
+    def classes(self) -> MessageClass:
+        """The broadcast classes that the contexts listen to."""
+        return functools.reduce(operator.or_, (one.listens for one in self.contexts.values()), MessageClass(0))
+
+    def announce(self) -> None:
+        """Let the lock file say what the contexts listen to now."""
+        if self.classes != self.presence.classes:
+            self.presence.announce(self.classes)
+
     def deliver(self, message: Message) -> None:
         """Run the handlers of the context that `message` is for; in one piece, as every message comes this way."""
         message_type, _, (pid, task_id, _, unique_id), data, _ = message
+        context = self.contexts.get(task_id)
+        if context is None and task_id == EVERY_TASK:
+            self._deliver_to_all(message)
+            return
         self.received += 1
         self.received_bytes += len(data)
-        context = self.contexts.get(task_id)
         if context is None or unique_id not in self.addressed_as or pid != self.presence.pid:
             self.drops("for a process or task that is gone", _describe(message))
             return
@@ -132,6 +151,16 @@ class _Endpoint:
             except Exception:
                 self.handler_errors += 1
                 logger.exception("handler for %s", _describe(message))
+
+    def _deliver_to_all(self, message: Message) -> None:
+        """Deliver a broadcast to each context that listens to its class, as a message to that one."""
+        kind = message_class(message.type)
+        listening = [task_id for task_id, context in self.contexts.items() if kind in context.listens]
+        if not listening:
+            self.drops("of a class nobody listens to", _describe(message))
+        for task_id in listening:
+            if task_id in self.contexts:  # a handler may have closed it
+                self.deliver(message._replace(dst=message.dst._replace(task_id=task_id)))
 
     def dispatch(self, timeout: float | None) -> int:
         """Send on and receive; see Messaging.dispatch."""
@@ -179,6 +208,7 @@ class _Endpoint:
         for context in forked.contexts.values():
             context._endpoint = self
         self.contexts |= forked.contexts
+        self.announce()
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's endpoint."""
@@ -200,8 +230,11 @@ def _abandon_endpoints() -> None:
 os.register_at_fork(after_in_child=_abandon_endpoints)
 
 
-def _backend_class(messaging_type: str) -> type[Backend]:
-    """The class of a compiled-in messaging type, loaded by name through the generated registry."""
+def backend_class(messaging_type: str) -> type[Backend]:
+    """The class of a compiled-in messaging type, loaded by name through the generated registry.
+
+    Raises BackendUnavailable.
+    """
     for module in MESSAGING_MODULES:
         if module.name == messaging_type:
             try:
@@ -224,15 +257,20 @@ class Messaging:
 
     A context manager; leaving it closes the context.  `config` defaults to the configured smb.conf.  Several contexts
     of one process in one directory share its endpoint and differ in `task_id` (default: the lowest free one).
+    `listens`: the classes of broadcasts that this context wants; what is sent to it alone comes in any case.
 
     Raises ConfigError, UnsafeDirectory, TransportError, BackendUnavailable.
     """
 
-    def __init__(self, config: Config | None = None, *, task_id: int | None = None) -> None:
+    def __init__(
+        self, config: Config | None = None, *, task_id: int | None = None, listens: MessageClass = MessageClass.ALL
+    ) -> None:
         self.config = Config.load() if config is None else config
+        self.listens = listens
         self._closed = True
+        self._names: set[str] = set()
         if task_id is not None and not 0 <= task_id <= TASK_ID_MAX:
-            raise ValueError(f"task id {task_id} does not fit 32 bits")
+            raise ValueError(f"task id {task_id} is not one: they go from 0 to {TASK_ID_MAX}")
         self._endpoint = self._join(os.path.realpath(self.config.lock_directory))
         contexts = self._endpoint.contexts
         if task_id is None:
@@ -247,11 +285,12 @@ class Messaging:
         self._take_identity()
         contexts[task_id] = self
         self._closed = False
+        self._endpoint.announce()
 
     def _join(self, directory: str) -> _Endpoint:
         endpoint = _endpoints.get(directory)
         if endpoint is None:
-            endpoint = _endpoints[directory] = _Endpoint(self.config, directory)
+            endpoint = _endpoints[directory] = _Endpoint(self.config, directory, self.listens)
         elif endpoint.config.messaging_type != self.config.messaging_type:
             raise BackendUnavailable(
                 f"this process is in {directory} with messaging type {endpoint.config.messaging_type} already;"
@@ -370,16 +409,25 @@ class Messaging:
                     raise
 
     def send_all(self, message_type: int, data: bytes = b"", *, duplicates_allowed: bool = True) -> Broadcast:
-        """Send to every other living process of the directory; how many took it, with what kept the others."""
+        """Send to every other living process of the directory that listens to the type's class.
+
+        Returns how many took it (as send() does), with what kept the others: a process that dies meanwhile, or does
+        not read, does not stop the rest.  Raises MessageTooLarge, TransportError if the directory cannot be read,
+        ForkedContext, ContextClosed; ValueError for a malformed type.
+        """
         self._check_usable()
+        _check_type(message_type)
+        kind, own_pid = message_class(message_type), self.server_id.pid
         delivered, failures = 0, {}
-        for process in self.processes():
-            if process.pid != self.server_id.pid:
-                try:
-                    self.send(ServerID(process.pid), message_type, data, duplicates_allowed=duplicates_allowed)
-                    delivered += 1
-                except (NoSuchProcess, QueueFull, TransportError) as error:
-                    failures[process.pid] = error
+        for process in self._endpoint.presence.processes():
+            if process.pid == own_pid or kind not in process.classes:
+                continue
+            dst = ServerID(process.pid, EVERY_TASK if process.is_ours else 0, unique_id=process.unique_id)
+            try:
+                self.send(dst, message_type, data, duplicates_allowed=duplicates_allowed)
+                delivered += 1
+            except (NoSuchProcess, QueueFull, TransportError) as error:
+                failures[process.pid] = error
         return Broadcast(delivered, failures)
 
     def reply(self, message: Message, message_type: int, data: bytes = b"") -> None:
@@ -464,8 +512,34 @@ class Messaging:
         self._check_usable()
         return self._endpoint.presence.watch(ServerID.of(dst))
 
+    def add_name(self, name: str) -> None:
+        """Let this context be found by `name`, beside any others that have it, until remove_name() or close().
+
+        A forked child does not have its parent's names.  ValueError for what cannot be a name.
+        """
+        self._check_usable()
+        self._endpoint.presence.add_name(name, self.server_id)
+        self._names.add(name)
+
+    def remove_name(self, name: str) -> None:
+        """Be found by `name` no more; not having it does no harm."""
+        self._check_usable()
+        if name in self._names:
+            self._endpoint.presence.remove_name(name, self.server_id)
+            self._names.discard(name)
+
+    def lookup(self, name: str) -> list[ServerID]:
+        """The living processes that have the name, those that took it first in front; often one, or none."""
+        self._check_usable()
+        return self._endpoint.presence.lookup(name)
+
+    def names(self) -> dict[str, list[ServerID]]:
+        """All names of living processes, and which ones these are."""
+        self._check_usable()
+        return self._endpoint.presence.names()
+
     def clean_up(self) -> list[int]:
-        """Remove what dead processes left in the directory; their pids."""
+        """Remove what dead processes left in the directory; the pids of which there was more than a name."""
         self._check_usable()
         backend = self._endpoint.backend
         return self._endpoint.presence.clean_up(backend.left_behind(), backend.remove)
@@ -502,11 +576,12 @@ class Messaging:
         if endpoint.forked:
             other = _endpoints.get(endpoint.directory)
             if other is None:
-                endpoint.open()
+                endpoint.open(endpoint.classes)
                 _endpoints[endpoint.directory] = endpoint
             else:
                 other.adopt(endpoint)
             for context in endpoint.contexts.values():
+                context._names.clear()
                 context._take_identity()
 
     def close(self, timeout: float | None = None) -> int:
@@ -520,12 +595,23 @@ class Messaging:
         endpoint = self._endpoint
         if endpoint.forked:
             self._check_usable()
+        self._give_up_names()
         self._closed = True
         del endpoint.contexts[self._task_id]
         if endpoint.contexts:
+            endpoint.announce()
             return 0
         del _endpoints[endpoint.directory]
         return endpoint.close(self.config.close_timeout if timeout is None else timeout)
+
+    def _give_up_names(self) -> None:
+        """Remove this context's names; one that stays because of a full disk is found dead by the next who looks."""
+        try:
+            for name in self._names:
+                self._endpoint.presence.remove_name(name, self.server_id)
+        except TransportError as error:
+            logger.error("removing the names of %s: %s", self.server_id, error)
+        self._names.clear()
 
     def _check_usable(self) -> None:
         if self._closed:

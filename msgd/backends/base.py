@@ -11,22 +11,25 @@ from __future__ import annotations
 import abc
 import enum
 import os
+import resource
 import select
 import socket
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, NamedTuple
 
 from msgd.backends.drops import Drops
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, QueueFull
-from msgd.presence import Presence
+from msgd.presence import Presence, RendezvousDirectory
 from msgd.presence.processes import remove_socket
 from msgd.wire.header import Message
 from msgd.wire.message_types import type_name
 from msgd.wire.server_id import ANY_PROCESS, ServerID
 
 Deliver = Callable[[Message], None]
+
+_CACHED_MIN, _CACHED_MAX = 8, 1024
 
 
 class SendStatus(enum.Enum):
@@ -111,6 +114,15 @@ class Backend(abc.ABC):
         """The number of messages known to wait for `pid`."""
         return 0
 
+    @classmethod
+    def depths(cls, config: Config, directory: RendezvousDirectory) -> Mapping[int, int]:
+        """The number of messages that wait for each process, as far as that can be seen from outside.
+
+        For one who only looks: not for a process that is itself present in the directory.  A transport whose queues
+        are in the kernel knows of none.  Raises BackendUnavailable, TransportError.
+        """
+        return {}
+
     def left_behind(self) -> Collection[int]:
         """The pids of which this transport keeps something besides the socket, dead or alive."""
         return ()
@@ -129,6 +141,17 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def abandon(self) -> None:
         """In a forked child: close every descriptor and leave the parent's endpoint as it is."""
+
+
+def cached_destinations(descriptors_each: int) -> int:
+    """How many processes a transport keeps at hand whom it has sent to; each costs so many file descriptors.
+
+    A broadcast to more than these finds them anew each time.  They take half of what this process may open at most.
+    """
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return _CACHED_MAX
+    return max(_CACHED_MIN, min(allowed // (2 * descriptors_each), _CACHED_MAX))
 
 
 class Outgoing(NamedTuple):

@@ -27,7 +27,15 @@ import struct
 import time
 from collections.abc import Collection
 
-from msgd.backends.base import Backend, BackendStatistics, Deliver, OutQueue, SendStatus, check_unique_id
+from msgd.backends.base import (
+    Backend,
+    BackendStatistics,
+    Deliver,
+    OutQueue,
+    SendStatus,
+    cached_destinations,
+    check_unique_id,
+)
 from msgd.backends.drops import Drops
 from msgd.config import Config
 from msgd.errors import MalformedMessage, NoSuchProcess, TransportError
@@ -45,9 +53,6 @@ _RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
 
 _DATAGRAMS_A_ROUND = 256
 """receive() returns after this many, so that a flood does not keep dispatch from its other work."""
-
-_CACHED_DESTINATIONS = 128
-"""Connected sockets kept; each is a file descriptor.  Blocked ones are kept beyond it."""
 
 _KNOWN_SENDERS = 1024
 """Credentials remembered as heard; the table is emptied when it is full."""
@@ -98,6 +103,7 @@ class DgramBackend(Backend):
         self._blocked: dict[int, _Destination] = {}
         self._senders: dict[bytes, int] = {}
         self._closed = False
+        self._cached_destinations = cached_destinations(1)
         self._epoll = select.epoll()
         self._socket = _new_socket()
         try:
@@ -267,8 +273,8 @@ class DgramBackend(Backend):
         destination.queue.give_up(self.drops, "the destination is gone")
 
     def _make_room(self) -> None:
-        """Close the longest kept idle connection when the cache is full."""
-        if len(self._destinations) >= _CACHED_DESTINATIONS:
+        """Close the longest kept idle connection when the cache is full; blocked ones are kept beyond it."""
+        if len(self._destinations) >= self._cached_destinations:
             idle = next((one for one in self._destinations.values() if not one.queue), None)
             if idle is not None:
                 self._forget(idle)

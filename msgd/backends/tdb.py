@@ -45,12 +45,12 @@ import select
 import signal
 import stat
 import time
-from collections import deque
-from collections.abc import Collection, Iterator
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping
 
 import tdb
 
-from msgd.backends.base import Backend, BackendStatistics, Deliver, SendStatus, check_unique_id
+from msgd.backends.base import Backend, BackendStatistics, Deliver, SendStatus, cached_destinations, check_unique_id
 from msgd.backends.doorbell import Doorbell
 from msgd.backends.drops import Drops
 from msgd.config import Config
@@ -62,7 +62,7 @@ from msgd.errors import (
     TransportError,
     UnsafeDirectory,
 )
-from msgd.presence import Presence, Process
+from msgd.presence import Presence, Process, RendezvousDirectory
 from msgd.presence.processes import lock_holder, map_words, shared_words
 from msgd.wire.header import Message
 from msgd.wire.server_id import ANY_PROCESS, ServerID
@@ -114,7 +114,8 @@ SPIN = int(os.environ.get("SPIN", "0"))
 _TAKES_A_ROUND = 16
 """receive() returns after this many, so that a flood does not keep dispatch from its other work."""
 
-_CACHED_PEERS = 128
+_DESCRIPTORS_A_PEER = 3
+"""Its pidfd, its lock file, and the descriptor that Python's mmap keeps."""
 _TRUST_ALIVE = 20e-6
 """Seconds for which a process seen alive counts as alive: less than anybody needs to see it die and tell."""
 _SOURCE_CHECK = 1.0
@@ -254,6 +255,7 @@ class TdbBackend(Backend):
         self._epoch = _AWAKE
         self._watched = False
         self._closed = False
+        self._cached_peers = cached_destinations(_DESCRIPTORS_A_PEER)
         self._doorbell = Doorbell()
         try:
             self._tdb = _open_tdb(config, presence)
@@ -436,7 +438,7 @@ class TdbBackend(Backend):
             peer = None
         if peer is None:
             peer = self._open_peer(dst)
-            if len(self._peers) >= _CACHED_PEERS:
+            if len(self._peers) >= self._cached_peers:
                 idle = next((one for one in self._peers.values() if not one.continued or not one.lives()), None)
                 if idle is not None:
                     self._forget(idle)
@@ -660,6 +662,30 @@ class TdbBackend(Backend):
 
     # The end
 
+    @classmethod
+    def depths(cls, config: Config, directory: RendezvousDirectory) -> Mapping[int, int]:
+        try:
+            database = _open_file(config, directory, 0)
+        except BackendUnavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOENT, errno.EIO):
+                return {}  # EIO: it has just been emptied, as nobody has it open
+            raise
+        depths: Counter[int] = Counter()
+        try:
+            with _tdb_errors():
+                database.lock_all()
+                try:
+                    for key in list(database.keys()):
+                        pid = key_pid(key)
+                        if pid is not None:
+                            depths[pid] += count_messages(database.get(key) or b"")
+                finally:
+                    database.unlock_all()
+        finally:
+            database.close()
+        return depths
+
     def left_behind(self) -> Collection[int]:
         with self._all_keys() as keys:
             pids = {key_pid(key) for key in keys}
@@ -704,18 +730,29 @@ class TdbBackend(Backend):
 
 def _open_tdb(config: Config, presence: Presence) -> tdb.Tdb:
     """Open messages.tdb in the mode that is configured; the first process of a directory finds it empty."""
-    path = os.path.join(config.lock_directory, FILE_NAME)
-    _set_aside_if_damaged(presence.directory_fd, path)
+    _set_aside_if_damaged(presence.directory_fd, os.path.join(config.lock_directory, FILE_NAME))
+    return _open_file(config, presence, os.O_CREAT)
+
+
+def _open_file(config: Config, directory: RendezvousDirectory, open_flags: int) -> tdb.Tdb:
+    """The open file; BackendUnavailable, with the OSError as its cause if there is one, if it cannot be had."""
     flags, chains = tdb.CLEAR_IF_FIRST, 0
     if not config.use_mmap:
         flags |= tdb.NOMMAP
     elif config.tdb_mutexes:
         flags, chains = flags | _MUTEX_LOCKING, _MUTEX_CHAINS
+    path = os.path.join(config.lock_directory, FILE_NAME)
     others = "living processes use it with another `msgd:tdb mutexes` or `use mmap`: give all of them the same"
     try:
         database = tdb.Tdb(
-            f"/proc/self/fd/{presence.directory_fd}/{FILE_NAME}", chains, flags, os.O_RDWR | os.O_CREAT, 0o600
+            f"/proc/self/fd/{directory.directory_fd}/{FILE_NAME}",
+            chains,
+            flags,
+            os.O_RDWR | os.O_NOFOLLOW | open_flags,
+            0o600,
         )
+    except PermissionError as error:
+        raise BackendUnavailable(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise BackendUnavailable(f"{path}: {error.strerror}; perhaps {others}") from error
     if chains and database.hash_size != chains:  # libtdb is content with fcntl locks if it finds them in use

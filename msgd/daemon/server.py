@@ -15,13 +15,16 @@ from msgd import _registry
 from msgd.config import Config, changes_on_reload
 from msgd.daemon.logs import Log
 from msgd.daemon.loop import Loop
-from msgd.errors import ConfigError, TransportError
+from msgd.errors import ConfigError, MsgdError
 from msgd.messaging import Messaging
 from msgd.tools.debuglevel import DebugLevels
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType
 
 logger = logging.getLogger("msgd.daemon")
+
+NAME = "msgd"
+"""The name under which the daemon is found in the directory."""
 
 
 class Server:
@@ -54,6 +57,7 @@ class Server:
             messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: self._reload(_asked_by(message)))
             messaging.register(MessageType.SHUTDOWN, lambda message: self._stop(loop, _asked_by(message)))
             self._clean_up(messaging)
+            messaging.add_name(NAME)
             loop.on_readable(messaging.fileno(), lambda: _dispatch(messaging))
             logger.info("%s", self._greeting(messaging))
             ready()
@@ -74,7 +78,7 @@ class Server:
     def _clean_up(self, messaging: Messaging) -> None:
         try:
             pids = messaging.clean_up()
-        except TransportError as error:
+        except MsgdError as error:
             logger.error("%s; it is tried again in %g seconds", error, self._clean_up_timer.interval)
             return
         if pids:

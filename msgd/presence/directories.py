@@ -48,6 +48,23 @@ def open_subdirectory(parent_fd: int, parent: str, name: str, mode: int, trusted
         raise TransportError(f"{path}: {error.strerror}; it must be a directory this user can use") from error
 
 
+def open_existing(path: str, *, follow_links: bool = True) -> int:
+    """Open a directory to look into it, whoever owns it; it is not made, and nothing in it is trusted.
+
+    Raises UnsafeDirectory if others can write there, which no process of msgd's would put up with; TransportError.
+    """
+    try:
+        fd = os.open(path, _OPEN_DIRECTORY | (0 if follow_links else os.O_NOFOLLOW))
+    except OSError as error:
+        raise TransportError(f"{path}: {error.strerror}") from error
+    try:
+        _check_mode(os.fstat(fd), path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def _open_checked(
     name: str, mode: int, trusted_uids: Collection[int], parent_fd: int | None, flags: int, path: str
 ) -> int:
@@ -70,12 +87,16 @@ def _open_checked(
                 f"{path} belongs to uid {status.st_uid}; it must belong to root or to uid {os.geteuid()}"
                 " (or name its owner in msgd:trusted users)"
             )
-        if status.st_mode & _WRITABLE_BY_OTHERS:
-            raise UnsafeDirectory(
-                f"{path} has mode {stat.S_IMODE(status.st_mode):04o}; others must not be able to write there:"
-                f" chmod go-w {path}"
-            )
+        _check_mode(status, path)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _check_mode(status: os.stat_result, path: str) -> None:
+    if status.st_mode & _WRITABLE_BY_OTHERS:
+        raise UnsafeDirectory(
+            f"{path} has mode {stat.S_IMODE(status.st_mode):04o}; others must not be able to write there:"
+            f" chmod go-w {path}"
+        )

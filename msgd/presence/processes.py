@@ -1,8 +1,7 @@
 """Lock files: how a process says that it is here, and how the others know that it still is.
 
 A process holds an fcntl write lock on `msg.lock/<pid>` for as long as it lives; the kernel drops the lock with the
-process, however it ends.  The file says the process's unique id in decimal and a newline; further lines are msgd's
-own and nobody else reads them.  (Samba's messages_dgm; a reader takes the digits up to the first newline.)
+process, however it ends.  (Samba's messages_dgm.)  What the file says is lock_text.py's.
 A process whose transport needs memory that others can look into has 64 words of it at offset 512 of the file: it
 lives and dies with the entry, and whoever maps it knows whose it is.
 
@@ -31,13 +30,11 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from msgd.errors import TransportError, UnsafeDirectory
-
-TEXT_MAX = 512
-"""Bytes of a lock file that are text; what Samba writes has at most 21."""
+from msgd.presence.lock_text import TEXT_MAX, Process, format_text, parse_text
 
 LOCK_FILE_SIZE = 1024
 """Bytes of a lock file with shared words: the text, filled up with newlines, and the words."""
@@ -53,12 +50,16 @@ _LOCK_PATIENCE = 2.0
 """Seconds.  A cleaner holds our lock file for microseconds of its own time; who holds it longer is no cleaner."""
 
 
-class Process(NamedTuple):
-    """One process's entry: its pid, the unique id in its lock file, and the lines msgd keeps behind it."""
+class Entry(NamedTuple):
+    """What a lock file tells of its pid, whether a process holds it or it is a dead one's."""
 
     pid: int
-    unique_id: int
-    lines: tuple[str, ...] = ()
+    is_alive: bool
+    process: Process | None
+    """What the text says; None if it says nothing that can be read."""
+    uid: int
+    modified: float
+    """When the file was written last, in seconds since the epoch."""
 
 
 def lock_holder(fd: int) -> int | None:
@@ -72,8 +73,28 @@ def read_process(lock_dir_fd: int, pid: int) -> Process | None:
 
     Raises TransportError if that cannot be found out: no permission, no file descriptors left.
     """
-    with _lock_file_of(lock_dir_fd, pid) as fd:
-        return None if fd is None else _parse(pid, os.pread(fd, TEXT_MAX, 0))
+    fd = _open_lock_file(lock_dir_fd, pid)
+    if fd is None:
+        return None
+    try:
+        return parse_text(pid, os.pread(fd, TEXT_MAX, 0)) if lock_holder(fd) == pid else None
+    finally:
+        os.close(fd)
+
+
+def read_lock_file(lock_dir_fd: int, pid: int) -> Entry | None:
+    """What the lock file of another process, or of a dead one, tells; None if there is none.
+
+    Raises TransportError as read_process() does.
+    """
+    fd = _open_lock_file(lock_dir_fd, pid)
+    if fd is None:
+        return None
+    try:
+        status, process = os.fstat(fd), parse_text(pid, os.pread(fd, TEXT_MAX, 0))
+        return Entry(pid, lock_holder(fd) == pid, process, status.st_uid, status.st_mtime)
+    finally:
+        os.close(fd)
 
 
 def map_words(lock_dir_fd: int, pid: int) -> tuple[Process, mmap.mmap, int] | None:
@@ -81,11 +102,16 @@ def map_words(lock_dir_fd: int, pid: int) -> tuple[Process, mmap.mmap, int] | No
 
     The last is a descriptor of its lock file: as long as lock_holder() of that is `pid`, it is this very process.
     """
-    with _lock_file_of(lock_dir_fd, pid) as fd:
-        if fd is None or os.fstat(fd).st_size < LOCK_FILE_SIZE:
+    fd = _open_lock_file(lock_dir_fd, pid)
+    if fd is None:
+        return None
+    try:
+        if lock_holder(fd) != pid or os.fstat(fd).st_size < LOCK_FILE_SIZE:
             return None
-        process = _parse(pid, os.pread(fd, TEXT_MAX, 0))
+        process = parse_text(pid, os.pread(fd, TEXT_MAX, 0))
         return process and (process, mmap.mmap(fd, LOCK_FILE_SIZE, prot=mmap.PROT_READ), os.dup(fd))
+    finally:
+        os.close(fd)
 
 
 def shared_words(memory: mmap.mmap) -> memoryview:
@@ -93,27 +119,18 @@ def shared_words(memory: mmap.mmap) -> memoryview:
     return memoryview(memory)[TEXT_MAX:].cast("Q")
 
 
-@contextlib.contextmanager
-def _lock_file_of(lock_dir_fd: int, pid: int) -> Iterator[int | None]:
-    """The opened lock file of another process, None if that does not live."""
+def _open_lock_file(lock_dir_fd: int, pid: int) -> int | None:
+    """The opened lock file of another pid, None if there is none."""
     try:
         fd = os.open(str(pid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=lock_dir_fd)
     except OSError as error:
         if error.errno not in _NO_LOCK_FILE:
             raise TransportError(f"the lock file of pid {pid}: {error.strerror}") from error
-        yield None
-        return
-    try:
-        yield fd if stat.S_ISREG(os.fstat(fd).st_mode) and lock_holder(fd) == pid else None
-    finally:
-        os.close(fd)
-
-
-def _parse(pid: int, text: bytes) -> Process | None:
-    first, *rest = text.split(b"\n")
-    if not first.isdigit() or len(first) > 20 or not rest:
-        return None  # it is starting: its endpoint cannot be reached yet
-    return Process(pid, int(first), tuple(line.decode(errors="replace") for line in rest if line))
+        return None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
 
 
 class LockFile:
@@ -139,9 +156,7 @@ class LockFile:
 
     def write(self, unique_id: int, lines: tuple[str, ...] = ()) -> None:
         """Put down the unique id and the lines behind it; the first line never changes under a reader."""
-        text = "".join(f"{line}\n" for line in (unique_id, *lines)).encode()
-        if len(text) > TEXT_MAX:
-            raise ValueError(f"a lock file's text has at most {TEXT_MAX} bytes, not {len(text)}")
+        text = format_text(unique_id, lines)
         if self._memory is None:
             os.pwrite(self._fd, text, 0)
             os.ftruncate(self._fd, len(text))

@@ -1,4 +1,8 @@
-"""msgcontrol's destinations: a server id, `self`, `all`, or a daemon's name, found by its pid file."""
+"""msgcontrol's destinations: a server id, `self`, `all`, a daemon's name, or one that processes have given themselves.
+
+A name is a daemon's if there is a pid file of it whose process lives, as with smbcontrol; else it is looked up among
+the names of the rendezvous directory, and all processes that have it are meant.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +40,15 @@ def find_destinations(text: str, messaging: Messaging) -> list[ServerID]:
         return [ServerID.parse(text)]
     name, directory = _OTHER_NAMES.get(text, text), messaging.config.pid_directory
     pid = read_pid(directory, name)
-    if pid is None:
+    if pid is not None:
+        return [ServerID(pid)]
+    named = messaging.lookup(text)
+    if not named:
         raise NoSuchProcess(
-            f"{name} is not running: no process holds {pid_file_path(directory, name)};"
-            " start it, or name the smb.conf it runs with by -s"
+            f"{name} is not running: no process holds {pid_file_path(directory, name)}, none in"
+            f" {messaging.config.lock_directory} has that name; start it, or name the smb.conf it runs with by -s"
         )
-    return [ServerID(pid)]
+    return named
 
 
 def _everybody_else(messaging: Messaging) -> list[ServerID]:

@@ -35,6 +35,7 @@ destinations:
                  a server id, as msgd and its programs print it
   {daemons}
                  a daemon, found by its pid file
+  NAME           every process that has given itself this name (msgstatus shows them)
   all            every process but this one
   self           this process
 

@@ -110,6 +110,31 @@ TMP_BASE = 0xF000
 TYPE_MAX = 0xFFFFFFFF
 
 
+class MessageClass(enum.Flag):
+    """The broadcast classes of 2006: whom a message type concerns, and what a process listens to."""
+
+    GENERAL = 1
+    NMBD = 2
+    PRINT = 4
+    SMBD = 8
+    WINBIND = 16
+    ALL = GENERAL | NMBD | PRINT | SMBD | WINBIND
+
+
+_CLASSES_BY_RANGE = {1: MessageClass.NMBD, 2: MessageClass.PRINT, 3: MessageClass.SMBD, 4: MessageClass.WINBIND}
+"""By the number of the block of 256 types, from 0x100 to 0x4ff."""
+
+
+def message_class(message_type: int) -> MessageClass:
+    """The one class a type belongs to: that of its range of today's numbers, GENERAL outside of them."""
+    return _CLASSES_BY_RANGE.get(message_type >> 8, MessageClass.GENERAL)
+
+
+def class_names(classes: MessageClass) -> str:
+    """The names of the classes, with blanks between them."""
+    return " ".join(one.name for one in classes if one.name is not None)
+
+
 def type_name(message_type: int) -> str:
     """The name of a type for people: `PING`, or the number in hex where it has none."""
     try:

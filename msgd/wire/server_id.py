@@ -29,7 +29,14 @@ SERVER_ID = struct.Struct("<QIIQ")
 PID_MAX = 0x7FFFFFFF
 """Linux' pid_t is an int; no larger pid is anybody's."""
 
-TASK_ID_MAX = 0xFFFFFFFF
+TASK_ID_MAX = 0xFFFFFFFE
+"""The largest number that a context can have."""
+
+EVERY_TASK = 0xFFFFFFFF
+"""As a destination's task id: each context of the process that listens to the message's class.
+
+msgd broadcasts to its own processes like this; Samba's know task ids of contexts only.
+"""
 
 _TEXT = re.compile(
     r"(?:(?P<vnn>\d{1,10}):)?(?P<pid>\d{1,10})(?:\.(?P<task>\d{1,10}))?(?:/(?P<unique>\d{1,20}))?", re.ASCII
@@ -85,7 +92,7 @@ class ServerID(NamedTuple):
         """Raise ValueError if a field does not fit the format or cannot belong to a process."""
         if not 0 < self.pid <= PID_MAX:
             raise ValueError(f"pid {self.pid} is not a process id (1 to {PID_MAX})")
-        if not 0 <= self.task_id <= TASK_ID_MAX:
+        if not 0 <= self.task_id <= EVERY_TASK:
             raise ValueError(f"task id {self.task_id} does not fit 32 bits")
         if not 0 <= self.vnn <= 0xFFFFFFFF:
             raise ValueError(f"vnn {self.vnn} does not fit 32 bits")

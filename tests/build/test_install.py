@@ -13,7 +13,7 @@ from build_support import registry
 from tests.build.conftest import Tree
 
 PREFIX = "opt/m"
-PROGRAMS = {"msgd": "sbin", "msgcontrol": "bin", "msgparm": "bin", "msgbench": "bin"}
+PROGRAMS = {"msgd": "sbin", "msgcontrol": "bin", "msgparm": "bin", "msgstatus": "bin", "msgbench": "bin"}
 
 
 class Destination:

@@ -31,15 +31,19 @@ from tests.harness import (
 MESSAGE = Message(TEXT, ServerID(1), ServerID(1), b"")
 
 USES: dict[str, Callable[[Messaging], object]] = {
+    "add_name": lambda messaging: messaging.add_name("name"),
     "clean_up": lambda messaging: messaging.clean_up(),
     "close": lambda messaging: messaging.close(),
     "deregister": lambda messaging: messaging.deregister(TEXT),
     "dispatch": lambda messaging: messaging.dispatch(),
     "fileno": lambda messaging: messaging.fileno(),
     "is_alive": lambda messaging: messaging.is_alive(1),
+    "lookup": lambda messaging: messaging.lookup("name"),
+    "names": lambda messaging: messaging.names(),
     "pending": lambda messaging: messaging.pending(1),
     "processes": lambda messaging: messaging.processes(),
     "register": lambda messaging: messaging.register(TEXT, print),
+    "remove_name": lambda messaging: messaging.remove_name("name"),
     "reply": lambda messaging: messaging.reply(MESSAGE, TEXT),
     "request": lambda messaging: messaging.request(1, TEXT, b"", TEXT),
     "send": lambda messaging: messaging.send(messaging.server_id, TEXT),

@@ -14,7 +14,7 @@ from typing import Self
 
 from msgd import Config, MessageType, Messaging, NoSuchProcess, ReplyTimeout
 
-PROGRAMS = ("smbd", "smbcontrol")
+PROGRAMS = ("smbd", "smbcontrol", "smbclient", "tdbdump")
 PATIENCE = 30.0
 """Seconds after which a Samba that has not started fails the test."""
 
@@ -25,7 +25,7 @@ def missing() -> str | None:
         return "a Samba of our own needs root: run the tests as root"
     absent = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
     if absent:
-        return f"{' and '.join(absent)} not found: apt-get install samba samba-common-bin"
+        return f"{' and '.join(absent)} not found: apt-get install samba samba-common-bin smbclient tdb-tools"
     return None
 
 
@@ -49,6 +49,7 @@ class Samba:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.file = directory / "smb.conf"
+        self.port = _free_port()
         self.msgd_file = directory / "msgd.conf"
         """The same for msgd, of whatever messaging type it is by default; Samba would warn of that parameter."""
         self.msgd_file.write_text(f"messaging type = dgram\ninclude = {self.file}\n")
@@ -61,7 +62,7 @@ class Samba:
             "    disable netbios = yes\n"
             "    interfaces = lo\n"
             "    bind interfaces only = yes\n"
-            f"    smb ports = {_free_port()}\n"
+            f"    smb ports = {self.port}\n"
             f"    lock directory = {directory}/lock\n"
             f"    state directory = {directory}/state\n"
             f"    cache directory = {directory}/cache\n"
@@ -69,6 +70,8 @@ class Samba:
             f"    pid directory = {directory}/pid\n"
             f"    ncalrpc dir = {directory}/ncalrpc\n"
             "    log level = 1\n"
+            "    auth event notification = yes\n"
+            "    map to guest = Bad User\n"
             "    load printers = no\n"
             "    printcap name = /dev/null\n"
             "    disable spoolss = yes\n"
@@ -152,6 +155,10 @@ class Samba:
     def msgcontrol(self, *arguments: str | int) -> tuple[int, str]:
         """Run our msgcontrol on this smb.conf."""
         return self.run(sys.executable, "-m", "msgd.tools.msgcontrol", "-s", self.msgd_file, *arguments)
+
+    def msgstatus(self, *arguments: str) -> tuple[int, str]:
+        """Run our msgstatus on this smb.conf."""
+        return self.run(sys.executable, "-m", "msgd.tools.msgstatus", "-s", self.msgd_file, *arguments)
 
     def start_msgd(self) -> subprocess.Popen[bytes]:
         """Start our daemon on this smb.conf."""

@@ -9,7 +9,7 @@ import pytest
 
 from msgd import Config, ConfigError, TransportError, UnsafeDirectory
 from msgd.presence import Presence
-from msgd.presence.presence import LOCK_SUBDIRECTORY
+from msgd.presence.rendezvous import LOCK_SUBDIRECTORY
 from tests.harness import Channel, Child, no_fd_leaks
 
 SUBDIRECTORIES = (".", LOCK_SUBDIRECTORY, "msg.sock")

@@ -13,7 +13,8 @@ import pytest
 
 from msgd import Config, ServerID, TransportError, UnsafeDirectory
 from msgd.presence import Presence, Process
-from msgd.presence.presence import LOCK_SUBDIRECTORY, new_unique_id
+from msgd.presence.presence import new_unique_id
+from msgd.presence.rendezvous import LOCK_SUBDIRECTORY
 from tests.harness import Channel, Child, dead_pid, no_fd_leaks
 
 OWN = str(os.getpid())
@@ -43,7 +44,9 @@ def test_format(config: Config) -> None:
     with child:
         unique_id = child.hear()
         path = lock_path(config, child.pid)
-        assert path.read_bytes() == b"%d\n" % unique_id
+        first, *lines = path.read_text().split("\n")
+        assert first == str(unique_id)
+        assert [line.partition(" ")[0] for line in lines] == ["type", "classes", "since", "command", ""]
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
         assert stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o755
@@ -55,7 +58,9 @@ def test_longer_file_of_a_dead_process_is_replaced(config: Config) -> None:
     lock_path(config).write_text("12345678901234567890\nmore\nlines\n")
     presence = Presence(config)
     presence.announce()
-    assert lock_path(config).read_bytes() == b"%d\n" % presence.unique_id  # drops the lock, which is not needed here
+    text = lock_path(config).read_text()  # drops the lock, which is not needed here
+    assert text.startswith(f"{presence.unique_id}\ntype ")
+    assert "more" not in text
     presence.close()
 
 
@@ -90,7 +95,9 @@ def test_release_at_close(config: Config) -> None:
     presence = Presence(config)
     with Child(lambda channel: live(config, channel)) as child:
         unique_id = child.hear()
-        assert presence.process(child.pid) == Process(child.pid, unique_id)
+        process = presence.process(child.pid)
+        assert process is not None
+        assert (process.pid, process.unique_id) == (child.pid, unique_id)
         assert presence.is_alive(ServerID(child.pid))
         assert presence.is_alive(ServerID(child.pid, unique_id=unique_id))
         assert not presence.is_alive(ServerID(child.pid, unique_id=unique_id ^ 1))

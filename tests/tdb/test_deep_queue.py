@@ -325,7 +325,7 @@ def forget_all(session: Session) -> list[int]:
 
 def test_peers_that_died_deep_are_forgotten(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sender whose receivers all die with a deep queue keeps no descriptors of them."""
-    monkeypatch.setattr(module, "_CACHED_PEERS", 8)
+    monkeypatch.setattr(module, "cached_destinations", lambda descriptors_each: 8)
     config = make_config(send_queue_messages=4)
     with Messaging(config) as messaging:
         counts = []

@@ -168,6 +168,21 @@ def test_another_context_of_a_process(place: Place) -> None:
         process.kill()
 
 
+def test_name(place: Place) -> None:
+    """Everybody who has it is meant; a daemon's pid file comes first."""
+    msgd = place.msgd()
+    with Messaging(place.config) as messaging:
+        assert [server_id.pid for server_id in messaging.lookup("msgd")] == [msgd.pid]
+        messaging.add_name("msgd")
+        messaging.add_name("printers")
+        assert control(place, "msgd", "ping") == f"PONG from pid {msgd.pid}\n"
+        asking = place.start("msgd.tools.msgcontrol", "-s", str(place.smb_conf), "printers", "ping")
+        messaging.dispatch(PATIENCE)
+        assert asking.wait() == 0
+        assert asking.output == f"PONG from pid {os.getpid()}\n"
+    assert refused(place, 1, "printers", "ping").startswith("printers is not running")
+
+
 def test_unique_id_of_a_process_that_is_gone(place: Place) -> None:
     msgd = place.msgd()
     assert refused(place, 1, f"{msgd.pid}/12345", "ping").startswith(f"no process {msgd.pid}/12345 in ")
@@ -176,7 +191,8 @@ def test_unique_id_of_a_process_that_is_gone(place: Place) -> None:
 @pytest.mark.parametrize("name", ["msgd", "smbd", "nmbd", "winbindd", "somed"])
 def test_daemon_that_is_not_running(place: Place, name: str) -> None:
     line = refused(place, 1, name, "ping")
-    assert line.startswith(f"{name} is not running: no process holds {place.directory}/pid/{name}.pid; start it")
+    assert line.startswith(f"{name} is not running: no process holds {place.directory}/pid/{name}.pid, none in ")
+    assert f"{place.config.lock_directory} has that name; start it" in line
 
 
 def test_killed_daemon_is_not_running(place: Place) -> None:

@@ -1,0 +1,90 @@
+"""What stands behind the unique id in a lock file."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from msgd import MessageClass
+from msgd.presence.lock_text import COMMAND_MAX, TEXT_MAX, Process, describe, format_text, parse_text
+
+LARGEST = 2**64 - 2
+
+
+def test_lines_read_back() -> None:
+    lines = describe("stream", MessageClass.SMBD | MessageClass.PRINT, 1767225600.9)
+    process = parse_text(7, format_text(42, lines))
+    assert process == Process(7, 42, lines)
+    assert process.is_ours
+    assert process.messaging_type == "stream"
+    assert process.classes == MessageClass.SMBD | MessageClass.PRINT
+    assert process.since == 1767225600
+    assert process.command
+
+
+def test_nothing_is_listened_to() -> None:
+    process = parse_text(7, format_text(42, describe("dgram", MessageClass(0), 0)))
+    assert process is not None
+    assert process.classes == MessageClass(0)
+    assert process.is_ours
+
+
+def test_process_of_samba() -> None:
+    process = parse_text(7, b"42\n")
+    assert process is not None
+    assert (process.is_ours, process.messaging_type, process.since, process.command) == (False, "dgram", None, None)
+    assert process.classes == MessageClass.ALL
+
+
+@pytest.mark.parametrize(
+    ("line", "attribute", "value"),
+    [
+        ("classes SMBD FAX", "classes", MessageClass.SMBD),
+        ("classes", "classes", MessageClass.ALL),
+        ("classess SMBD", "classes", MessageClass.ALL),
+        ("since then", "since", None),
+        ("since -1", "since", None),
+        ("since " + "9" * 400, "since", None),
+        ("command a  b ", "command", "a  b "),
+        ("unknown word", "messaging_type", "dgram"),
+    ],
+)
+def test_lines_of_others(line: str, attribute: str, value: object) -> None:
+    process = parse_text(7, f"42\n{line}\n".encode())
+    assert process is not None
+    assert getattr(process, attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        ("/usr/bin/worker", "worker"),
+        ("/srv/package/__main__.py", "package"),
+        ("\x1b[2Jname\n", "?[2Jname?"),
+        ("\N{SNOWMAN}" * 1000, "\N{SNOWMAN}" * COMMAND_MAX),
+        ("\udcff", "?"),
+        ("\U0001f9e8" * 1000, "\U0001f9e8" * COMMAND_MAX),
+    ],
+)
+def test_commands(monkeypatch: pytest.MonkeyPatch, argv: str, command: str) -> None:
+    """Whatever the program is called, the text fits and is one line each."""
+    monkeypatch.setattr(sys, "argv", [argv])
+    text = format_text(LARGEST, describe("dgram", MessageClass.ALL, 2e9))
+    assert len(text) <= TEXT_MAX
+    process = parse_text(7, text)
+    assert process is not None
+    assert process.command == command
+
+
+@pytest.mark.parametrize("argv", [[], [""], ["-c"]])
+def test_program_without_a_name(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    assert "command python3" in describe("dgram", MessageClass.ALL, 0)
+
+
+def test_text_that_is_too_long() -> None:
+    assert len(format_text(1, ("x" * (TEXT_MAX - 3),))) == TEXT_MAX
+    with pytest.raises(ValueError, match="at most 512 bytes, not 513"):
+        format_text(1, ("x" * (TEXT_MAX - 2),))

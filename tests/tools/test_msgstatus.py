@@ -1,0 +1,304 @@
+"""msgstatus: real processes in a table, for people and machines, for whoever may read the directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msgd import MessageClass, Messaging, _registry
+from msgd._registry import MESSAGING_MODULES
+from tests.daemon.daemons import ENVIRONMENT, PATIENCE, Place, one_line
+from tests.harness import TEXT, Channel, Child, Peer, Session, dead_pid
+
+NO_RICH = "import sys; sys.modules['rich'] = None; from msgd.tools.msgstatus import main; sys.exit(main())"
+"""msgstatus as it runs where rich is not installed."""
+
+
+@pytest.fixture
+def peers(place: Place) -> Iterator[tuple[Peer, Peer]]:
+    """One that lives and has names, and one that is dead."""
+    with Peer(place.config) as alive, Peer(place.config, listens=MessageClass.PRINT) as dead:
+        alive.call(give_names, "scanners", "printers")
+        dead.call(give_names, "printers")
+        dead.kill()
+        yield alive, dead
+
+
+def give_names(session: Session, *names: str) -> None:
+    for name in names:
+        session.messaging.add_name(name)
+
+
+def status(place: Place, *arguments: str) -> str:
+    """Run a msgstatus that must succeed in silence; what it printed."""
+    done = place.run("msgd.tools.msgstatus", "-s", str(place.smb_conf), *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def rows(place: Place) -> dict[int, dict[str, Any]]:
+    """The rows of --json, by pid."""
+    told = json.loads(status(place, "--json"))
+    assert told["directory"] == place.config.lock_directory
+    assert told["notes"] == []
+    return {row["pid"]: row for row in told["processes"]}
+
+
+def test_json(place: Place, peers: tuple[Peer, Peer]) -> None:
+    alive, dead = peers
+    found = rows(place)
+    assert list(found) == sorted((alive.pid, dead.pid))
+    row = found[alive.pid]
+    assert 0 <= time.time() - row.pop("since") < 3600
+    assert row.pop("command") in (os.path.basename(sys.argv[0]), os.path.basename(sys.executable))
+    assert row == {
+        "server_id": str(alive.server_id),
+        "pid": alive.pid,
+        "unique_id": alive.server_id.unique_id,
+        "uid": os.geteuid(),
+        "names": ["printers", "scanners"],
+        "classes": ["GENERAL", "NMBD", "PRINT", "SMBD", "WINBIND"],
+        "type": "dgram",
+        "queue": None,
+        "state": "alive",
+    }
+    row = found[dead.pid]
+    assert (row["state"], row["classes"], row["names"]) == ("dead", ["PRINT"], [])
+    assert row["unique_id"] == dead.server_id.unique_id
+
+
+def test_table(place: Place, peers: tuple[Peer, Peer]) -> None:
+    """Aligned columns when it goes to a pipe or a file."""
+    alive, dead = peers
+    heading, *lines = status(place).splitlines()
+    assert re.split(r"  +", heading.strip()) == [
+        *("PID", "UNIQUE ID", "UID", "COMMAND", "NAMES", "LISTENS", "TYPE", "QUEUE", "SINCE", "STATE")
+    ]
+    shown = {int(line.split()[0]): line for line in lines}
+    assert shown.keys() == {alive.pid, dead.pid}
+    assert "  printers scanners  all  " in shown[alive.pid]
+    assert shown[alive.pid].endswith("  alive")
+    assert shown[dead.pid].endswith("  dead")
+    assert {line.index("dgram") for line in lines} == {heading.index("TYPE")}
+
+
+def test_it_shows_the_daemon_and_not_itself(place: Place) -> None:
+    msgd = place.msgd()
+    (row,) = rows(place).values()
+    assert (row["pid"], row["names"], row["command"]) == (msgd.pid, ["msgd"], "daemon")
+    assert place.files() == {"msgd.pid", str(msgd.pid)}
+
+
+def test_empty_directory(place: Place) -> None:
+    with Messaging(place.config):
+        pass
+    assert status(place) == f"nobody is in {place.config.lock_directory}\n"
+    assert rows(place) == {}
+
+
+def test_directory_that_is_not_there(place: Place) -> None:
+    for arguments in ((), ("--json",)):
+        failed = place.run("msgd.tools.msgstatus", "-s", str(place.smb_conf), *arguments)
+        assert failed.returncode == 1
+        assert one_line(failed) == f"msgstatus: {place.config.lock_directory}: No such file or directory"
+    assert not Path(place.config.lock_directory).exists()
+
+
+def test_directory_that_is_not_safe(place: Place, peers: tuple[Peer, Peer]) -> None:
+    Path(place.config.lock_directory).chmod(0o777)
+    failed = place.run("msgd.tools.msgstatus", "-s", str(place.smb_conf))
+    assert failed.returncode == 1
+    assert "has mode 0777" in one_line(failed)
+
+
+@pytest.mark.skipif(
+    all(module.name != "tdb" for module in MESSAGING_MODULES), reason="needs messaging module tdb: configure with it"
+)
+def test_queue(place: Place) -> None:
+    place.configure("messaging type = tdb")
+    config = place.config.replace(messaging_type="tdb")
+    with Peer(config) as peer, Child(lambda channel: send_some(config, peer.pid, channel)) as sender:
+        assert sender.hear() == "sent"
+        row = rows(place)[peer.pid]
+        assert (row["type"], row["queue"]) == ("tdb", 1234)
+        assert rows(place)[sender.pid]["queue"] == 0
+
+
+def send_some(config: Any, pid: int, channel: Channel) -> None:
+    with Messaging(config) as messaging:
+        for _ in range(1234):
+            messaging.send(pid, TEXT, bytes(100))
+        channel.send("sent")
+        channel.recv()
+
+
+def test_unprivileged_user(place: Place, peers: tuple[Peer, Peer]) -> None:
+    """Who may read the directory sees who is here; what he may not read is left blank, with the reason."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else: run the tests as root")
+    place.directory.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "msgd.tools.msgstatus", "-s", str(place.smb_conf)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=PATIENCE,
+        check=True,
+        user=65534,
+        group=65534,
+        extra_groups=[],
+    )
+    shown = {int(line.split()[0]): line.split() for line in done.stdout.splitlines()[1:]}
+    assert shown.keys() == {peer.pid for peer in peers}
+    if any(module.name == "tdb" for module in MESSAGING_MODULES):
+        assert shown[peers[0].pid][4:6] == ["-", "all"]
+        assert done.stderr == f"msgstatus: {place.config.lock_directory}/names.tdb: Permission denied\n"
+    else:
+        assert shown[peers[0].pid][4:6] == ["printers", "scanners"]
+
+
+def lie(path: Path, channel: Channel) -> None:
+    """A process that says of itself what is to confuse a terminal."""
+    with path.open("wb", buffering=0) as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        file.write(b"42\nclasses SMBD\nsince 99999999999999\ntype \x1b[2J\ncommand [red]\x1b]0;\x07\xff\n")
+        channel.send("locked")
+        channel.recv()
+
+
+def test_lines_of_a_liar(place: Place, peers: tuple[Peer, Peer]) -> None:
+    """Nothing of them reaches the terminal as more than characters to show."""
+    directory = Path(place.config.lock_directory, "msg.lock")
+    (directory / str(dead_pid())).write_text("rubbish")
+    with Child(lambda channel: lie(directory / str(os.getpid()), channel)) as liar:
+        assert liar.hear() == "locked"
+        for shown in (status(place), on_terminal(place)):
+            line = next(line for line in shown.splitlines() if line.startswith(str(liar.pid)))
+            assert "[red]?]0;?" in line
+            assert "?[2J" in line
+
+
+# On a terminal
+
+
+class Terminal:
+    """A program on a pseudo-terminal of 200 columns."""
+
+    def __init__(self, command: list[str]) -> None:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+        environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "200"}
+        self._process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+        )
+        os.close(theirs)
+        self._fd = ours
+        self.shown = ""
+
+    def await_text(self, wanted: str) -> None:
+        """Read until `wanted` is shown after what was shown before."""
+        before = len(self.shown)
+        while wanted not in self.shown[before:]:
+            assert select.select([self._fd], [], [], PATIENCE)[0], f"{wanted!r} is not shown: {self.shown}"
+            self.shown += self._read()
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C, as it were; the exit status."""
+        self._process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Read to its end; the exit status."""
+        with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+            while text := self._read():
+                self.shown += text
+        os.close(self._fd)
+        return self._process.wait(PATIENCE)
+
+    def _read(self) -> str:
+        return os.read(self._fd, 1 << 16).decode(errors="replace").replace("\r\n", "\n")
+
+
+def terminal(place: Place, *arguments: str, program: tuple[str, ...] = ("-m", "msgd.tools.msgstatus")) -> Terminal:
+    return Terminal([sys.executable, *program, "-s", str(place.smb_conf), *arguments])
+
+
+def on_terminal(place: Place, *arguments: str) -> str:
+    running = terminal(place, *arguments)
+    assert running.wait() == 0
+    return running.shown
+
+
+def test_terminal(place: Place, peers: tuple[Peer, Peer]) -> None:
+    shown = on_terminal(place)
+    assert "\x1b[1m" in shown, "the headings are bold"
+    assert re.search(rf"^{peers[0].pid} .* printers scanners +all +dgram .* alive *$", shown, re.MULTILINE)
+
+
+def test_terminal_without_rich(place: Place, peers: tuple[Peer, Peer]) -> None:
+    running = terminal(place, program=("-c", NO_RICH))
+    assert running.wait() == 0
+    assert running.shown == status(place)
+
+
+def test_watch(place: Place) -> None:
+    """A process comes, and dies, before one's eyes; Ctrl-C is how it ends."""
+    with Peer(place.config) as first:
+        watching = terminal(place, "--watch", "0.05")
+        watching.await_text(str(first.pid))
+        with Peer(place.config) as second:
+            watching.await_text(str(second.pid))
+            second.kill()
+            watching.await_text("dead")
+    assert watching.interrupt() == 0
+
+
+def test_watch_where_it_cannot(place: Place, peers: tuple[Peer, Peer]) -> None:
+    failed = place.run("msgd.tools.msgstatus", "-s", str(place.smb_conf), "--watch")
+    assert failed.returncode == 1
+    assert one_line(failed).startswith("msgstatus: --watch needs a terminal")
+    running = terminal(place, "--watch", program=("-c", NO_RICH))
+    assert running.wait() == 1
+    assert running.shown.startswith("msgstatus: --watch needs Python's rich: pip install")
+
+
+# Manners
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--json", "--watch"], "not allowed with argument"),
+        (["--watch", "0"], "'0' is not a number of seconds above 0"),
+        (["--watch", "often"], "'often' is not a number"),
+        (["somebody"], "unrecognized arguments: somebody"),
+    ],
+)
+def test_wrong_usage(place: Place, arguments: list[str], complaint: str) -> None:
+    failed = place.run("msgd.tools.msgstatus", *arguments)
+    assert failed.returncode == 2
+    assert complaint in one_line(failed)
+    assert failed.stderr.endswith("(see msgstatus --help)\n")
+
+
+def test_help_and_version(place: Place) -> None:
+    text = status(place, "--help")
+    for word in ("--watch [SECONDS]", "--json", "QUEUE", "examples:", "Exit status"):
+        assert word in text
+    assert status(place, "-V") == f"Version {_registry.VERSION}\n"

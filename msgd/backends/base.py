@@ -29,7 +29,7 @@ from msgd.wire.server_id import ANY_PROCESS, ServerID
 
 Deliver = Callable[[Message], None]
 
-_CACHED_MIN, _CACHED_MAX = 8, 1024
+_CACHED_MAX = 256
 
 
 class SendStatus(enum.Enum):
@@ -146,12 +146,13 @@ class Backend(abc.ABC):
 def cached_destinations(descriptors_each: int) -> int:
     """How many processes a transport keeps at hand whom it has sent to; each costs so many file descriptors.
 
-    A broadcast to more than these finds them anew each time.  They take half of what this process may open at most.
+    A broadcast to more than these finds them anew each time.  Together they take at most half of the descriptors that
+    this process may have.
     """
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
         return _CACHED_MAX
-    return max(_CACHED_MIN, min(allowed // (2 * descriptors_each), _CACHED_MAX))
+    return max(1, min(allowed // (2 * descriptors_each), _CACHED_MAX))
 
 
 class Outgoing(NamedTuple):

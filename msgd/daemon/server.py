@@ -57,7 +57,7 @@ class Server:
             messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: self._reload(_asked_by(message)))
             messaging.register(MessageType.SHUTDOWN, lambda message: self._stop(loop, _asked_by(message)))
             self._clean_up(messaging)
-            messaging.add_name(NAME)
+            self._take_name(messaging)
             loop.on_readable(messaging.fileno(), lambda: _dispatch(messaging))
             logger.info("%s", self._greeting(messaging))
             ready()
@@ -74,6 +74,12 @@ class Server:
     def _stop(self, loop: Loop, why: str) -> None:
         logger.info("stopping: %s", why)
         loop.stop()
+
+    def _take_name(self, messaging: Messaging) -> None:
+        try:
+            messaging.add_name(NAME)
+        except MsgdError as error:  # names are a convenience: a damaged file of theirs stops nobody
+            logger.error("%s; msgd goes on without its name", error)
 
     def _clean_up(self, messaging: Messaging) -> None:
         try:

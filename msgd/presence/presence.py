@@ -36,9 +36,8 @@ def new_unique_id() -> int:
 class Presence(RendezvousDirectory):
     """Holds the directories open and this process's lock file locked, from construction to close().
 
-    The others see it from announce() on.  Raises UnsafeDirectory if a directory could be
-    written by others, TransportError if the system refuses, ConfigError if the socket directory's path is too long for
-    AF_UNIX.
+    The others see it from announce() on.  Raises UnsafeDirectory if a directory could be written by others,
+    TransportError if the system refuses, ConfigError if the socket directory's path is too long for AF_UNIX.
     """
 
     def __init__(self, config: Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -203,6 +204,20 @@ def test_interactive_logs_to_stdout_whatever_the_log_file(place: Place) -> None:
     msgd.signal(signal.SIGINT)
     assert msgd.wait() == 0
     assert not log.exists()
+
+
+def test_names_that_cannot_be_kept_stop_nobody(place: Place) -> None:
+    """It serves without its name, and says why."""
+    with Messaging(place.config) as messaging:
+        directory = Path(messaging.config.lock_directory)
+        for name in ("names.tdb", "names"):
+            (directory / name).symlink_to("nowhere")
+        msgd = place.msgd()
+        assert messaging.request(msgd.pid, MessageType.PING, b"", MessageType.PONG, PATIENCE).src.pid == msgd.pid
+    msgd.signal(signal.SIGTERM)
+    assert msgd.wait() == 0
+    assert f"{directory}/names" in msgd.output
+    assert "msgd goes on without its name" in msgd.output
 
 
 def test_unsafe_directory_is_one_line(place: Place) -> None:

@@ -21,7 +21,7 @@ if any(module.name == "tdb" for module in MESSAGING_MODULES):
     KINDS["tdb"] = names_class()
 
 WRITERS = 8
-ROUNDS = {"file": 40, "tdb": 400}
+ROUNDS = {"file": 40, "tdb": 250}
 
 
 @pytest.fixture(params=KINDS)

@@ -257,12 +257,17 @@ class TdbBackend(Backend):
         self._doorbell = Doorbell()
         try:
             self._tdb = _open_tdb(config, presence)
+        except BaseException:
+            self._doorbell.close()
+            raise
+        try:
             self.remove(presence.pid)
             with self._all_locked():
                 self._tdb.store(self._key, bytes(_PLACE))
                 self._tdb.store(self._key, b"")
             self._word = presence.share_words(_AWAKE)
         except BaseException as error:
+            self._tdb.close()
             self._doorbell.close()
             if isinstance(error, RuntimeError):
                 raise _transport_error(error) from error
@@ -717,7 +722,7 @@ def _open_tdb(config: Config, presence: Presence) -> tdb.Tdb:
             f"/proc/self/fd/{presence.directory_fd}/{FILE_NAME}", chains, flags, os.O_RDWR | os.O_CREAT, 0o600
         )
     except OSError as error:
-        raise BackendUnavailable(f"{path}: {error.strerror}; perhaps {others}") from error
+        raise BackendUnavailable(f"{path}: {error.strerror}; is its file system full? Perhaps {others}") from error
     if chains and database.hash_size != chains:  # libtdb is content with fcntl locks if it finds them in use
         database.close()
         raise BackendUnavailable(f"{path}: {others}")

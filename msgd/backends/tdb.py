@@ -259,12 +259,17 @@ class TdbBackend(Backend):
         self._doorbell = Doorbell()
         try:
             self._tdb = _open_tdb(config, presence)
+        except BaseException:
+            self._doorbell.close()
+            raise
+        try:
             self.remove(presence.pid)
             with self._all_locked():
                 self._tdb.store(self._key, bytes(_PLACE))
                 self._tdb.store(self._key, b"")
             self._word = presence.share_words(_AWAKE)
         except BaseException as error:
+            self._tdb.close()
             self._doorbell.close()
             if isinstance(error, RuntimeError):
                 raise _transport_error(error) from error
@@ -754,7 +759,7 @@ def _open_file(config: Config, directory: RendezvousDirectory, open_flags: int) 
     except PermissionError as error:
         raise BackendUnavailable(f"{path}: {error.strerror}") from error
     except OSError as error:
-        raise BackendUnavailable(f"{path}: {error.strerror}; perhaps {others}") from error
+        raise BackendUnavailable(f"{path}: {error.strerror}; is its file system full? Perhaps {others}") from error
     if chains and database.hash_size != chains:  # libtdb is content with fcntl locks if it finds them in use
         database.close()
         raise BackendUnavailable(f"{path}: {others}")

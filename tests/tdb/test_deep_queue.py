@@ -288,13 +288,13 @@ def test_short_lived_senders_do_not_make_the_record_deep(messaging: Messaging, s
 
     def body(channel: Channel) -> None:
         messaging.reinit()
-        messaging.send(receiver.server_id, TEXT, b"." * 200)
+        messaging.send(receiver.server_id, TEXT, b"." * 400)
         os._exit(0)
 
-    for _ in range(200):
+    for _ in range(100):
         Child(body).wait()
-    assert len(backend(messaging)._tdb.get(b"PID/%d\0" % receiver.pid)) < module._DEEP + 200 * 40
-    assert receiver.call(take_data, 200) == [b"." * 200] * 200
+    assert len(backend(messaging)._tdb.get(b"PID/%d\0" % receiver.pid)) < module._DEEP + 100 * 40
+    assert receiver.call(take_data, 100) == [b"." * 400] * 100
 
 
 # Peers that are forgotten
@@ -349,13 +349,13 @@ def test_many_short_lived_senders(messaging: Messaging) -> None:
         os._exit(0)
 
     counts = []
-    for _ in range(300):
+    for _ in range(160):
         Child(body).wait()
         messaging.dispatch()
         counts.append(len(open_fds()))
-    assert len(seen) == 300
-    assert max(counts[200:]) <= max(counts[:200]) < 900
-    assert len(messaging.clean_up()) == 300
+    assert len(seen) == 160
+    assert max(counts[145:]) <= max(counts[:145]) < 900
+    assert len(messaging.clean_up()) == 160
     assert messaging.pending(dst) == 0
 
 

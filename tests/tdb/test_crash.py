@@ -1,0 +1,361 @@
+"""kill -9 at any instant, and a full disk: the others are not held up, and what they said to each other arrives."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msgd import Config, Message, Messaging, MsgdError, NoSuchProcess, QueueFull, ServerID, TransportError
+from msgd.backends.tdb import TdbBackend
+from tests.conformance.conftest import MakeConfig, StartPeer
+from tests.harness import PATIENCE, TEXT, Channel, Child, Peer, Session, close, send_many, take_data
+from tests.tdb.conftest import MODES
+
+NUMBER = struct.Struct("=I")
+STORM = int(os.environ.get("MSGD_STORM", "1"))
+"""How many times the suite's number of kills."""
+
+
+def backend(messaging: Messaging) -> TdbBackend:
+    one = messaging._endpoint.backend
+    assert isinstance(one, TdbBackend)
+    return one
+
+
+# A lock whose owner dies
+
+
+def lock_everything(session: Session, key: bytes | None) -> None:
+    """Hold the lock over all, or a chain's as tdb_append does; whoever holds it is killed."""
+    database = backend(session.messaging)._tdb
+    database.lock_all()
+    if key is not None:
+        database.store(key, b"torn"[:2])
+    session.kept.append(database)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("writing", [False, True])
+def test_owner_of_the_lock_over_all_is_killed(
+    make_config: MakeConfig, start: StartPeer, mode: str, writing: bool
+) -> None:
+    """Those who wait for it go on, and nothing of theirs is gone."""
+    config = make_config(**MODES[mode])
+    sender, receiver, owner = start(config), start(config), start(config)
+    sender.call(send_many, receiver.server_id, [b"before"])
+    owner.call(lock_everything, b"PID/1\0" if writing else None)
+    receiver.begin(take_data, 2)
+    sender.begin(send_many, receiver.server_id, [b"after"])
+    wait_until_waiting(sender)
+    wait_until_waiting(receiver)
+    killed = time.monotonic()
+    owner.kill()
+    assert receiver.hear() == [b"before", b"after"]
+    assert sender.hear() is None
+    assert time.monotonic() - killed < 1
+    with Messaging(config) as messaging:
+        assert owner.pid in messaging.clean_up()
+
+
+def wait_until_waiting(peer: Peer) -> None:
+    """Until it waits in the kernel, for the lock: nothing else of what it does waits."""
+    deadline = time.monotonic() + PATIENCE
+    while Path(f"/proc/{peer.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+_libtdb = ctypes.CDLL("libtdb.so.1", use_errno=True)
+
+
+class _Data(ctypes.Structure):
+    _fields_ = (("pointer", ctypes.c_char_p), ("size", ctypes.c_size_t))
+
+
+_libtdb.tdb_open.restype = ctypes.c_void_p
+_libtdb.tdb_chainlock.argtypes = [ctypes.c_void_p, _Data]
+
+
+def hold_chain(config: Config, key: bytes, channel: Channel) -> None:
+    """Hold the lock of one key's chain, which python3-tdb has no call for; as a process does in tdb_append."""
+    flags, chains = (4096 | 1, 31) if config.tdb_mutexes and config.use_mmap else (1, 0)
+    path = os.path.join(config.lock_directory, "messages.tdb").encode()
+    handle = ctypes.c_void_p(_libtdb.tdb_open(path, chains, flags, os.O_RDWR, 0o600))
+    channel.send(_libtdb.tdb_chainlock(handle, _Data(key, len(key))))
+    channel.recv()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_owner_of_a_chains_lock_is_killed(make_config: MakeConfig, start: StartPeer, mode: str) -> None:
+    """The receiver's own chain: the sender's append and the receiver's look wait for it."""
+    config = make_config(**MODES[mode])
+    sender, receiver = start(config), start(config)
+    sender.call(send_many, receiver.server_id, [b"before"])
+    with Child(lambda channel: hold_chain(config, b"PID/%d\0" % receiver.pid, channel)) as owner:
+        assert owner.hear() == 0
+        receiver.begin(take_data, 2)
+        sender.begin(send_many, receiver.server_id, [b"after"])
+        wait_until_waiting(sender)
+        wait_until_waiting(receiver)
+        killed = time.monotonic()
+        owner.kill()
+        assert receiver.hear() == [b"before", b"after"]
+        assert sender.hear() is None
+        assert time.monotonic() - killed < 1
+
+
+# Storms
+
+
+def shower(session: Session, others: list[ServerID], seed: int) -> None:
+    """Send to all the others and read, for ever: what is killed."""
+    moments = random.Random(seed)
+    while True:
+        for dst in others:
+            with contextlib.suppress(MsgdError):
+                for _ in range(moments.choice((1, 3, 50, 1000))):
+                    session.messaging.send(dst, TEXT, b"." * int(moments.paretovariate(0.8)))
+        session.messaging.dispatch(0)
+        session.messages.clear()
+
+
+def exchange(session: Session, dst: ServerID, number: int) -> float:
+    """Ping-pong numbered messages with one partner, in windows; the longest time without one, in seconds."""
+    messaging = session.messaging
+    got = 0
+
+    def take(message: Message) -> None:
+        nonlocal got
+        if message.src.pid == dst.pid:
+            assert NUMBER.unpack_from(message.data)[0] == got
+            got += 1
+
+    messaging.deregister(TEXT)
+    messaging.register(TEXT, take)
+    sent, longest, last = 0, 0.0, time.monotonic()
+    while got < number or sent < number:
+        before = got
+        while sent < number and sent < got + 200:
+            messaging.send(dst, TEXT, NUMBER.pack(sent).ljust(4 + sent % 90, b"."), timeout=PATIENCE)
+            sent += 1
+        messaging.dispatch(PATIENCE)
+        now = time.monotonic()
+        if got > before:
+            longest, last = max(longest, now - last), now
+        assert now - last < PATIENCE
+    return longest
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_storm_of_kills(make_config: MakeConfig, start: StartPeer, mode: str) -> None:
+    """Two pairs talk while others, who send to them and to each other, are killed at random moments."""
+    config = make_config(**MODES[mode], send_queue_messages=3000)
+    pairs = [start(config) for _ in range(4)]
+    number = 4000 if mode == "mutexes" else 1000
+    moments = random.Random(7)
+    victims: list[Peer] = []
+    kills = 0
+    begin_exchange(pairs, number)
+    while kills < STORM * 15 or not all(peer.channel.poll() for peer in pairs):
+        if all(peer.channel.poll() for peer in pairs):
+            end_exchange(pairs)
+            begin_exchange(pairs, number)
+        if len(victims) == 3:
+            victim = victims.pop(moments.randrange(3))
+            victim.kill()
+            kills += 1
+        victims.append(Peer(config))
+        others = [peer.server_id for peer in (*pairs, *victims)]
+        victims[-1].begin(shower, others, kills)
+        moment = time.monotonic() + moments.uniform(0, 0.02)
+        while time.monotonic() < moment and not all(peer.channel.poll() for peer in pairs):
+            os.sched_yield()
+    end_exchange(pairs)
+    for peer in (*victims, *pairs[2:]):
+        peer.kill()
+    pairs[0].call(clean_up)
+    keys = pairs[0].call(all_keys)
+    living = {pairs[0].pid, pairs[1].pid}
+    assert {int(key.rstrip(b"\0").split(b"/")[1]) for key in keys} == living
+    check = subprocess.run(
+        ["tdbtool", f"{config.lock_directory}/messages.tdb", "check"], capture_output=True, text=True, check=False
+    )
+    assert "integrity is OK" in check.stdout + check.stderr
+
+
+def begin_exchange(pairs: list[Peer], number: int) -> None:
+    for one, other in ((0, 1), (1, 0), (2, 3), (3, 2)):
+        pairs[one].begin(exchange, pairs[other].server_id, number)
+
+
+def end_exchange(pairs: list[Peer]) -> None:
+    for peer in pairs:
+        assert peer.hear() < 5, "seconds without a message, on a busy machine"
+
+
+def clean_up(session: Session) -> list[int]:
+    return session.messaging.clean_up()
+
+
+def all_keys(session: Session) -> list[bytes]:
+    with backend(session.messaging)._all_keys() as keys:
+        return keys
+
+
+def test_clean_up_leaves_the_living_alone(messaging: Messaging, start: StartPeer) -> None:
+    """Messages from a dead process to a living one stay, in segments, too; those to the dead go."""
+    receiver, sender, dead = start(), start(), start()
+    texts = [b"%d" % number for number in range(5000)]
+    for dst in (receiver, dead):
+        sender.call(send_many, dst.server_id, texts)
+    dead.kill()
+    sender.kill()
+    assert sorted(messaging.clean_up()) == sorted((dead.pid, sender.pid))
+    assert messaging.pending(dead.pid) == 0
+    assert messaging.pending(receiver.pid) == 5000
+    assert receiver.call(take_data, 5000) == texts
+
+
+def test_clean_up_while_others_start_and_end(make_config: MakeConfig, start: StartPeer) -> None:
+    """Cleaners in two processes, and short-lived ones that receive: nothing of the living goes."""
+    config = make_config()
+    cleaners = [start(), start()]
+    sender = start()
+    for cleaner in cleaners:
+        cleaner.begin(clean_up_many, 300)
+    for _ in range(20):
+        with Peer(config) as receiver:
+            sender.call(send_many, receiver.server_id, [b"%d" % number for number in range(700)])
+            assert receiver.call(take_data, 700) == [b"%d" % number for number in range(700)]
+    for cleaner in cleaners:
+        assert cleaner.hear() is None
+
+
+def clean_up_many(session: Session, number: int) -> None:
+    for _ in range(number):
+        session.messaging.clean_up()
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(scratch: Path) -> Iterator[Path]:
+    """A file system with room for a few thousand messages."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    disk = scratch / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "msgd-test", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill_disk(disk: Path) -> Path:
+    """Leave no room at all."""
+    ballast = disk / "ballast"
+    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return ballast
+
+
+def send_until_full(session: Session, dst: ServerID, sizes: list[int], prefix: bytes) -> tuple[list[bytes], str]:
+    """Send until the disk is full; what was accepted, and the error."""
+    accepted: list[bytes] = []
+    refused = 0
+    line = ""
+    for number in range(1_000_000):
+        text = b"%b%d " % (prefix, number) + b"." * sizes[number % len(sizes)]
+        try:
+            session.messaging.send(dst, TEXT, text)
+            accepted.append(text)
+        except TransportError as error:
+            line = str(error)
+            refused += 1
+            if refused == 20:
+                break
+    return accepted, line
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("sizes", [[5], [5, 900, 50, 20_000, 0, 60_000]], ids=["small", "mixed"])
+def test_full_disk(make_config: MakeConfig, small_disk: Path, mode: str, sizes: list[int]) -> None:
+    """What was accepted arrives; what is refused is refused with a clear line; with room again all goes on."""
+    config = make_config(lock_directory=str(small_disk / "lock"), send_queue_messages=10_000_000, **MODES[mode])
+    with Peer(config) as receiver, Peer(config) as sender, Peer(config) as other:
+        sender.call(send_many, receiver.server_id, [b"first"])
+        ballast = fill_disk(small_disk)
+        accepted, line = sender.call(send_until_full, receiver.server_id, sizes, b"a")
+        assert "file system full" in line
+        others, _ = other.call(send_until_full, receiver.server_id, sizes, b"b")
+        data = receiver.call(take_data, 1 + len(accepted) + len(others))
+        assert [one for one in data if one[:1] != b"b"] == [b"first", *accepted]
+        assert [one for one in data if one[:1] == b"b"] == others
+        ballast.unlink()
+        sender.call(send_many, receiver.server_id, [b"room again"] * 3000)
+        assert receiver.call(take_data, 3000) == [b"room again"] * 3000
+        assert receiver.call(close) == 0
+
+
+def test_opening_on_a_full_disk(make_config: MakeConfig, small_disk: Path) -> None:
+    """A clear error, at whatever step; then, in the same process, it opens."""
+    config = make_config(lock_directory=str(small_disk / "lock"))
+    with Peer(make_config(lock_directory=config.lock_directory)):
+        pass
+    (Path(config.lock_directory) / "messages.tdb").unlink()
+    ballast = fill_disk(small_disk)
+    outcomes = []
+    for _ in range(200):
+        try:
+            with Messaging(config):
+                break
+        except MsgdError as error:
+            outcomes.append(str(error))
+            with open(ballast, "rb+") as file:
+                file.truncate(os.fstat(file.fileno()).st_size - 4096)
+    assert 2 <= len(outcomes) < 200
+    assert all("No space left" in line or "full" in line for line in outcomes), set(outcomes)
+    with Messaging(config) as messaging:
+        seen: list[Any] = []
+        messaging.register(TEXT, seen.append)
+        messaging.send(messaging.server_id, TEXT)
+        assert messaging.dispatch() == 1
+
+
+# Bystanders
+
+
+def test_receiver_killed_while_many_wait_for_room(make_config: MakeConfig, start: StartPeer) -> None:
+    config = make_config(send_queue_messages=20)
+    receiver, senders = start(config), [start(config) for _ in range(4)]
+    for sender in senders:
+        sender.call(fill, receiver.server_id)
+        sender.begin(send_waiting, receiver.server_id)
+    receiver.kill()
+    for sender in senders:
+        assert sender.hear() == "NoSuchProcess"
+
+
+def fill(session: Session, dst: ServerID) -> None:
+    with contextlib.suppress(QueueFull):
+        while True:
+            session.messaging.send(dst, TEXT)
+
+
+def send_waiting(session: Session, dst: ServerID) -> str:
+    try:
+        session.messaging.send(dst, TEXT, timeout=10 * PATIENCE)
+    except NoSuchProcess as error:
+        return type(error).__name__
+    return "sent"

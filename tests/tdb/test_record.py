@@ -1,0 +1,135 @@
+"""The records of messages.tdb: golden bytes, round trips, and any bytes at all."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msgd import Message, ServerID
+from msgd.errors import MalformedMessage
+from msgd.wire.server_id import ANY_PROCESS, NONCLUSTER_VNN
+from msgd.wire.tdb_record import (
+    TYPE_MAX,
+    Continuation,
+    RecordDecoder,
+    Special,
+    count_messages,
+    holds,
+    key_pid,
+    pack_continuation,
+    pack_message,
+    queue_key,
+    record_starts,
+    segment_key,
+)
+
+GOLDEN = bytes.fromhex("0100000002000000e94b0000914e00000b000000000000003132333435363738393000")
+DST, SRC = 19433, 20113
+
+u32 = st.integers(0, 0xFFFFFFFF)
+u64 = st.integers(0, 0xFFFFFFFFFFFFFFFF)
+pids = st.integers(1, 0x7FFFFFFF)
+types = st.integers(0, TYPE_MAX)
+destinations = st.builds(lambda task, unique: ServerID(DST, task, NONCLUSTER_VNN, unique), u32, u64)
+sources = st.builds(lambda pid, task, unique: ServerID(pid, task, NONCLUSTER_VNN, unique), pids, u32, u64)
+messages = st.tuples(destinations, sources, types, st.binary(max_size=100))
+continuations = st.builds(Continuation, pids, u64, u64)
+
+
+def source_of(pid: int) -> ServerID:
+    """Every process has a unique id that its pid tells."""
+    return ServerID(pid, unique_id=pid + 1000)
+
+
+def decode(value: bytes) -> tuple[list[Message], list[Special]]:
+    return RecordDecoder(DST, source_of).decode(value)
+
+
+def test_golden_record() -> None:
+    assert pack_message(ServerID(DST), ServerID(SRC, unique_id=77), 2, b"1234567890\0") == GOLDEN
+    assert decode(GOLDEN) == ([Message(2, source_of(SRC), ServerID(DST), b"1234567890\0")], [])
+
+
+def test_golden_keys() -> None:
+    assert queue_key(DST) == b"PID/19433\0"
+    assert segment_key(DST, SRC, 1 << 63, 0) == b"PID/19433/20113/9223372036854775808/0\0"
+
+
+def test_golden_record_with_ids() -> None:
+    """Version 2, then the plain record; to be read and written the same for ever."""
+    dst, src = ServerID(DST, 1, NONCLUSTER_VNN, 2), ServerID(SRC, 3, NONCLUSTER_VNN, 4)
+    ids = bytes.fromhex(
+        "02000000 00000000 e94b0000 914e0000 1800000000000000 01000000 03000000 0200000000000000 0400000000000000"
+    )
+    assert pack_message(dst, src, 2, b"1234567890\0") == ids + GOLDEN
+
+
+def test_golden_continuation() -> None:
+    """Version 3."""
+    assert pack_continuation(DST, Continuation(SRC, 5, 6)) == bytes.fromhex(
+        "03000000 00000000 e94b0000 914e0000 1000000000000000 0500000000000000 0600000000000000"
+    )
+
+
+def expected(dst: ServerID, src: ServerID, message_type: int, data: bytes) -> Message:
+    if dst.task_id or src.task_id or dst.unique_id not in ANY_PROCESS:
+        return Message(message_type, src, dst, data)
+    return Message(message_type, source_of(src.pid), ServerID(DST), data)
+
+
+@given(st.lists(messages | continuations, max_size=20))
+def test_round_trip(records: list[tuple[ServerID, ServerID, int, bytes] | Continuation]) -> None:
+    """Messages with and without ids and continuations in any order; they are found, counted and walked over."""
+    value = b""
+    wanted: list[Message] = []
+    specials: list[Special] = []
+    for record in records:
+        if isinstance(record, Continuation):
+            value += pack_continuation(DST, record)
+            specials.append(Special(len(wanted), record))
+        else:
+            value += pack_message(*record)
+            wanted.append(expected(*record))
+    assert decode(value) == (wanted, specials)
+    assert count_messages(value) == len(wanted)
+    assert all(holds(value, pack_message(*record)) for record in records if not isinstance(record, Continuation))
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes(value: bytes) -> None:
+    for message in decode(value)[0]:
+        assert message.data in value
+    list(record_starts(value))
+    count_messages(value)
+    holds(value, GOLDEN)
+    key_pid(value)
+
+
+@given(st.lists(messages, min_size=1, max_size=5), st.integers(1))
+def test_torn_at_the_end(records: list[tuple[ServerID, ServerID, int, bytes]], cut: int) -> None:
+    """What stands before the torn record is read, and the torn one is told of."""
+    packed = [pack_message(*record) for record in records]
+    torn = packed[-1][: cut % len(packed[-1])]
+    found, specials = decode(b"".join(packed[:-1]) + torn)
+    assert found[: len(records) - 1] == [expected(*record) for record in records[:-1]]
+    whole_ids_and_nothing = len(found) == len(records) - 1 and len(torn) == len(packed[-1]) - 24 - len(records[-1][3])
+    if torn and not whole_ids_and_nothing:
+        assert [type(special.what) for special in specials] == [MalformedMessage]
+
+
+def test_ids_belong_to_what_follows_at_once() -> None:
+    with_ids = pack_message(ServerID(DST, 3), ServerID(SRC), 2, b"1234567890\0")
+    ids = with_ids[: -len(GOLDEN)]
+    assert holds(with_ids, with_ids)
+    assert not holds(with_ids, GOLDEN), "it is for another task"
+    assert holds(with_ids + GOLDEN, GOLDEN)
+    unknown = GOLDEN.replace(b"\1\0\0\0", b"\7\0\0\0", 1)
+    found, _ = decode(ids + unknown + GOLDEN)
+    assert [message.dst for message in found] == [ServerID(DST)]
+
+
+def test_decoder_keeps_few_addresses() -> None:
+    decoder = RecordDecoder(DST, source_of)
+    for task in range(5000):
+        decoder.decode(pack_message(ServerID(DST, 1), ServerID(SRC, task), 2, b""))
+    assert len(decoder._known) <= 1024

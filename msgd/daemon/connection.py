@@ -183,8 +183,10 @@ class _Connection:
     # Out
 
     def _emit(self, line: bytes) -> None:
+        """Put a line into the outbox; it leaves at the end of this turn of the loop, or in the next one."""
         if self._why is None:
             self._outbox.append(line)
+            self._loop.on_writable(self._client.fileno(), self._on_writable)
             if self._outbox.bytes > self._config.client_buffer_bytes:
                 self._flush()
 
@@ -233,6 +235,7 @@ class _Connection:
         if self._why is None:
             self._outbox.append(write_bye(code, text))
             self._why = text
+            logger.debug("the last word to %s is %s: %s", self._peer, code, text)
             self._loop.every(self._config.close_timeout or _AGAIN, self._loop.stop)
             self._flush()
 

@@ -12,7 +12,6 @@ data, whatever the data is.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping
@@ -164,10 +163,12 @@ class Members:
         if not isinstance(text, str) or not isinstance(encoded, str):
             raise MalformedMessage(f"{'base64' if isinstance(text, str) else 'text'}: a string is needed")
         try:
-            return base64.b64decode(encoded, validate=True) if encoded else text.encode()
-        except binascii.Error as error:
+            decoded = base64.b64decode(encoded, validate=True)
+        except ValueError as error:  # binascii.Error, or not ASCII
             raise MalformedMessage(f"base64: {error}") from None
-        except ValueError:
+        try:
+            return decoded or text.encode()
+        except UnicodeEncodeError:
             raise MalformedMessage("text: half of a surrogate pair; other bytes than UTF-8 go as base64") from None
 
     def take_rest(self) -> dict[str, object]:

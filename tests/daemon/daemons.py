@@ -71,7 +71,9 @@ class Running:
         """Wait for the end; the exit status.  What was said until then is in `output`."""
         assert self._process.stdout is not None
         status = self._process.wait(PATIENCE)
-        self.output += self._process.stdout.read().decode()
+        os.set_blocking(self._process.stdout.fileno(), False)  # its children may go on, and have the pipe open
+        while said := self._process.stdout.read(1 << 16):
+            self.output += said.decode()
         return status
 
     def kill(self) -> None:
@@ -113,6 +115,14 @@ class Place:
     @property
     def gateway(self) -> str:
         return str(self.directory / "pid" / "msgd.sock")
+
+    def daemon(self) -> int:
+        """Start msgd as a daemon, which logs to where it is told; it is ready.  Its pid."""
+        started = self.run_msgd("-D")
+        assert started.returncode == 0, started.stderr
+        pid = read_pid(str(self.pid_file.parent), "msgd")
+        assert pid is not None
+        return pid
 
     def files(self) -> set[str]:
         """The names in the rendezvous directories and the pid directory."""
@@ -214,7 +224,7 @@ def scratch_place() -> Iterator[Place]:
         shutil.rmtree(directory)
 
 
-def end_process(pid: int, signum: signal.Signals | None) -> None:
+def end_process(pid: int, signum: int | None) -> None:
     """Wait for the end of a process, after sending it a signal if one is given."""
     try:
         pidfd = os.pidfd_open(pid)

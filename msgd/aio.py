@@ -3,6 +3,8 @@
 The running loop watches the context's descriptor and calls dispatch when it is readable; dispatch also sends on what
 is queued, so whoever waits for room is looked after each time: no thread and no polling.  Everything is to be called
 from that loop's thread.
+
+`Client` is a client of the gateway; it is in a file of its own, and named here.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
+from msgd.aio_client import Client
 from msgd.backends.base import SendStatus
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, QueueFull, ReplyTimeout
@@ -20,6 +23,8 @@ from msgd.messaging import REPLY_TIMEOUT, Destination, Messaging
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass, type_name
 from msgd.wire.server_id import ServerID
+
+__all__ = ["AsyncMessaging", "Client"]
 
 
 class AsyncMessaging:

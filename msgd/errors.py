@@ -65,5 +65,13 @@ class AlreadyRunning(MsgdError):
     """Another instance holds the pid file."""
 
 
+class NotAllowed(MsgdError):
+    """The gateway does not let this user in, or does not let it send this type of message."""
+
+
+class GatewayClosed(MsgdError):
+    """The gateway is not there or has ended the connection; the text is its last word, where it had one."""
+
+
 class MalformedMessage(MsgdError):
     """Bytes that are not what the format says.  Counted and dropped inside dispatch; seen by users of wire only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgd.config.config import Config, changes_on_reload
+from msgd.config.config import Config, changes_on_reload, reloaded
 from msgd.config.parameters import PARAMETERS, Parameter
 
-__all__ = ["PARAMETERS", "Config", "Parameter", "changes_on_reload"]
+__all__ = ["PARAMETERS", "Config", "Parameter", "changes_on_reload", "reloaded"]

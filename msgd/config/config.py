@@ -56,6 +56,20 @@ class Config:
     gather_bytes: int
     trusted_users: frozenset[int]
     """Uids."""
+    listen: str
+    allow_users: frozenset[int]
+    """Uids."""
+    allow_groups: frozenset[int]
+    """Gids."""
+    allow_types: tuple[str, ...]
+    """Rules, as text."""
+    max_clients: int
+    max_clients_per_user: int
+    client_line_bytes: int
+    client_buffer_bytes: int
+    client_stall_timeout: float
+    client_idle_timeout: float
+    client_memory: int
     source: str | None = field(compare=False)
     """The absolute path of the smb.conf, or None if none was read."""
     _given: frozenset[str] = field(compare=False, repr=False)
@@ -117,6 +131,17 @@ def changes_on_reload(old: Config, new: Config) -> tuple[str, ...]:
         parameter.name
         for parameter, value, _ in new.items()
         if parameter.takes_effect == "start" and value != getattr(old, parameter.attribute)
+    )
+
+
+def reloaded(old: Config, new: Config) -> Config:
+    """Return what is in force once a daemon that runs with `old` has read `new`: what it obeys of it, and the rest."""
+    return old.replace(
+        **{
+            parameter.attribute: value
+            for parameter, value, _ in new.items()
+            if parameter.takes_effect == "reload" and value != getattr(old, parameter.attribute)
+        }
     )
 
 

@@ -7,6 +7,7 @@ Text in smb.conf's syntax is always taken, from Python too: `Config(max_message_
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import re
@@ -25,6 +26,8 @@ _SIZE = re.compile(r"([+-]?[0-9]{1,20}) ?([KMG]?)", re.IGNORECASE)
 _SECONDS = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{0,20})?")
 _LEVEL = re.compile(r"((?P<name>[^:@]+):)?(?P<level>[+-]?[0-9]{1,9})(@.*)?")
 _SEPARATORS = re.compile(r"[\s,]+")
+_TYPE_NUMBER = "(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})"
+_TYPE_RULE = re.compile(f"-?([A-Za-z][A-Za-z0-9_]{{0,63}}|{_TYPE_NUMBER}(-{_TYPE_NUMBER})?)")
 _NOT_IN_A_LINE = re.compile(r"[\0-\x1f\x7f]|^ | $|  |\\$")
 _LARGEST_UID = 0xFFFFFFFE
 
@@ -271,6 +274,50 @@ class Users(Kind[frozenset[int]]):
         return " ".join(str(uid) for uid in sorted(value))
 
 
+class Groups(Kind[frozenset[int]]):
+    """Group names or gids, separated by commas or blanks; the value is the set of gids."""
+
+    description = "group names or gids, separated by commas or blanks"
+
+    def parse(self, text: str) -> frozenset[int]:
+        return frozenset(_gid(word) for word in _SEPARATORS.split(text) if word)
+
+    def from_python(self, value: object) -> frozenset[int]:
+        if not isinstance(value, Iterable) or isinstance(value, bytes):
+            raise _wrong_type("group names or gids", value)
+        return frozenset(_gid(group) for group in value)
+
+    def format(self, value: frozenset[int]) -> str:
+        return " ".join(str(gid) for gid in sorted(value))
+
+
+class TypeRules(Kind[tuple[str, ...]]):
+    """Rules that say which message types are meant, separated by commas or blanks; each overrules those before it.
+
+    A rule is `all`, a type's name, its number (decimal, or hex with 0x), or two numbers with a - between; with a - in
+    front it takes those types away again.  The names are the wire's to know; here only the form is checked.
+    """
+
+    description = "message types: all, names, numbers, ranges 0xF000-0xFFFF; with - in front, not those"
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        return self.from_python(word for word in _SEPARATORS.split(text) if word)
+
+    def from_python(self, value: object) -> tuple[str, ...]:
+        if not isinstance(value, Iterable) or isinstance(value, bytes):
+            raise _wrong_type("rules for message types", value)
+        rules = tuple(value)
+        for rule in rules:
+            if not isinstance(rule, str):
+                raise _wrong_type("a rule as a str", rule)
+            if not _TYPE_RULE.fullmatch(rule):
+                raise ValueError(f"{rule!r} is not all, a message type's name or number, or a range of numbers")
+        return rules
+
+    def format(self, value: tuple[str, ...]) -> str:
+        return " ".join(value)
+
+
 def _uid(user: object) -> int:
     """Return the uid of a user given by name, by uid in text or by uid; ValueError if there is none such."""
     if isinstance(user, str) and not _WHOLE_NUMBER.fullmatch(user):
@@ -284,6 +331,21 @@ def _uid(user: object) -> int:
     if not 0 <= uid <= _LARGEST_UID:
         raise ValueError(f"{uid} is not a uid")
     return uid
+
+
+def _gid(group: object) -> int:
+    """Return the gid of a group given by name, by gid in text or by gid; ValueError if there is none such."""
+    if isinstance(group, str) and not _WHOLE_NUMBER.fullmatch(group):
+        try:
+            return grp.getgrnam(group).gr_gid
+        except (KeyError, ValueError):  # ValueError: NUL bytes or characters no name can have
+            raise ValueError(f"no group has the name {group!r}") from None
+    if not isinstance(group, (str, int)) or isinstance(group, bool):
+        raise _wrong_type("a group name or gid", group)
+    gid = int(group)
+    if not 0 <= gid <= _LARGEST_UID:
+        raise ValueError(f"{gid} is not a gid")
+    return gid
 
 
 def _wrong_type(wanted: str, value: object) -> TypeError:

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from msgd import _registry
-from msgd.config.kinds import AbsolutePath, Boolean, Choice, Kind, Level, Number, Seconds, Size, Users
+from msgd.config.kinds import (
+    AbsolutePath,
+    Boolean,
+    Choice,
+    Groups,
+    Kind,
+    Level,
+    Number,
+    Seconds,
+    Size,
+    TypeRules,
+    Users,
+)
 
 PREFIX = "msgd:"
 """What the names of msgd's own parameters begin with; all others in a smb.conf may be Samba's."""
@@ -204,6 +216,83 @@ PARAMETERS: tuple[Parameter, ...] = (
         Users(),
         default="",
         help="whose messages are heard besides root's and those of the process's own user",
+    ),
+    Parameter(
+        "msgd:listen",
+        AbsolutePath(optional=True),
+        default="<pid directory>/msgd.sock",
+        help="the gateway's socket, for who has no endpoint of its own (docs/gateway.md); nothing means no gateway",
+    ),
+    Parameter(
+        "msgd:allow users",
+        Users(),
+        default="",
+        help="gateway: who may connect besides root and the daemon's own user",
+        takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:allow groups",
+        Groups(),
+        default="",
+        help="gateway: the groups whose members may connect",
+        takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:allow types",
+        TypeRules(),
+        default="all -DEBUG -SHUTDOWN",
+        help="gateway: which types of messages clients may send that are not root's; later rules overrule earlier ones",
+        takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:max clients",
+        Number(0, 100_000),
+        default="512",
+        help="gateway: how many clients are connected at most; 0 is no limit, as in Samba",
+        synonyms=("max connections",),
+        takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:max clients per user",
+        Number(1, 100_000),
+        default="256",
+        help="gateway: how many clients of one user are connected at most; root is not held to it",
+        takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:client line bytes",
+        Size(1 << 10, 1 << 30),
+        default="1M",
+        help="gateway: the longest line a client may send; who sends a longer one is disconnected",
+        takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:client buffer bytes",
+        Size(1 << 10, 1 << 30),
+        default="4M",
+        help="gateway: how much waits for a client that does not read before nothing more is taken in for it",
+        takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:client stall timeout",
+        Seconds(0.01, 86400),
+        default="30",
+        help="gateway: how long a client may read nothing of what waits for it; then it is disconnected",
+        takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:client idle timeout",
+        Seconds(0, 86400),
+        default="600",
+        help="gateway: how long a client may say nothing that has not registered for any message; 0 is for ever",
+        takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:client memory",
+        Size(64 << 20, 1 << 40),
+        default="256M",
+        help="gateway: how much memory the connection process of a client may take",
+        takes_effect="reload",
     ),
 )
 

@@ -1,8 +1,11 @@
-"""The event loop of the main process: readable descriptors, signals, timers.
+"""The event loop of msgd's processes: readable and writable descriptors, signals, timers.
 
 Signals.  The handlers do nothing: the interpreter's C-level handler writes each signal's number to a wake-up pipe,
 which is one of the descriptors the loop waits for, so what a signal asks for is done between two events and never in
 the middle of one.  A signal that comes just before the loop waits has its byte in the pipe already.
+
+Fork.  A child has copies of the pipe: a signal to the child would write into it and be taken for one to the parent.
+So the child is forked with all signals blocked and calls abandon() before it lets them in.
 
 Everything runs in one thread, the main one.
 """
@@ -51,6 +54,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._callbacks: dict[int, dict[int, Callback]] = {}
         self._timers: list[Timer] = []
         self._signal_callbacks: dict[int, Callback] = {}
         self._former_handlers: dict[int, object] = {}
@@ -63,16 +67,40 @@ class Loop:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._give_back_signals(self._former_wake_up)
+
+    def abandon(self) -> None:
+        """In a forked child, with signals blocked: let go of the parent's loop."""
+        self._give_back_signals(-1)
+
+    def _give_back_signals(self, wake_up: int) -> None:
         for signum, handler in self._former_handlers.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]  # as signal.signal returned it
-        signal.set_wakeup_fd(self._former_wake_up)
+        signal.set_wakeup_fd(wake_up)
         self._selector.close()
         os.close(self._wake_up)
         os.close(self._written_by_signals)
 
-    def on_readable(self, fd: int, callback: Callback) -> None:
-        """Call back whenever the descriptor is readable."""
-        self._selector.register(fd, selectors.EVENT_READ, callback)
+    def on_readable(self, fd: int, callback: Callback | None) -> None:
+        """Call back whenever the descriptor is readable; None: no more, to be said before it is closed."""
+        self._watch(fd, selectors.EVENT_READ, callback)
+
+    def on_writable(self, fd: int, callback: Callback | None) -> None:
+        """Call back whenever the descriptor takes something; None: no more, to be said before it is closed."""
+        self._watch(fd, selectors.EVENT_WRITE, callback)
+
+    def _watch(self, fd: int, event: int, callback: Callback | None) -> None:
+        before = self._callbacks.get(fd, {})
+        after = {watched: kept for watched, kept in before.items() if watched != event}
+        if callback is not None:
+            after[event] = callback
+        if not before and after:
+            self._selector.register(fd, sum(after))
+        elif before and not after:
+            self._selector.unregister(fd)
+        elif before.keys() != after.keys():
+            self._selector.modify(fd, sum(after))
+        self._callbacks[fd] = after
 
     def on_signal(self, signum: signal.Signals, callback: Callback) -> None:
         """Call back, in the loop, after the signal has come; it is caught from now on."""
@@ -86,6 +114,11 @@ class Loop:
         self._timers.append(timer)
         return timer
 
+    def forget(self, timer: Timer) -> None:
+        """Call back no more."""
+        timer.interval = 0  # it may be due in the round that is running
+        self._timers.remove(timer)
+
     def stop(self) -> None:
         """Let run() return after the callback that is running."""
         self._stopping = True
@@ -93,12 +126,15 @@ class Loop:
     def run(self) -> None:
         """Wait and call back until stop() is called; what a callback raises ends it."""
         while not self._stopping:
-            for key, _ in self._selector.select(self._seconds_to_next_timer()):
-                key.data()
-                if self._stopping:
-                    return
+            for key, events in self._selector.select(self._seconds_to_next_timer()):
+                for event in (selectors.EVENT_READ, selectors.EVENT_WRITE):
+                    callback = self._callbacks[key.fd].get(event)  # None: an earlier callback has seen to it
+                    if events & event and callback is not None:
+                        callback()
+                        if self._stopping:
+                            return
             now = time.monotonic()
-            for timer in self._timers:
+            for timer in tuple(self._timers):
                 timer.run_if_due(now)
 
     def _seconds_to_next_timer(self) -> float | None:

@@ -14,6 +14,7 @@ from msgd.config.kinds import LogLevel
 from msgd.daemon.detach import run_detached
 from msgd.daemon.logs import STDERR, STDOUT, SYSLOG, Log
 from msgd.daemon.server import Server
+from msgd.daemon.settings import Settings
 from msgd.presence.pidfile import PidFile
 from msgd.tools import cli
 
@@ -33,7 +34,8 @@ examples:
   msgcontrol msgd ping     is it there?
   msgcontrol msgd shutdown
 
-Signals: SIGTERM and SIGINT stop it, SIGHUP re-reads smb.conf and opens the log file anew.
+Signals: SIGTERM stops the main process (its connection processes go on, and the next msgd takes them over), SIGINT
+stops them all, SIGHUP re-reads smb.conf and opens the log file anew.
 Exit status: 0, 1 if it could not start or failed, 2 for wrong usage.
 """
 
@@ -71,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
     pid_file = PidFile(config.pid_directory, PROGRAM, {0, os.geteuid(), *config.trusted_users})
 
     def serve(ready: Callable[[], None]) -> None:
-        _serve(config, load, arguments, ready)
+        _serve(config, load, arguments, pid_file, ready)
 
     if not (arguments.foreground or arguments.interactive):
         return run_detached(PROGRAM, pid_file, serve)
@@ -92,7 +94,11 @@ def _loader(arguments: argparse.Namespace) -> Callable[[], Config]:
 
 
 def _serve(
-    config: Config, load: Callable[[], Config], arguments: argparse.Namespace, ready: Callable[[], None]
+    config: Config,
+    load: Callable[[], Config],
+    arguments: argparse.Namespace,
+    pid_file: PidFile,
+    ready: Callable[[], None],
 ) -> None:
     """Log and serve; an error that is not about starting is in the log before it is raised."""
     started = False
@@ -109,7 +115,8 @@ def _serve(
 
     with Log(log_destination(config)) as log:
         try:
-            Server(config, load, log, log_destination).run(on_ready)
+            settings = Settings(config, load, log, log_destination)
+            Server(settings, pid_file.release).run(on_ready)
         except Exception:
             if started:
                 logger.exception("msgd fails")

@@ -1,116 +1,170 @@
-"""The main process: answers control messages, cleans up after the dead, reloads, stops.
+"""The main process: answers control messages, lets clients in, cleans up after the dead, reloads, stops.
 
 It has no part in what other processes send each other: they reach one another without it, and go on when it is gone.
 Whose messages are heard at all (root's, this user's, the trusted users') is the backend's to say.
+
+Two ways to stop.  SIGTERM ends the main process alone: connection processes go on, and the next msgd counts them as
+its own; so it can be started anew under its clients.  SHUTDOWN and SIGINT (Ctrl-C) end it all.  Under systemd it is
+the service manager who knows whether a stop is the end: it keeps the lifeline (see lifeline.py) over a restart only.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
+import struct
 from collections.abc import Callable
 from functools import partial
 
 from msgd import _registry
-from msgd.config import Config, changes_on_reload
-from msgd.daemon.logs import Log
+from msgd.daemon.children import Children
+from msgd.daemon.events import CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
+from msgd.daemon.gateway import Gateway
+from msgd.daemon.listener import Listener
 from msgd.daemon.loop import Loop
-from msgd.errors import ConfigError, MsgdError
+from msgd.daemon.settings import Settings
+from msgd.errors import MsgdError
 from msgd.messaging import Messaging
-from msgd.tools.debuglevel import DebugLevels
 from msgd.wire.header import Message
-from msgd.wire.message_types import MessageType
+from msgd.wire.message_types import MessageType, type_name
 
 logger = logging.getLogger("msgd.daemon")
 
 NAME = "msgd"
 """The name under which the daemon is found in the directory."""
 
+_NUMBER = struct.Struct("<I")
+"""The answer to SMB_TELL_NUM_CHILDREN, as smbd gives it."""
+
 
 class Server:
     """The daemon's main process in one object.
 
-    `load` reads the settings anew, `log_destination` says where the log goes with given settings.
+    `release` lets go, in a forked child, of what the caller holds (the pid file).
     """
 
-    def __init__(
-        self, config: Config, load: Callable[[], Config], log: Log, log_destination: Callable[[Config], str]
-    ) -> None:
-        self._started_with = config
-        self._config = config
-        self._load = load
-        self._log = log
-        self._log_destination = log_destination
-        self._debug_levels = DebugLevels(config.log_level)
+    def __init__(self, settings: Settings, release: Callable[[], None]) -> None:
+        self._settings = settings
+        self._release = release
+        self._children = Children(self._let_go)
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM, SIGINT or a SHUTDOWN message; `ready` is called once messages are answered.
 
-        Raises what Messaging() raises.
+        Raises what Messaging() and Listener.bind() raise.
         """
-        with Loop() as loop, Messaging(self._started_with) as messaging:
-            self._clean_up_timer = loop.every(self._config.clean_up_interval, lambda: self._clean_up(messaging))
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                loop.on_signal(signum, partial(self._stop, loop, signum.name))
+        settings = self._settings
+        config = settings.config
+        with Loop() as self._loop, Messaging(config) as self._messaging:
+            loop, messaging = self._loop, self._messaging
+            self._gateway: Gateway | None = None
+            self._clean_up_timer = loop.every(config.clean_up_interval, self._clean_up)
+            self._end_timer = loop.every(0, loop.stop)
+            loop.on_signal(signal.SIGTERM, lambda: self._stop("SIGTERM"))
+            loop.on_signal(signal.SIGINT, lambda: self._stop_all("SIGINT"))
             loop.on_signal(signal.SIGHUP, lambda: self._reload("SIGHUP"))
-            self._debug_levels.serve(messaging)
-            messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: self._reload(_asked_by(message)))
-            messaging.register(MessageType.SHUTDOWN, lambda message: self._stop(loop, _asked_by(message)))
-            self._clean_up(messaging)
-            self._take_name(messaging)
-            loop.on_readable(messaging.fileno(), lambda: _dispatch(messaging))
-            logger.info("%s", self._greeting(messaging))
+            loop.on_signal(signal.SIGCHLD, self._reap)
+            self._serve_messages(messaging)
+            self._clean_up()
+            self._take_name()
+            if config.listen:
+                self._gateway = Gateway(loop, settings, Listener.bind(config.listen), self._children, None)
+            loop.on_readable(messaging.fileno(), partial(_dispatch, messaging))
+            logger.info("%s", self._greeting(), extra=fields(READY, SERVER_ID=messaging.server_id))
             ready()
-            loop.run()
+            try:
+                loop.run()
+            finally:
+                self._close_gateway()
         logger.info("stopped")
 
-    def _greeting(self, messaging: Messaging) -> str:
-        config = self._config
+    def _serve_messages(self, messaging: Messaging) -> None:
+        self._settings.debug_levels.serve(messaging)
+        messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: self._reload(_asked_by(message)))
+        messaging.register(MessageType.SHUTDOWN, lambda message: self._stop_all(_asked_by(message)))
+        messaging.register(MessageType.SMB_TELL_NUM_CHILDREN, self._tell_number_of_children)
+
+    def _greeting(self) -> str:
+        config = self._settings.config
         return (
-            f"msgd {_registry.VERSION} is ready as {messaging.server_id} in {config.lock_directory}"
+            f"msgd {_registry.VERSION} is ready as {self._messaging.server_id} in {config.lock_directory}"
             f" (messaging type {config.messaging_type})"
         )
 
-    def _stop(self, loop: Loop, why: str) -> None:
-        logger.info("stopping: %s", why)
-        loop.stop()
+    def _let_go(self) -> None:
+        """In a forked child: let go of all that is the main process's; messaging's fork hook has done its part."""
+        self._loop.abandon()
+        if self._gateway is not None:
+            self._gateway.abandon()
+        self._children.abandon()
+        self._release()
 
-    def _take_name(self, messaging: Messaging) -> None:
+    def _take_name(self) -> None:
         try:
-            messaging.add_name(NAME)
+            self._messaging.add_name(NAME)
         except MsgdError as error:  # names are a convenience: a damaged file of theirs stops nobody
             logger.error("%s; msgd goes on without its name", error)
 
-    def _clean_up(self, messaging: Messaging) -> None:
+    # Stopping
+
+    def _stop(self, why: str) -> None:
+        logger.info("stopping: %s", why, extra=fields(STOPPING))
+        if len(self._children):
+            logger.info("%d connection processes go on", len(self._children))
+        self._loop.stop()
+
+    def _stop_all(self, why: str) -> None:
+        """Stop once the connection processes have ended, or have had `msgd:close timeout` for their last words."""
+        logger.info("stopping: %s", why, extra=fields(STOPPING))
+        self._close_gateway()
+        self._children.signal_all(signal.SIGTERM)
+        timeout = self._settings.config.close_timeout
+        if not len(self._children) or not timeout:
+            self._loop.stop()
+        self._end_timer.interval = timeout
+
+    def _close_gateway(self) -> None:
+        if self._gateway is not None:
+            self._gateway.close()
+            self._gateway = None
+
+    # Connection processes
+
+    def _reap(self) -> None:
+        failed = False
+        for pid, uid, status in self._children.reap():
+            if status:
+                failed = True
+                how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
+                about_it = fields(CONNECTION_FAILED, CONNECTION_PID=pid, PEER_UID=uid, STATUS=status)
+                logger.warning("the connection process %d of uid %d %s", pid, uid, how, extra=about_it)
+        if failed:
+            self._clean_up()
+        if self._end_timer.interval and not len(self._children):
+            self._loop.stop()
+
+    def _tell_number_of_children(self, message: Message) -> None:
+        number = _NUMBER.pack(len(self._children))
+        self._messaging.reply(message, MessageType.SMB_NUM_CHILDREN, number)
+
+    # Care
+
+    def _clean_up(self) -> None:
         try:
-            pids = messaging.clean_up()
+            pids = self._messaging.clean_up()
         except MsgdError as error:
             logger.error("%s; it is tried again in %g seconds", error, self._clean_up_timer.interval)
             return
         if pids:
-            logger.info("cleaned up after dead processes: %s", ", ".join(map(str, pids)))
+            named = ", ".join(map(str, pids))
+            logger.info("cleaned up after dead processes: %s", named, extra=fields(CLEANED_UP, PIDS=named))
 
     def _reload(self, why: str) -> None:
-        """Read the settings anew, open the log anew; what cannot be used is logged and stays as it was."""
-        try:
-            config = self._load()
-        except ConfigError as error:
-            for problem in error.problems:
-                logger.error("reload: %s", problem)
-            logger.error("reload: the settings stay as they were")
-            config = self._config
-        try:
-            self._log.reopen(self._log_destination(config))
-        except ConfigError as error:
-            logger.error("reload: %s; the log goes on where it was", error)
-        if config.log_level.text != self._config.log_level.text:  # else what `msgcontrol debug` has set stays
-            self._debug_levels.set(config.log_level)
-        if config.clean_up_interval != self._config.clean_up_interval:
-            self._clean_up_timer.interval = config.clean_up_interval
-        for name in changes_on_reload(self._started_with, config):
-            logger.warning("reload: %s has changed; that takes effect when msgd is started anew", name)
-        self._config = config
-        logger.info("reloaded: %s", why)
+        before = self._settings.config.clean_up_interval
+        self._settings.reload(why)
+        if self._settings.config.clean_up_interval != before:
+            self._clean_up_timer.interval = self._settings.config.clean_up_interval
+        self._children.signal_all(signal.SIGHUP)
 
 
 def _dispatch(messaging: Messaging) -> None:
@@ -118,4 +172,4 @@ def _dispatch(messaging: Messaging) -> None:
 
 
 def _asked_by(message: Message) -> str:
-    return f"{MessageType(message.type).name} from {message.src}"
+    return f"{type_name(message.type)} from {message.src}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from msgd.config.kinds import LogLevel
 from msgd.tools.debuglevel import read_text, write_text
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType
+
+_NUMBER = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ def _show_debuglevel(message: Message) -> str:
     return f"PID {message.src.pid}: {read_text(message.data)}"
 
 
+def _show_number(message: Message) -> str:
+    if len(message.data) != _NUMBER.size:
+        return f"{len(message.data)} bytes that are not a number, from pid {message.src.pid}"
+    return str(*_NUMBER.unpack(message.data))
+
+
 COMMANDS: tuple[Command, ...] = (
     Command(
         "ping",
@@ -68,6 +77,13 @@ COMMANDS: tuple[Command, ...] = (
         MessageType.REQ_DEBUGLEVEL,
         answer=MessageType.DEBUGLEVEL,
         show=_show_debuglevel,
+    ),
+    Command(
+        "num-children",
+        "ask msgd or smbd how many processes serve its clients",
+        MessageType.SMB_TELL_NUM_CHILDREN,
+        answer=MessageType.SMB_NUM_CHILDREN,
+        show=_show_number,
     ),
     Command(
         "reload-config",

@@ -12,6 +12,7 @@ from typing import Any
 from msgd.config import Config, Parameter
 from msgd.config.config import DEFAULT_PATH
 from msgd.config.parameters import find, no_such_parameter
+from msgd.daemon.peer import TypeRules
 from msgd.errors import ConfigError
 from msgd.tools import cli
 
@@ -45,6 +46,7 @@ def _parser() -> cli.Parser:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = Config.load(arguments.configfile)
+    TypeRules(config.allow_types)  # the names in it are not smb.conf's to know
     output = _output(config, arguments)
     if arguments.parameter_name is None:
         _notice(config)

@@ -7,6 +7,7 @@ The numbers are today's Samba's.  Those below 256 are the same in Samba 3.0; the
 from __future__ import annotations
 
 import enum
+import re
 
 
 class MessageType(enum.IntEnum):
@@ -109,6 +110,10 @@ TMP_BASE = 0xF000
 
 TYPE_MAX = 0xFFFFFFFF
 
+_NUMBER = re.compile("0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10}")
+_SHOWN = 64
+"""Characters of a wrong name that the complaint repeats."""
+
 
 class MessageClass(enum.Flag):
     """The broadcast classes of 2006: whom a message type concerns, and what a process listens to."""
@@ -141,3 +146,19 @@ def type_name(message_type: int) -> str:
         return MessageType(message_type).name
     except ValueError:
         return f"{message_type:#x}"
+
+
+def type_number(text: str) -> int:
+    """The number of a type given by name in any case, or as a number in decimal or in hex with 0x.
+
+    Raises ValueError with one line that says what is wrong.
+    """
+    named = MessageType.__members__.get(text.upper())
+    if named is not None:
+        return named
+    digits = text.removeprefix("0x").removeprefix("0X")
+    if _NUMBER.fullmatch(text):
+        number = int(digits, 10 if digits == text else 16)
+        if number <= TYPE_MAX:
+            return number
+    raise ValueError(f"{text[:_SHOWN]!r} is not a message type's name or number (0 to {TYPE_MAX:#x})")

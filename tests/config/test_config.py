@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from msgd import _registry
 from msgd.config import PARAMETERS, Config, changes_on_reload, config
-from msgd.config.kinds import Boolean, Level, LogLevel, Number, Seconds, Users
+from msgd.config.kinds import Boolean, Groups, Level, LogLevel, Number, Seconds, TypeRules, Users
 from msgd.config.parameters import Parameter, find, no_such_parameter
 from msgd.errors import ConfigError
 
@@ -350,7 +350,9 @@ def values_of(parameter: Parameter) -> st.SearchStrategy[object]:
         return st.floats(kind.minimum, kind.maximum).map(lambda seconds: round(seconds, 6))
     if isinstance(kind, Level):
         return st.sampled_from([0, 10, "3 auth:5", "1 msgd:9"])
-    if isinstance(kind, Users):
+    if isinstance(kind, TypeRules):
+        return st.lists(st.sampled_from(["all", "-PING", "0xF000-0xFFFF", "13"])).map(tuple)
+    if isinstance(kind, (Users, Groups)):
         return st.frozensets(st.integers(0, 0xFFFFFFFE), max_size=4)
     return PATHS if kind.is_path else st.just("dgram")
 

@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msgd.config.kinds import AbsolutePath, Boolean, Choice, Kind, Level, LogLevel, Number, Seconds, Size, Users
+from msgd.config.kinds import (
+    AbsolutePath,
+    Boolean,
+    Choice,
+    Groups,
+    Kind,
+    Level,
+    LogLevel,
+    Number,
+    Seconds,
+    Size,
+    TypeRules,
+    Users,
+)
 
 COLOURS = Choice(lambda: ("red", "blue"), what="colours")
 
@@ -51,6 +64,9 @@ COLOURS = Choice(lambda: ("red", "blue"), what="colours")
         (Users(), "", frozenset()),
         (Users(), "root", {0}),
         (Users(), "1000, root  1001,,0", {0, 1000, 1001}),
+        (Groups(), "root, 1000", {0, 1000}),
+        (TypeRules(), "", ()),
+        (TypeRules(), "all, -DEBUG 13 -0xF000-0xffff", ("all", "-DEBUG", "13", "-0xF000-0xffff")),
     ],
 )
 def test_text_is_read(kind: Kind[object], text: str, value: object) -> None:
@@ -100,6 +116,11 @@ def test_text_is_read(kind: Kind[object], text: str, value: object) -> None:
         (Users(), "-1", "-1 is not a uid"),
         (Users(), "ro\0ot", "no user has the name"),
         (Users(), "\udcff", "no user has the name"),
+        (Groups(), "nobody-has-this-name", "no group has the name 'nobody-has-this-name'"),
+        (Groups(), "-1", "-1 is not a gid"),
+        (TypeRules(), "all ALL- --1 PING", "'ALL-' is not all, a message type's name or number"),
+        (TypeRules(), "1-", "'1-' is not all"),
+        (TypeRules(), "12345678901", "'12345678901' is not all"),
     ],
 )
 def test_bad_text_is_refused(kind: Kind[object], text: str, complaint: str) -> None:
@@ -118,6 +139,8 @@ def test_bad_text_is_refused(kind: Kind[object], text: str, complaint: str) -> N
         (Level(), 3, 3),
         (Users(), [0, "1000", "root"], {0, 1000}),
         (Users(), frozenset((7,)), {7}),
+        (Groups(), [0, "root", "7"], {0, 7}),
+        (TypeRules(), ["all", "-PING"], ("all", "-PING")),
     ],
 )
 def test_python_values_are_taken(kind: Kind[object], given_value: object, value: object) -> None:
@@ -141,6 +164,10 @@ def test_python_values_are_taken(kind: Kind[object], given_value: object, value:
         (Users(), b"root"),
         (Users(), [None]),
         (Users(), [True]),
+        (Groups(), 0),
+        (Groups(), [None]),
+        (TypeRules(), 1),
+        (TypeRules(), [1]),
     ],
 )
 def test_wrong_python_types_are_the_callers_bug(kind: Kind[object], given_value: object) -> None:
@@ -157,6 +184,8 @@ def test_wrong_python_types_are_the_callers_bug(kind: Kind[object], given_value:
         (AbsolutePath(), Path("run")),
         (Level(), 11),
         (Users(), [-1]),
+        (Groups(), [-1]),
+        (TypeRules(), ["1 2"]),
     ],
 )
 def test_python_values_have_the_same_bounds(kind: Kind[object], given_value: object) -> None:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from msgd.config import Config
 from msgd.messaging import Messaging
+from msgd.presence import Process
 from msgd.presence.pidfile import read_pid
+from msgd.presence.processes import read_process
 from msgd.wire.message_types import MessageType
 
 PATIENCE = 30.0
@@ -69,11 +71,18 @@ class Running:
         """Wait for the end; the exit status.  What was said until then is in `output`."""
         assert self._process.stdout is not None
         status = self._process.wait(PATIENCE)
-        self.output += self._process.stdout.read().decode()
+        os.set_blocking(self._process.stdout.fileno(), False)  # its children may go on, and have the pipe open
+        while said := self._process.stdout.read(1 << 16):
+            self.output += said.decode()
         return status
 
     def kill(self) -> None:
-        """End it at once, if it has not ended, and close its pipes."""
+        """End it and its children at once, if it has not ended, and close its pipes."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)  # from now on it forks no more
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+                end_process(int(child), signal.SIGKILL)
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -102,6 +111,18 @@ class Place:
     @property
     def pid_file(self) -> Path:
         return self.directory / "pid" / "msgd.pid"
+
+    @property
+    def gateway(self) -> str:
+        return str(self.directory / "pid" / "msgd.sock")
+
+    def daemon(self) -> int:
+        """Start msgd as a daemon, which logs to where it is told; it is ready.  Its pid."""
+        started = self.run_msgd("-D")
+        assert started.returncode == 0, started.stderr
+        pid = read_pid(str(self.pid_file.parent), "msgd")
+        assert pid is not None
+        return pid
 
     def files(self) -> set[str]:
         """The names in the rendezvous directories and the pid directory."""
@@ -145,6 +166,15 @@ class Place:
         with Messaging(self.config) as messaging:
             return messaging.request(pid, MessageType.REQ_DEBUGLEVEL, b"", MessageType.DEBUGLEVEL, PATIENCE).data
 
+    def number_of_children(self, pid: int) -> int:
+        """What msgd says, having taken note of every child that has ended by now (as in hangup())."""
+        with Messaging(self.config) as messaging:
+            for _ in range(2):
+                answer = messaging.request(
+                    pid, MessageType.SMB_TELL_NUM_CHILDREN, b"", MessageType.SMB_NUM_CHILDREN, PATIENCE
+                )
+        return int.from_bytes(answer.data, "little")
+
     def send(self, pid: int, message_type: int, data: bytes = b"") -> None:
         with Messaging(self.config) as messaging:
             messaging.send(pid, message_type, data)
@@ -165,6 +195,21 @@ class Place:
         pid = read_pid(str(self.pid_file.parent), "msgd")
         if pid is not None:  # a daemon that a failed test has left
             end_process(pid, signal.SIGKILL)
+        for process in self.processes():  # connection processes, which outlive their daemon
+            end_process(process.pid, signal.SIGKILL)
+
+    def processes(self) -> list[Process]:
+        """The living processes of the directory, but for this one."""
+        directory = self.directory / "lock" / "msg.lock"
+        if not directory.exists():
+            return []
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            pids = [int(name) for name in os.listdir(fd)]
+            found = [read_process(fd, pid) for pid in pids if pid != os.getpid()]
+        finally:
+            os.close(fd)
+        return [process for process in found if process is not None]
 
 
 @contextmanager
@@ -179,9 +224,12 @@ def scratch_place() -> Iterator[Place]:
         shutil.rmtree(directory)
 
 
-def end_process(pid: int, signum: signal.Signals | None) -> None:
-    """Wait for the end of a process that is not our child, after sending it a signal if one is given."""
-    pidfd = os.pidfd_open(pid)
+def end_process(pid: int, signum: int | None) -> None:
+    """Wait for the end of a process, after sending it a signal if one is given."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
     try:
         if signum is not None:
             signal.pidfd_send_signal(pidfd, signum)

@@ -137,7 +137,7 @@ def test_many_signals_at_once(place: Place) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_signals_that_stop(place: Place, signum: signal.Signals) -> None:
     msgd = place.msgd()
-    assert place.files() == {"msgd.pid", str(msgd.pid)}
+    assert place.files() == {"msgd.pid", "msgd.sock", str(msgd.pid)}
     msgd.signal(signum)
     assert msgd.wait() == 0
     assert f"stopping: {signum.name}" in msgd.output
@@ -167,9 +167,9 @@ def test_what_a_killed_one_leaves_is_cleaned_by_the_next(place: Place) -> None:
     killed = place.msgd()
     killed.signal(signal.SIGKILL)
     killed.wait()
-    assert place.files() == {"msgd.pid", str(killed.pid)}
+    assert place.files() == {"msgd.pid", "msgd.sock", str(killed.pid)}
     msgd = place.msgd()
-    assert place.files() == {"msgd.pid", str(msgd.pid)}
+    assert place.files() == {"msgd.pid", "msgd.sock", str(msgd.pid)}
     assert place.pid_file.read_text() == f"{msgd.pid}\n"
 
 
@@ -180,7 +180,7 @@ def test_clean_up_interval(place: Place) -> None:
     worker.signal(signal.SIGKILL)
     worker.wait()
     msgd.await_line(f"cleaned up after dead processes: {worker.pid}")
-    assert place.files() == {"msgd.pid", str(msgd.pid)}
+    assert place.files() == {"msgd.pid", "msgd.sock", str(msgd.pid)}
 
 
 def test_clean_up_interval_is_obeyed_on_reload(place: Place) -> None:

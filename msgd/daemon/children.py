@@ -1,0 +1,111 @@
+"""The processes that the main process has forked: started, counted, reaped.
+
+A child is forked with every signal blocked, lets go of what is its parent's, and only then lets signals in: a signal
+to the child never ends up in the parent's wake-up pipe.  It runs its body and leaves by _exit(), past the parent's
+`with` blocks and exit handlers.
+
+A child outlives the main process.  Those of an earlier main process that are found running are adopted: they cannot
+be waited for, so a pidfd tells of their end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+logger = logging.getLogger("msgd.daemon")
+
+
+class Ended(NamedTuple):
+    """A child that has ended: `status` is its exit status, negative for a signal."""
+
+    pid: int
+    uid: int
+    status: int
+
+
+class Children:
+    """The running children, each with the uid it serves.
+
+    `let_go` closes, in a child, what is the parent's.
+    """
+
+    def __init__(self, let_go: Callable[[], None]) -> None:
+        self._let_go = let_go
+        self._uids: dict[int, int] = {}
+        self._adopted: dict[int, int] = {}
+        self._per_uid: Counter[int] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._uids) + len(self._adopted)
+
+    def number_of(self, uid: int) -> int:
+        """The children that serve this user."""
+        return self._per_uid[uid]
+
+    def start(self, uid: int, body: Callable[[], int]) -> int:
+        """Fork a child that runs `body` and exits with the status it returns; its pid.
+
+        What `body` raises is logged there, and the status is 1.  OSError if there can be no child.
+        """
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _run(self._let_go, blocked, body)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        self._uids[pid] = uid
+        self._per_uid[uid] += 1
+        return pid
+
+    def adopt(self, pid: int, pidfd: int) -> None:
+        """Count a process that an earlier main process has forked.  `pidfd` is closed by release()."""
+        self._adopted[pid] = pidfd
+
+    def release(self, pid: int) -> None:
+        """An adopted process has ended."""
+        os.close(self._adopted.pop(pid))
+
+    def reap(self) -> Iterator[Ended]:
+        """Take note of the children that have ended."""
+        for pid in list(self._uids):
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            if reaped:
+                uid = self._uids.pop(pid)
+                self._per_uid -= Counter((uid,))
+                yield Ended(pid, uid, os.waitstatus_to_exitcode(status))
+
+    def signal_all(self, signum: signal.Signals) -> None:
+        """Send all of them a signal."""
+        for pid in self._uids:
+            os.kill(pid, signum)  # not reaped yet, so the pid is still its own
+        for pidfd in self._adopted.values():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signum)
+
+    def abandon(self) -> None:
+        """In a forked child: they are the parent's."""
+        for pidfd in self._adopted.values():
+            os.close(pidfd)
+        self._adopted.clear()
+        self._uids.clear()
+        self._per_uid.clear()
+
+
+def _run(let_go: Callable[[], None], blocked: Iterable[int], body: Callable[[], int]) -> None:
+    """In the child: run `body`, and never return."""
+    status = 1
+    try:
+        let_go()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        status = body()
+    except BaseException:  # the child's end, whatever it was; nobody is left to raise it to
+        logger.exception("process %d fails", os.getpid())
+    finally:
+        os._exit(status)

@@ -1,0 +1,105 @@
+"""The gateway's listening socket: bound at its path, or passed by the service manager, which then owns the path.
+
+A path that is in use is taken over only if it is a socket on which nobody listens any more: that of a msgd that was
+killed.  (Its connection processes have closed their copies.)  At the end the path is removed only if it is still ours.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+
+from msgd.errors import AlreadyRunning, ConfigError, TransportError, UnsafeDirectory
+from msgd.presence.presence import SUN_PATH_MAX
+
+_BACKLOG = 1024
+
+
+class Listener:
+    """A listening AF_UNIX stream socket that does not block."""
+
+    def __init__(self, listening: socket.socket, bound_path: str | None) -> None:
+        self._socket = listening
+        self._socket.setblocking(False)
+        self._path = bound_path
+        self._identity = None if bound_path is None else _identity(bound_path)
+
+    @classmethod
+    def bind(cls, path: str) -> Listener:
+        """Listen at `path`; everybody may connect, who is let in is decided then.
+
+        Raises ConfigError for a path too long, UnsafeDirectory, AlreadyRunning, TransportError.
+        """
+        if len(os.fsencode(path)) > SUN_PATH_MAX:
+            raise ConfigError(f"msgd:listen = {path}: AF_UNIX takes at most {SUN_PATH_MAX} bytes")
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _make_way(path)
+            listening.bind(path)
+            os.chmod(path, 0o666)
+            listening.listen(_BACKLOG)
+        except OSError as error:
+            listening.close()
+            raise TransportError(f"msgd:listen = {path}: {error.strerror}") from error
+        except BaseException:
+            listening.close()
+            raise
+        return cls(listening, path)
+
+    @classmethod
+    def adopt(cls, fd: int) -> Listener:
+        """Listen on a socket that the service manager has bound; ConfigError if it is not of the right kind."""
+        passed = socket.socket(fileno=fd)
+        if passed.family != socket.AF_UNIX or passed.type != socket.SOCK_STREAM:
+            passed.close()
+            raise ConfigError("the socket that the service manager passed is not an AF_UNIX stream socket")
+        return cls(passed, None)
+
+    def fileno(self) -> int:
+        """The descriptor, readable when a client waits."""
+        return self._socket.fileno()
+
+    def accept(self) -> socket.socket | None:
+        """The next client; None if none waits.  OSError if the system cannot give it to us."""
+        try:
+            return self._socket.accept()[0]
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            return None
+
+    def close(self) -> None:
+        """Listen no more, and remove the path if it is ours."""
+        if self._path is not None and self._identity is not None and _identity(self._path) == self._identity:
+            os.unlink(self._path)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """In a forked child: close the copy."""
+        self._socket.close()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _make_way(path: str) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise UnsafeDirectory(f"msgd:listen = {path} is there and not a socket; remove it")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # its queue of clients is full: somebody is there
+    raise AlreadyRunning(f"msgd:listen = {path}: another process listens there; stop it, or choose another path")

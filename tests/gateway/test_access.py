@@ -1,0 +1,182 @@
+"""Who may connect, how many of them, and which types they may send."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from msgd import GatewayClosed, NotAllowed
+from msgd.client import Client
+from msgd.daemon.peer import TypeRules
+from tests.daemon.daemons import PATIENCE, Place, one_line
+from tests.gateway.raw import RawClient
+from tests.harness import TEXT, Channel, Child, Peer, take_data
+
+NOBODY = 65534
+AUDIENCE = 54321
+"""A group of nobody's."""
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+
+
+def as_nobody(place: Place, body: Callable[[Channel], object], groups: tuple[int, ...] = ()) -> Child:
+    """A child of user nobody that runs `body` and tells what it returned."""
+    place.directory.chmod(0o755)
+
+    def run(channel: Channel) -> None:
+        os.setgroups(groups)
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        channel.send(body(channel))
+
+    return Child(run)
+
+
+def connect(place: Place) -> str:
+    """What becomes of a client."""
+    try:
+        with Client(place.gateway) as client:
+            client.ping()
+            return "served"
+    except (NotAllowed, GatewayClosed) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+@needs_root
+def test_nobody_is_refused_by_default(place: Place) -> None:
+    msgd = place.msgd()
+    with as_nobody(place, lambda channel: connect(place)) as child:
+        assert "NotAllowed: the gateway has ended the connection (not-allowed): uid 65534 may not" in child.hear()
+        msgd.await_line(f"pid {child.pid} of uid {NOBODY} is refused")
+    assert place.number_of_children(msgd.pid) == 0
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("parameter", "groups"),
+    [
+        ("msgd:allow users = nobody", ()),
+        (f"msgd:allow groups = {NOBODY}", ()),
+        (f"msgd:allow groups = {AUDIENCE}", (1, AUDIENCE)),
+    ],
+)
+def test_nobody_is_let_in_by_the_parameter(place: Place, parameter: str, groups: tuple[int, ...]) -> None:
+    place.configure("log level = 3", parameter)
+    msgd = place.msgd()
+    with as_nobody(place, lambda channel: connect(place), groups) as child:
+        assert child.hear() == "served"
+    msgd.await_line(f"of uid {NOBODY} is connected")
+
+
+@needs_root
+def test_a_reload_lets_in_and_keeps_out(place: Place) -> None:
+    msgd = place.msgd()
+    for users, expected in (("nobody", "served"), ("", "NotAllowed")):
+        place.configure("log level = 3", f"msgd:allow users = {users}")
+        place.hangup(msgd.pid)
+        with as_nobody(place, lambda channel: connect(place)) as child:
+            assert child.hear().startswith(expected)
+
+
+@needs_root
+def test_a_user_may_send_what_the_parameter_allows(place: Place) -> None:
+    place.configure("log level = 3", "msgd:allow users = nobody")
+    msgd = place.msgd()
+
+    def try_all(channel: Channel) -> list[str]:
+        said = []
+        with RawClient(place) as client:
+            for message_type in ("DEBUG", "SHUTDOWN", "PING"):
+                for request in ({"op": "send", "to": msgd.pid}, {"op": "send_all"}):
+                    said.append(client.ask(type=message_type, **request).get("error", "allowed"))
+            said.append(client.ask(op="call", to=msgd.pid, type="SHUTDOWN", answer="PONG")["error"])
+        return said
+
+    with as_nobody(place, try_all) as child:
+        assert child.hear() == ["not-allowed"] * 4 + ["allowed"] * 2 + ["not-allowed"]
+    place.configure("log level = 3", "msgd:allow users = nobody", "msgd:allow types = DEBUG SHUTDOWN")
+    place.hangup(msgd.pid)
+    with as_nobody(place, try_all) as child:
+        assert child.hear()[4:6] == ["not-allowed"] * 2
+    assert msgd.wait() == 0
+
+
+def test_root_may_send_everything(place: Place) -> None:
+    place.configure("log level = 3", "msgd:allow types = -all")
+    place.msgd()
+    with RawClient(place) as client, Peer(place.config) as peer:
+        assert client.ask(op="send", to=str(peer.server_id), type=TEXT, text="x")["ok"] is (os.geteuid() == 0)
+        if os.geteuid() == 0:
+            assert peer.call(take_data, 1) == [b"x"]
+
+
+def test_no_more_clients_than_may_be(place: Place) -> None:
+    place.configure("log level = 3", "max connections = 2")
+    msgd = place.msgd()
+    with RawClient(place) as one, RawClient(place) as two:
+        assert one.ask(op="ping")["ok"]
+        assert two.ask(op="ping")["ok"]
+        with RawClient(place) as three:
+            three.say(op="ping")  # into the open connection of a client that is not let in
+            bye = three.read()
+            assert (bye["event"], bye["error"]) == ("bye", "too-many")
+            assert three.is_ended()
+        msgd.await_line("2 clients are connected (msgd:max clients)")
+    for _ in range(2):
+        msgd.await_line("is disconnected")
+    place.number_of_children(msgd.pid)
+    with RawClient(place) as four:
+        assert four.ask(op="ping")["ok"]
+
+
+@needs_root
+def test_no_more_clients_of_a_user_than_may_be(place: Place) -> None:
+    place.configure("log level = 3", "msgd:allow users = nobody", "msgd:max clients per user = 1")
+    place.msgd()
+
+    def try_two(channel: Channel) -> str:
+        with Client(place.gateway):
+            return connect(place)
+
+    with as_nobody(place, try_two) as child:
+        assert "(too-many): 1 clients of uid 65534" in child.hear()
+    with Client(place.gateway), Client(place.gateway) as client:  # root is not held to it
+        client.ping()
+
+
+@pytest.mark.parametrize(
+    ("rules", "allowed", "refused"),
+    [
+        ("", (), (0, 1, 0xFFFFFFFF)),
+        ("all -DEBUG -SHUTDOWN", (0, 2, 0xFFFFFFFF), (1, 13)),
+        ("ping 0xF000-0xF0FF -61441", (2, 0xF000, 0xF0FF), (1, 3, 0xF001, 0xF100)),
+        ("-all ALL", (1,), ()),
+        ("all -1-4294967295 7", (0, 7), (1, 8)),
+    ],
+)
+def test_later_rules_overrule_earlier_ones(rules: str, allowed: tuple[int, ...], refused: tuple[int, ...]) -> None:
+    read = TypeRules(rules.split())
+    assert all(map(read.allow, allowed))
+    assert not any(map(read.allow, refused))
+
+
+def test_a_type_that_is_none_is_a_line_at_the_start_and_in_msgparm(place: Place) -> None:
+    place.configure("msgd:allow types = all -PANG")
+    for failed in (place.run_msgd("-F"), place.run("msgd.tools.msgparm", "-s", str(place.smb_conf))):
+        assert failed.returncode == 1
+        assert "msgd:allow types: 'PANG' is not a message type's name" in one_line(failed)
+
+
+def test_a_reload_with_a_type_that_is_none_keeps_the_rules(place: Place) -> None:
+    msgd = place.msgd()
+    place.configure("log level = 3", "msgd:allow types = PANG")
+    place.hangup(msgd.pid)
+    msgd.await_line("'PANG' is not a message type's name")
+    msgd.await_line("the settings stay as they were")
+
+
+def test_a_connection_that_nobody_accepts_is_an_error_with_a_hint(place: Place) -> None:
+    with pytest.raises(GatewayClosed, match=r"is msgd running\?"):
+        Client(place.gateway, timeout=PATIENCE)

@@ -1,0 +1,178 @@
+"""msgd.client.Client and msgd.aio.Client."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from msgd import (
+    GatewayClosed,
+    MalformedMessage,
+    MessageTooLarge,
+    MessageType,
+    Messaging,
+    NoSuchProcess,
+    ReplyTimeout,
+    SendStatus,
+    aio,
+)
+from msgd.client import Client
+from tests.daemon.daemons import PATIENCE, Place, end_process
+from tests.harness import TEXT, Peer, close, no_fd_leaks, send_many, take, take_data
+
+
+def test_a_client(place: Place) -> None:
+    msgd = place.msgd()
+    with no_fd_leaks(), Client(place.gateway) as client, Peer(place.config) as peer:
+        assert client.backend == place.config.messaging_type
+        client.ping()
+        client.ping(msgd.pid)
+        client.register(TEXT, "PONG")
+        assert client.send(peer.server_id, TEXT, b"\xff\0") is SendStatus.SENT
+        (message,) = peer.call(take, 1)
+        assert (message.data, message.src) == (b"\xff\0", client.server_id)
+        assert client.receive(0) is None
+        peer.call(send_many, client.server_id, [b"one", b"two"])
+        assert select.select([client], [], [], PATIENCE)[0] == [client]
+        for expected in (b"one", b"two"):
+            received = client.receive(PATIENCE)
+            assert received is not None
+            assert (received.data, received.src, received.dst.pid) == (expected, peer.server_id, client.server_id.pid)
+        assert {client.server_id, peer.server_id} <= set(client.processes())
+        assert client.send_all(TEXT, b"all") == 2
+        assert peer.call(take_data, 1) == [b"all"]
+        levels = client.call(msgd.pid, "REQ_DEBUGLEVEL", b"", answer=MessageType.DEBUGLEVEL)
+        assert levels.data == b"all:3 msgd:3\n\0"
+        client.deregister(TEXT)
+        peer.call(send_many, client.server_id, [b"three"])
+        client.ping()
+        assert client.receive(0) is None
+
+
+def test_errors_are_messagings(place: Place) -> None:
+    place.configure("log level = 3", "msgd:max message size = 1K")
+    msgd = place.msgd()
+    with Client(place.gateway) as client, Peer(place.config) as peer:
+        with pytest.raises(ReplyTimeout, match="did not answer"):
+            client.call(peer.server_id, TEXT, b"", answer=TEXT, timeout=0.05)
+        with pytest.raises(MalformedMessage, match="'PANG' is not a message type"):
+            client.send(msgd.pid, "PANG")
+        peer.call(close)
+        with pytest.raises(NoSuchProcess):
+            client.send(peer.server_id, TEXT)
+        with pytest.raises(MessageTooLarge):
+            client.send(msgd.pid, "PING", bytes(1025))
+
+
+def test_the_last_word_is_raised(place: Place) -> None:
+    place.msgd()
+    with Client(place.gateway) as client, Client(place.gateway) as other:
+        place.send(client.server_id.pid, MessageType.SHUTDOWN)
+        for ask in (lambda: client.receive(PATIENCE), client.ping, client.processes):
+            with pytest.raises(GatewayClosed, match=r"\(stopped\): SHUTDOWN from"):
+                ask()
+        end_process(other.server_id.pid, 9)
+        with pytest.raises(GatewayClosed, match="has closed the connection"):
+            other.ping()
+
+
+def test_a_gateway_that_waits_for_us_to_read_is_read_from(place: Place) -> None:
+    """Who only sends while messages pour in would wait for a gateway that waits for it."""
+    place.configure("log level = 3", "msgd:client buffer bytes = 64K")
+    place.msgd()
+    with Client(place.gateway) as client:
+        client.register(TEXT)
+        for number in range(2000):
+            client.send(client.server_id, TEXT, b"%04d" % number + b"x" * 1000, timeout=PATIENCE)
+        for number in range(2000):
+            message = client.receive(PATIENCE)
+            assert message is not None
+            assert message.data[:4] == b"%04d" % number
+
+
+def test_what_is_no_gateway(scratch: Path) -> None:
+    path = str(scratch / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(path)
+        listening.listen()
+
+        def babble() -> None:
+            client = listening.accept()[0]
+            with client:
+                client.sendall(b"220 mail.example.org ESMTP\n")
+                client.recv(1000)
+
+        thread = threading.Thread(target=babble)
+        thread.start()
+        with pytest.raises(MalformedMessage, match="not JSON"):
+            Client(path)
+        thread.join()
+        with pytest.raises(ReplyTimeout, match="did not answer hello within"):
+            Client(path, timeout=0.05)
+
+
+def test_an_asyncio_client(place: Place) -> None:
+    msgd = place.msgd()
+
+    async def talk(peer: Peer) -> None:
+        async with aio.Client(place.gateway) as client:
+            await client.register(TEXT)
+            assert await client.receive(0) is None
+            assert await client.send(peer.server_id, TEXT, b"text") is SendStatus.SENT
+            await asyncio.gather(*(client.ping(msgd.pid) for _ in range(20)))
+            with pytest.raises(NoSuchProcess):
+                await client.send(99999999, TEXT)
+            with pytest.raises(ReplyTimeout):
+                await client.call(peer.server_id, TEXT, b"", TEXT, timeout=0.05)
+            assert await client.send_all(TEXT, b"all") == 2
+            assert peer.server_id in await client.processes()
+            assert await asyncio.to_thread(peer.call, take_data, 3) == [b"text", b"", b"all"]
+            await asyncio.to_thread(peer.call, send_many, client.server_id, [b"one", b"two"])
+            received = []
+            async for message in client:
+                received.append(message.data)
+                if len(received) == 2:
+                    break
+            assert received == [b"one", b"two"]
+            place.send(client.server_id.pid, MessageType.SHUTDOWN)
+            with pytest.raises(GatewayClosed, match="SHUTDOWN from"):
+                await client.receive()
+            with pytest.raises(GatewayClosed, match="SHUTDOWN from"):
+                await client.ping()
+
+    with no_fd_leaks(), Peer(place.config) as peer:
+        asyncio.run(talk(peer))
+
+
+def test_an_asyncio_client_without_a_gateway(scratch: Path) -> None:
+    async def connect() -> None:
+        async with aio.Client(str(scratch / "nothing")):
+            pass
+
+    with pytest.raises(GatewayClosed, match=r"is msgd running\?"):
+        asyncio.run(connect())
+
+
+def test_the_configured_gateway(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.msgd()
+    monkeypatch.setattr("msgd.config.config.DEFAULT_PATH", str(place.smb_conf))
+    with Client() as client:
+        client.ping()
+    place.configure("msgd:listen =")
+    with pytest.raises(GatewayClosed, match="there is no gateway"):
+        Client()
+
+
+def test_messaging_and_the_gateway_share_a_process(place: Place) -> None:
+    place.msgd()
+    with Messaging(place.config) as messaging, Client(place.gateway) as client:
+        client.register(TEXT)
+        messaging.send(client.server_id, TEXT, b"to myself")
+        message = client.receive(PATIENCE)
+        assert message is not None
+        assert (message.data, message.src) == (b"to myself", messaging.server_id)

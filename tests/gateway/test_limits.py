@@ -1,0 +1,178 @@
+"""Bounds: each has a parameter and a last word, and memory keeps within them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from msgd import QueueFull
+from tests.daemon.daemons import Place
+from tests.gateway.raw import RawClient
+from tests.harness import TEXT, Peer, Session, drain, send_many
+from tests.wire.test_gateway_lines import GARBAGE
+
+GARBAGE_LINES = 10_000
+
+
+def memory_of(pid: int) -> int:
+    """Its resident memory in bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_ten_thousand_lines_of_garbage(place: Place) -> None:
+    """Each line is answered by one object, and the connection lives on in the same process."""
+    place.configure("log level = 3", "msgd:max clients = 1")
+    msgd = place.msgd()
+    sent = 0
+    with RawClient(place) as client:
+        pid = client.pid
+
+        @settings(
+            max_examples=GARBAGE_LINES // 20,
+            phases=[Phase.generate],
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        )
+        @given(st.lists(GARBAGE.map(lambda line: line.replace(b"\n", b"")), min_size=20, max_size=20))
+        def say(lines: list[bytes]) -> None:
+            nonlocal sent
+            client.write(b"".join(line + b"\n" for line in lines))
+            for _ in lines:
+                assert client.read()["ok"] in (True, False)
+            sent += len(lines)
+
+        say()
+        assert sent >= GARBAGE_LINES
+        assert client.pid == pid
+        assert memory_of(pid) < 100 << 20
+    assert place.debuglevel(msgd.pid)
+
+
+def test_a_line_over_the_limit(place: Place) -> None:
+    place.configure("log level = 3", "msgd:client line bytes = 2K")
+    place.msgd()
+    for line in (b"x" * 2049 + b"\n", b"x" * 100_000):
+        with RawClient(place) as client:
+            client.write(b'{"op": "ping"}\n' + line)
+            assert client.read()["ok"]
+            bye = client.read()
+            assert (bye["event"], bye["error"]) == ("bye", "line-too-long")
+            assert "2048 bytes (msgd:client line bytes)" in bye["message"]
+            client.write(b"more of it" * 1000)  # is thrown away, and takes the last word from nobody
+            assert client.is_ended()
+
+
+def test_an_idle_client(place: Place) -> None:
+    place.configure("log level = 3", "msgd:client idle timeout = 0.1")
+    msgd = place.msgd()
+    with RawClient(place) as idle, RawClient(place) as waiting, Peer(place.config) as peer:
+        pid = waiting.pid
+        waiting.ask(op="register", types=TEXT)
+        bye = idle.read()
+        assert (bye["event"], bye["error"]) == ("bye", "idle")
+        assert idle.is_ended()
+        with RawClient(place) as calling:
+            calling.say(op="call", to=str(peer.server_id), type=TEXT, answer=TEXT, timeout=0.5)
+            assert calling.read()["error"] == "reply-timeout"
+            assert calling.read()["error"] == "idle"
+        peer.call(send_many, pid, [b"still here"])  # it waits for messages: it is not idle
+        assert waiting.read()["text"] == "still here"
+    msgd.await_line("is disconnected: nothing was said for 0.1 seconds")
+
+
+def fill(session: Session, dst: int) -> int:
+    """Send until the receiver takes no more; how many were sent."""
+    sent = 0
+    try:
+        while True:
+            session.messaging.send(dst, TEXT, b"x" * 1000)
+            sent += 1
+    except QueueFull:
+        return sent
+
+
+def empty(session: Session) -> None:
+    drain(session.messaging)
+
+
+def test_a_client_that_does_not_read_in_time(place: Place) -> None:
+    """Its senders are told, its connection process keeps small, and when it reads again nothing is missing."""
+    place.configure("log level = 3", "msgd:send queue messages = 10000", "msgd:client buffer bytes = 64K")
+    place.msgd()
+    with RawClient(place) as client, Peer(place.config) as peer:
+        pid = client.pid
+        client.ask(op="register", types=TEXT)
+        sent = peer.call(fill, pid)
+        assert memory_of(pid) < 100 << 20
+        peer.begin(empty)
+        for _ in range(sent):
+            assert len(client.read()["text"]) == 1000
+        peer.hear()
+
+
+def test_a_client_that_does_not_read_its_answers(place: Place) -> None:
+    place.configure("log level = 3", "msgd:client buffer bytes = 64K", "msgd:client stall timeout = 0.2")
+    msgd = place.msgd()
+    with RawClient(place) as client:
+        pid = client.pid
+        client.socket.setblocking(False)
+        try:
+            while True:
+                client.socket.send(b'{"op": "hello"}\n' * 100)
+        except (BlockingIOError, BrokenPipeError):
+            pass  # it reads no more of what we say
+        assert memory_of(pid) < 100 << 20
+        msgd.await_line("is disconnected: nothing was read for 0.2 seconds (msgd:client stall timeout)")
+
+
+def test_a_client_that_reads_again_finds_whole_lines_and_the_last_word(place: Place) -> None:
+    place.configure("log level = 5", "msgd:client buffer bytes = 64K", "msgd:client stall timeout = 0.2")
+    msgd = place.msgd()
+    with RawClient(place) as client, Peer(place.config) as peer:
+        pid = client.pid
+        client.ask(op="register", types=TEXT)
+        peer.call(fill, pid)
+        msgd.await_line("the last word to")
+        while (heard := client.read())["event"] == "message":
+            assert heard["text"] == "x" * 1000
+        assert (heard["event"], heard["error"]) == ("bye", "not-reading")
+        assert client.is_ended()
+
+
+def test_runaway_memory_is_the_end_of_one_process_only(place: Place) -> None:
+    place.configure(
+        "log level = 3", "msgd:client memory = 64M", "msgd:client buffer bytes = 1G", "msgd:client line bytes = 1G"
+    )
+    msgd = place.msgd()
+    with RawClient(place) as other, RawClient(place) as client:
+        assert other.ask(op="ping")["ok"]
+        try:
+            for _ in range(200):
+                client.write(b"x" * (1 << 20))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it is dead
+        bye = client.read()
+        assert (bye["event"], bye["error"]) == ("bye", "failed")
+        assert "msgd:client memory" in bye["message"]
+        msgd.await_line("has used up msgd:client memory")
+        msgd.await_line("failed with status 1")
+        assert other.ask(op="ping")["ok"]
+    with RawClient(place) as client:
+        assert client.ask(op="ping")["ok"]
+
+
+def test_a_message_there_is_no_memory_for(place: Place) -> None:
+    place.configure("log level = 3", "msgd:client memory = 64M")
+    msgd = place.msgd()
+    with RawClient(place) as client, Peer(place.config) as peer:
+        pid = client.pid
+        client.ask(op="register", types=TEXT)
+        peer.begin(send_many, pid, [b"\xff" * (16 << 20)])
+        bye = client.read()
+        assert (bye["event"], bye["error"]) == ("bye", "failed")
+        assert "msgd:client memory" in bye["message"]
+    msgd.await_line("msgd:client memory")

@@ -692,9 +692,10 @@ class TdbBackend(Backend):
         return depths
 
     def left_behind(self) -> Collection[int]:
+        """The pids that have records, but for living processes without a lock file: Samba 3.0's have none."""
         with self._all_keys() as keys:
             pids = {key_pid(key) for key in keys}
-        return {pid for pid in pids if pid is not None}
+        return {pid for pid in pids if pid is not None and not os.path.exists(f"/proc/{pid}")}
 
     def remove(self, pid: int) -> None:
         with self._all_keys() as keys:

@@ -42,6 +42,7 @@ TDB = Requirement("tdb", "python3-tdb")
 MODULES: tuple[Module, ...] = (
     Module("dgram", "msgd.backends.dgram", "AF_UNIX datagrams, as Samba 4.2 and later"),
     Module("tdb", "msgd.backends.tdb", "records in messages.tdb and SIGUSR1, as Samba 3.0", (TDB,)),
+    Module("stream", "msgd.backends.stream", "AF_UNIX stream connections, kept in a cache"),
 )
 """The messaging modules there are, in the order of preference."""
 

@@ -13,6 +13,7 @@ import errno
 import os
 import select
 import signal
+import socket
 import struct
 import sys
 import traceback
@@ -258,12 +259,25 @@ def dispatch_until(messaging: Messaging, ready: Callable[[], object], *also: Cha
 
 
 def open_fds() -> set[str]:
-    """What this process's descriptors refer to now, but for the listing itself."""
+    """What this process's descriptors refer to now, but for the listing itself.
+
+    Connections are left out: a backend that keeps them opens and ends them as it likes.
+    """
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if not (target.startswith("socket:") and _is_connection(int(name))):
+                found.add(f"{name} {target}")
     return found
+
+
+def _is_connection(fd: int) -> bool:
+    borrowed = socket.socket(fileno=fd)
+    try:
+        return borrowed.type == socket.SOCK_STREAM and not borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    finally:
+        borrowed.detach()
 
 
 @contextlib.contextmanager

@@ -76,8 +76,11 @@ class Connection:
 
         Raises BlockingIOError if it takes nothing now, ConnectionError if the connection is ended, OSError.
         """
-        rights = [(*_RIGHTS, array.array("i", fds))] if fds else ()
-        written = self._socket.sendmsg(buffers, rights, socket.MSG_NOSIGNAL)
+        if fds or len(buffers) > 1:
+            rights = [(*_RIGHTS, array.array("i", fds))] if fds else ()
+            written = self._socket.sendmsg(buffers, rights, socket.MSG_NOSIGNAL)
+        else:
+            written = self._socket.send(buffers[0], socket.MSG_NOSIGNAL)
         self.last_used = time.monotonic()
         return written
 

@@ -33,6 +33,7 @@ from msgd.backends.base import (
     Deliver,
     OutQueue,
     SendStatus,
+    bind_socket,
     cached_destinations,
     check_unique_id,
 )
@@ -114,13 +115,8 @@ class DgramBackend(Backend):
             raise TransportError(f"{presence.socket_directory}/{presence.pid}: {error.strerror}") from error
 
     def _bind(self) -> None:
-        """Bind under our pid; a socket that is there is a dead process's, since we hold the pid's lock file."""
-        name, directory_fd = str(self.presence.pid), self.presence.socket_dir_fd
-        remove_socket(directory_fd, name)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._socket.bind(f"{self.presence.socket_directory}/{name}")
-        os.stat(name, dir_fd=directory_fd, follow_symlinks=False)  # fails if the path led elsewhere
-        os.chmod(name, 0o777, dir_fd=directory_fd)  # the directory says who may reach it, the credentials who is heard
+        bind_socket(self._socket, self.presence)
 
     def fileno(self) -> int:
         return self._epoll.fileno()

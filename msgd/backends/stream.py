@@ -60,6 +60,9 @@ _EVENTS_A_ROUND = 32
 _ACCEPTS_A_ROUND = 64
 """receive() returns after so many connections, so that a flood does not keep dispatch from its other work."""
 
+_COPIED_MAX = 4096
+"""Bytes of data that are copied behind their header: up to about here one buffer costs less than two."""
+
 _ATTEMPTS = 4
 """Connections send() tries one after the other; a process that ends them that fast gets the message from flush()."""
 
@@ -160,8 +163,9 @@ class StreamBackend(Backend):
             if peer.gathered:
                 self._write_gathered(peer)
                 return self.send(dst, src, message_type, data, fds, duplicates_allowed=duplicates_allowed)
+            buffers = (start, data) if len(data) > _COPIED_MAX else (start + data,)
             try:
-                peer, written = self._write(peer, dst, (start, data), fds)
+                peer, written = self._write(peer, dst, buffers, fds)
             except OSError as error:
                 raise TransportError(f"sending to {dst}: {error.strerror}") from error
             if written == size:
@@ -379,15 +383,15 @@ class StreamBackend(Backend):
         """Connect to a process for which messages wait; False if that must wait, or if it is gone."""
         if time.monotonic() < peer.retry_at:
             return False
-        process = self.presence.process(peer.pid)
-        if process is not None and process.unique_id == peer.unique_id:
-            try:
+        try:
+            process = self.presence.process(peer.pid)
+            if process is not None and process.unique_id == peer.unique_id:
                 return self._connect(peer)
-            except NoSuchProcess:
-                pass
-            except TransportError:
-                self._retry_later(peer)  # descriptors or memory are short, which passes
-                return False
+        except NoSuchProcess:
+            pass
+        except TransportError:
+            self._retry_later(peer)  # descriptors or memory are short, which passes
+            return False
         self._forget(peer)
         return False
 
@@ -630,8 +634,7 @@ class StreamBackend(Backend):
         """Write to the process on the connection it has opened, unless both have opened one and ours is to stay."""
         peer = self._peers.get(connection.pid)
         if peer is not None and peer.unique_id != hello.unique_id:
-            process = self.presence.process(peer.pid)
-            if process is None or process.unique_id != hello.unique_id:
+            if not self._is_alive(connection):
                 return  # what a dead process had still to say
             self._forget(peer)
             peer = None
@@ -677,11 +680,17 @@ class StreamBackend(Backend):
 
     def _reach_end(self, connection: Connection) -> None:
         """The other side has ended the connection, or we have: it is read to its end."""
-        if connection.is_in_frame:
-            process = self.presence.process(connection.pid)
-            if process is None or connection.hello is None or process.unique_id != connection.hello.unique_id:
-                self.drops("the rest never came", f"pid {connection.pid} has ended in the middle of a message")
+        if connection.is_in_frame and not self._is_alive(connection):  # else it comes again on another
+            self.drops("the rest never came", f"pid {connection.pid} has ended in the middle of a message")
         self._close(connection)
+
+    def _is_alive(self, connection: Connection) -> bool:
+        """Whether the process that has begun the stream is still the one with its pid."""
+        if connection.hello is None:
+            return False
+        with contextlib.suppress(TransportError):
+            return self.presence.is_alive(ServerID(connection.pid, unique_id=connection.hello.unique_id))
+        return False
 
     # The end
 

@@ -176,6 +176,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         help="how many unfinished fragmented messages of one sending process are kept",
     ),
     Parameter(
+        "msgd:reassembly bytes",
+        Size(1 << 10, 64 << 30),
+        default="256M",
+        help="how many bytes of unfinished fragmented messages are kept in all; at least one message always is",
+    ),
+    Parameter(
         "msgd:connection cache",
         Number(1, 10_000),
         default="10",
@@ -204,12 +210,6 @@ PARAMETERS: tuple[Parameter, ...] = (
         Size(0, 16 << 20),
         default="64K",
         help="stream: how many bytes of handlers' messages to one process are gathered before they are written",
-    ),
-    Parameter(
-        "msgd:reassembly bytes",
-        Size(1 << 10, 64 << 30),
-        default="256M",
-        help="how many bytes of unfinished fragmented messages are kept in all; at least one message always is",
     ),
     Parameter(
         "msgd:trusted users",

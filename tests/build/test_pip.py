@@ -36,7 +36,7 @@ def environment(tree: Tree, tmp_path: Path) -> Environment:
 def test_an_unconfigured_tree_is_configured_with_the_defaults(tree: Tree, environment: Environment) -> None:
     environment.pip("install", ".")
     installed = registry.read(environment.site_packages)
-    assert [module.name for module in installed.modules] == ["dgram"]
+    assert [module.name for module in installed.modules] == ["dgram", "stream"]
     assert installed.python == f"{environment.path}/bin/python3"
     assert installed.directories["prefix"] == "/usr/local"
     assert (environment.site_packages / "msgd" / "py.typed").exists()

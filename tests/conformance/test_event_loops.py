@@ -25,7 +25,7 @@ def test_readable_as_long_as_there_is_something(messaging: Messaging, peer: Peer
     peer.begin(send_many, messaging.server_id, [b"one"])
     assert readable(messaging, PATIENCE)
     assert readable(messaging), "asking does not take it"
-    assert messaging.dispatch() == 1
+    assert messaging.dispatch(PATIENCE) == 1
     assert not readable(messaging)
     assert peer.hear() is None
 

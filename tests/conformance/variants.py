@@ -21,8 +21,11 @@ class Variant(NamedTuple):
     overrides: dict[str, Any]
 
 
-VARIANTS: tuple[Variant, ...] = ()
-"""Those beside the plain ones, as Variant("tdb-nommap", "tdb", {"use_mmap": False})."""
+VARIANTS = (
+    Variant("tdb-nommap", "tdb", {"use_mmap": False}),
+    Variant("tdb-fcntl", "tdb", {"tdb_mutexes": False}),
+)
+"""Those beside the plain ones."""
 
 CARRYING_FDS = frozenset(
     module.name for module in MESSAGING_MODULES if importlib.import_module(module.import_path).BACKEND.carries_fds

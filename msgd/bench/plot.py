@@ -15,6 +15,9 @@ CURVES = ("size", "scale")
 _SUFFIXES = (".png", ".svg", ".pdf")
 _WIDTH = 8.0
 _DPI = 80
+_LOGARITHMIC = 30
+"""Where the longest bar is so many times the shortest, the scale is logarithmic."""
+
 _TODAY, _PAGE = "#2a6f97", "#c9a227"
 
 
@@ -65,10 +68,11 @@ def _draw_bars(axes: Any, result: Result, rows: Sequence[Row]) -> None:
     """The medians, with whiskers from the minimum to the maximum."""
     figure = result.figures[0]
     spreads = [spread for row in rows if (spread := row.spread(figure.name))]
+    medians = [spread.median for spread in spreads]
     places = range(len(rows))
     axes.barh(
         places,
-        [spread.median for spread in spreads],
+        medians,
         xerr=[
             [spread.median - spread.minimum for spread in spreads],
             [spread.maximum - spread.median for spread in spreads],
@@ -80,7 +84,10 @@ def _draw_bars(axes: Any, result: Result, rows: Sequence[Row]) -> None:
     axes.set_yticks(places, [_label(row) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(f"{figure.name} ({figure.unit})")
-    axes.locator_params(axis="x", nbins=5)
+    if medians and max(medians) > _LOGARITHMIC * min(medians) > 0:
+        axes.set_xscale("log")
+    else:
+        axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.tick_params(axis="x", labelsize="small")
 

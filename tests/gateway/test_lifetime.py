@@ -45,7 +45,7 @@ def test_a_connection_process_keeps_nothing_of_the_main_process(place: Place) ->
 
 def test_connection_processes_outlive_a_killed_main_process(place: Place) -> None:
     msgd = place.msgd()
-    with RawClient(place) as client, Peer(place.config) as peer:
+    with Peer(place.config) as peer, RawClient(place) as client:
         pid = client.pid
         client.ask(op="register", types=TEXT)
         msgd.kill_alone()

@@ -19,6 +19,7 @@ from msgd.client import (
     answering_message,
     delivered,
     gateway_path,
+    listed_names,
     listed_processes,
     no_gateway,
     wire_address,
@@ -120,6 +121,10 @@ class Client:
     async def processes(self) -> list[ServerID]:
         """As Client.processes."""
         return listed_processes(await self._ask("names"))
+
+    async def names(self) -> dict[str, list[ServerID]]:
+        """As Client.names."""
+        return listed_names(await self._ask("names"))
 
     async def receive(self, timeout: float | None = None) -> Message | None:
         """As Client.receive."""

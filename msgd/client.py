@@ -128,6 +128,10 @@ class Client:
         """The processes that are there, this connection's included."""
         return listed_processes(self._ask("names"))
 
+    def names(self) -> dict[str, list[ServerID]]:
+        """The names that processes have taken, and which processes these are."""
+        return listed_names(self._ask("names"))
+
     def receive(self, timeout: float | None = None) -> Message | None:
         """The next message; None if none has come after `timeout` seconds (None: wait for ever)."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -216,9 +220,20 @@ def answering_message(answer: Mapping[str, object]) -> Message:
 
 def listed_processes(answer: Mapping[str, object]) -> list[ServerID]:
     """The processes in the answer to names."""
-    listed = answer.get("processes")
+    return _server_ids(answer.get("processes"))
+
+
+def listed_names(answer: Mapping[str, object]) -> dict[str, list[ServerID]]:
+    """The names in the answer to names."""
+    names = answer.get("names")
+    if not isinstance(names, dict):
+        raise MalformedMessage("the gateway's answer to names holds no names")
+    return {name: _server_ids(ids) for name, ids in names.items()}
+
+
+def _server_ids(listed: object) -> list[ServerID]:
     if not isinstance(listed, list):
-        raise MalformedMessage("the gateway's answer to names holds no processes")
+        raise MalformedMessage("the gateway's answer to names holds something else than a list of processes")
     return [Members({"process": one}).take_server_id("process") for one in listed]
 
 

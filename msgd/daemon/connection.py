@@ -38,6 +38,9 @@ from msgd.wire.requests import MAX_TYPES
 
 logger = logging.getLogger("msgd.daemon")
 
+CONNECTION_NAME = "msgd-connection"
+"""The name that all connection processes have: by it the next main process finds them."""
+
 _READ = 1 << 16
 _NO_MEMORY = write_bye(FAILED, "the connection process has used up msgd:client memory")
 _AGAIN = 0.001
@@ -55,6 +58,7 @@ def serve(client: socket.socket, peer: Peer, settings: Settings, lifeline: int |
             _limit_memory(settings.config.client_memory)
             client.setblocking(False)
             with Loop() as loop, Messaging(settings.config) as messaging:
+                _take_name(messaging)
                 logger.info("%s is connected", peer, extra=fields(CONNECTED, **about_it))
                 why = _Connection(client, peer, settings, loop, messaging).run(lifeline)
             logger.info("%s is disconnected: %s", peer, why, extra=fields(DISCONNECTED, **about_it))
@@ -67,6 +71,13 @@ def serve(client: socket.socket, peer: Peer, settings: Settings, lifeline: int |
             logger.error("the connection of %s: %s", peer, error, extra=fields(CONNECTION_FAILED, **about_it))
             return 1
     return 0
+
+
+def _take_name(messaging: Messaging) -> None:
+    try:
+        messaging.add_name(CONNECTION_NAME)
+    except MsgdError as error:  # only the next main process would miss it
+        logger.error("%s; this connection process goes on without a name", error)
 
 
 def _limit_memory(size: int) -> None:

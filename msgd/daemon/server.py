@@ -18,12 +18,13 @@ from functools import partial
 
 from msgd import _registry
 from msgd.daemon.children import Children
+from msgd.daemon.connection import CONNECTION_NAME
 from msgd.daemon.events import CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
 from msgd.daemon.gateway import Gateway
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import Loop
 from msgd.daemon.settings import Settings
-from msgd.errors import MsgdError
+from msgd.errors import MsgdError, NoSuchProcess
 from msgd.messaging import Messaging
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType, type_name
@@ -67,6 +68,7 @@ class Server:
             self._serve_messages(messaging)
             self._clean_up()
             self._take_name()
+            self._adopt()
             if config.listen:
                 self._gateway = Gateway(loop, settings, Listener.bind(config.listen), self._children, None)
             loop.on_readable(messaging.fileno(), partial(_dispatch, messaging))
@@ -140,6 +142,32 @@ class Server:
                 logger.warning("the connection process %d of uid %d %s", pid, uid, how, extra=about_it)
         if failed:
             self._clean_up()
+        self._stop_if_last()
+
+    def _adopt(self) -> None:
+        """Count the connection processes that an earlier main process has left."""
+        try:
+            left = self._messaging.lookup(CONNECTION_NAME)
+        except MsgdError as error:
+            logger.error("%s; connection processes of an earlier msgd are not counted", error)
+            return
+        for address in left:
+            try:
+                pidfd = self._messaging.watch(address)
+            except NoSuchProcess:
+                continue
+            self._children.adopt(address.pid, pidfd)
+            self._loop.on_readable(pidfd, partial(self._adopted_has_ended, address.pid, pidfd))
+        if len(self._children):
+            logger.info("%d connection processes of an earlier msgd go on", len(self._children))
+
+    def _adopted_has_ended(self, pid: int, pidfd: int) -> None:
+        self._loop.on_readable(pidfd, None)
+        self._children.release(pid)
+        self._clean_up()  # how it ended, nobody knows
+        self._stop_if_last()
+
+    def _stop_if_last(self) -> None:
         if self._end_timer.interval and not len(self._children):
             self._loop.stop()
 

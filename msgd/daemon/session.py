@@ -163,7 +163,10 @@ class Session:
                 self._call(asked, asked.request)
                 return None
             case Names():
-                return {"processes": [f"{pid}/{unique}" for pid, unique, *_ in self._messaging.processes()]}
+                return {
+                    "processes": [f"{pid}/{unique}" for pid, unique, *_ in self._messaging.processes()],
+                    "names": {name: [str(one) for one in ids] for name, ids in self._messaging.names().items()},
+                }
             case Ping():
                 return {}
 

@@ -76,6 +76,11 @@ class Running:
             self.output += said.decode()
         return status
 
+    def kill_alone(self) -> None:
+        """kill -9, and its children go on."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
     def kill(self) -> None:
         """End it and its children at once, if it has not ended, and close its pipes."""
         if self._process.poll() is None:

@@ -25,6 +25,9 @@ class RawClient:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
         self.socket.close()
 

@@ -45,18 +45,35 @@ def test_a_connection_process_keeps_nothing_of_the_main_process(place: Place) ->
 
 def test_connection_processes_outlive_a_killed_main_process(place: Place) -> None:
     msgd = place.msgd()
-    with RawClient(place) as client, Peer(place.config) as peer:
+    with Peer(place.config) as peer, RawClient(place) as client:
         pid = client.pid
         client.ask(op="register", types=TEXT)
-        msgd.signal(signal.SIGKILL)
-        msgd.wait()
+        msgd.kill_alone()
         with pytest.raises(GatewayClosed, match=r"is msgd running\?"):
             Client(place.gateway)
-        place.msgd()  # takes the socket over
+        msgd = place.msgd()  # takes the socket over, and counts whom it finds
+        assert place.number_of_children(msgd.pid) == 1
         peer.call(send_many, pid, [b"still served"])
         assert client.read()["text"] == "still served"
         with Client(place.gateway) as new:
             new.ping(pid)
+            assert place.number_of_children(msgd.pid) == 2
+            client.close()
+            end_process(pid, signum=None)
+            assert place.number_of_children(msgd.pid) == 1
+
+
+def test_what_an_earlier_main_process_has_left_is_stopped_too(place: Place) -> None:
+    msgd = place.msgd()
+    with RawClient(place) as client:
+        assert client.ask(op="ping")["ok"]
+        msgd.kill_alone()
+        msgd = place.msgd()
+        msgd.signal(signal.SIGINT)
+        assert client.read()["error"] == "stopped"
+        client.close()
+    assert msgd.wait() == 0
+    assert place.files() == set()
 
 
 def test_connection_processes_outlive_a_terminated_main_process(place: Place) -> None:
@@ -84,7 +101,7 @@ def test_what_stops_everything(place: Place, how: str) -> None:
             bye = client.read()
             assert (bye["event"], bye["error"]) == ("bye", "stopped")
             assert client.is_ended()
-            client.socket.close()
+            client.close()
     assert msgd.wait() == 0
     assert place.files() == set()
 
@@ -103,11 +120,10 @@ def test_num_children(place: Place) -> None:
     msgd = place.msgd()
     assert place.msgcontrol("msgd", "num-children").stdout == "0\n"
     with RawClient(place) as one, RawClient(place) as two:
-        assert one.ask(op="ping")["ok"]
-        assert two.ask(op="ping")["ok"]
+        pids = one.pid, two.pid
         assert place.msgcontrol("msgd", "num-children").stdout == "2\n"
-    for _ in range(2):
-        msgd.await_line("is disconnected")
+    for pid in pids:
+        end_process(pid, signum=None)
     assert place.number_of_children(msgd.pid) == 0
 
 

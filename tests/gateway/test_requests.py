@@ -20,6 +20,7 @@ def test_hello_tells_the_connection_process(place: Place) -> None:
         assert hello["backend"] == place.config.messaging_type
         assert hello["limits"]["line_bytes"] == place.config.client_line_bytes
         names = client.ask(op="names")
+        assert names["names"]["msgd-connection"] == [str(server_id)]
         assert {str(server_id).partition("/")[0], str(msgd.pid)} <= {
             one.partition("/")[0] for one in names["processes"]
         }

@@ -298,7 +298,7 @@ def test_interrupted(place: Place) -> None:
     waiting.signal(signal.SIGINT)
     assert waiting.wait() == 130
     assert waiting.output == f"PONG from pid {msgd.pid}\n"
-    assert place.files() == {"msgd.pid", str(msgd.pid), str(worker.pid)}
+    assert place.files() == {"msgd.pid", "msgd.sock", str(msgd.pid), str(worker.pid)}
 
 
 @pytest.mark.parametrize("arguments", [["msgd", "ping"], ["--json", "msgd", "ping"], ["--help"]])
@@ -329,4 +329,4 @@ def test_leaves_nothing(place: Place) -> None:
     msgd = place.msgd()
     control(place, "all", "ping")
     refused(place, 1, "77777777", "ping")
-    assert place.files() == {"msgd.pid", str(msgd.pid)}
+    assert place.files() == {"msgd.pid", "msgd.sock", str(msgd.pid)}

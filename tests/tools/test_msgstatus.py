@@ -102,7 +102,7 @@ def test_it_shows_the_daemon_and_not_itself(place: Place) -> None:
     msgd = place.msgd()
     (row,) = rows(place).values()
     assert (row["pid"], row["names"], row["command"]) == (msgd.pid, ["msgd"], "daemon")
-    assert place.files() == {"msgd.pid", str(msgd.pid)}
+    assert place.files() == {"msgd.pid", "msgd.sock", str(msgd.pid)}
 
 
 def test_empty_directory(place: Place) -> None:

@@ -15,10 +15,10 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from msgd.errors import MalformedMessage
-from msgd.wire.header import MAX_FDS, Message, MessageDecoder
+from msgd.wire.header import MAX_FDS, Message
 from msgd.wire.stream import HELLO_SIZE, FrameReader, Hello
 
 _CHUNK = 1 << 16
@@ -38,26 +38,27 @@ def credentials(connected: socket.socket) -> tuple[int, int]:
 class Connection:
     """A non-blocking connected socket to the process `pid`; `is_ours` if this process has opened it.
 
-    `begun`: our hello is written.  `ended`: we have shut it down.  `hello`: what the other side's stream began with,
+    `ended`: we have shut it down.  `hello`: what the other side's stream began with,
     set by whoever has made sure that its messages may be delivered.  `last_used`: when it last took or brought bytes.
     """
 
     __slots__ = (
-        "_hello_bytes", "_memory", "_reader", "_socket", "begun", "ended", "fd", "hello", "is_ours", "last_used",
-        "messages", "pid",
+        "_begun", "_hello_bytes", "_memory", "_next_hello", "_reader", "_socket", "ended", "fd", "hello", "is_ours",
+        "last_used", "messages", "pid",
     )  # fmt: skip
 
     def __init__(
-        self, connected: socket.socket, pid: int, decoder: MessageDecoder, max_message_size: int, *, is_ours: bool
+        self, connected: socket.socket, pid: int, reader: FrameReader, next_hello: Callable[[], Hello], *, is_ours: bool
     ) -> None:
         self._socket = connected
-        self._reader = FrameReader(decoder, max_message_size)
+        self._reader = reader
+        self._next_hello = next_hello
         self._memory: io.BytesIO | None = None
         self._hello_bytes = b""
         self.fd = connected.fileno()
         self.pid = pid
         self.is_ours = is_ours
-        self.begun = False
+        self._begun = False
         self.ended = False
         self.hello: Hello | None = None
         self.messages: Iterator[Message] = iter(())
@@ -66,16 +67,14 @@ class Connection:
 
     # Our stream
 
-    def begin(self, hello: Hello) -> None:
-        """Write the hello; there is room for it, as it is the first thing written."""
-        self._socket.send(hello.pack(), socket.MSG_NOSIGNAL)
-        self.begun = True
-
     def write(self, buffers: Sequence[bytes | memoryview], fds: Collection[int] = ()) -> int:
-        """Write what the socket takes, the descriptors with the first byte; the number of bytes.
+        """Write what the socket takes, after a hello if it is the first, the descriptors with the first byte; how much.
 
         Raises BlockingIOError if it takes nothing now, ConnectionError if the connection is ended, OSError.
         """
+        if not self._begun:
+            self._socket.send(self._next_hello().pack(), socket.MSG_NOSIGNAL)
+            self._begun = True
         if fds or len(buffers) > 1:
             rights = [(*_RIGHTS, array.array("i", fds))] if fds else ()
             written = self._socket.sendmsg(buffers, rights, socket.MSG_NOSIGNAL)

@@ -51,7 +51,7 @@ from msgd.presence.processes import remove_socket
 from msgd.wire.header import Message, MessageDecoder
 from msgd.wire.message_types import type_name
 from msgd.wire.server_id import ANY_PROCESS, ServerID
-from msgd.wire.stream import HEADER_OFFSET, LOST_FD, Hello, pack_frame
+from msgd.wire.stream import HEADER_OFFSET, LOST_FD, FrameReader, Hello, pack_frame
 
 _BACKLOG = 4096
 """Connections that wait to be accepted; the kernel's own bound (net.core.somaxconn) is the same by default."""
@@ -211,7 +211,7 @@ class StreamBackend(Backend):
             if connection is None:
                 break
             try:
-                return peer, self._transmit(connection, buffers, fds)
+                return peer, connection.write(buffers, fds)
             except BlockingIOError:
                 break
             except ConnectionError:
@@ -219,21 +219,13 @@ class StreamBackend(Backend):
                 peer = self._find(dst)
         return peer, 0
 
-    def _transmit(
-        self, connection: Connection, buffers: Sequence[bytes | memoryview], fds: Collection[int] = ()
-    ) -> int:
-        """Write what the socket takes of one frame or several; see Connection.write."""
-        if not connection.begun:
-            connection.begin(Hello(self.presence.unique_id, next(self._stream_numbers)))
-        return connection.write(buffers, fds)
-
     def _write_gathered(self, peer: _Peer) -> None:
         """Write what handlers have sent to a process; what it does not take goes to its queue."""
         frames, peer.gathered, peer.gathered_bytes = peer.gathered, [], 0
         connection, written = peer.connection, 0
         if connection is not None and frames:
             try:
-                written = self._transmit(connection, (b"".join(frames),))
+                written = connection.write((b"".join(frames),))
             except ConnectionError:
                 connection = None
             except OSError:
@@ -282,7 +274,7 @@ class StreamBackend(Backend):
             assert connection is not None
             rest, fds = memoryview(head.message)[peer.sent_bytes :], () if peer.sent_bytes else head.fds
             try:
-                peer.sent_bytes += self._transmit(connection, (rest,), fds)
+                peer.sent_bytes += connection.write((rest,), fds)
             except BlockingIOError:
                 return
             except ConnectionError as error:
@@ -400,10 +392,14 @@ class StreamBackend(Backend):
         self._timer.start(_RETRY)
 
     def _add(self, connected: socket.socket, pid: int, *, is_ours: bool) -> Connection:
-        connection = Connection(connected, pid, self._decoder, self.config.max_message_size, is_ours=is_ours)
+        reader = FrameReader(self._decoder, self.config.max_message_size)
+        connection = Connection(connected, pid, reader, self._next_hello, is_ours=is_ours)
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
         return connection
+
+    def _next_hello(self) -> Hello:
+        return Hello(self.presence.unique_id, next(self._stream_numbers))
 
     def _use(self, peer: _Peer, connection: Connection) -> None:
         """Write to the process on this connection from now on."""

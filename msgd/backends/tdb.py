@@ -110,7 +110,6 @@ Not fewer than 80 KiB: to make place for a smaller record, tdb_expand makes that
 _SEGMENT = 32768
 """Bytes from which on a segment is full."""
 
-SPIN = int(os.environ.get("SPIN", "0"))
 _TAKES_A_ROUND = 16
 """receive() returns after this many, so that a flood does not keep dispatch from its other work."""
 
@@ -630,11 +629,6 @@ class TdbBackend(Backend):
                 self._doorbell.ring()
 
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
-        get, key, give_way = self._tdb.get, self._key, os.sched_yield
-        for _ in range(SPIN):
-            if get(key):
-                return False
-            give_way()
         self._announce_sleep()
         with _tdb_errors():
             if self._has_messages():

@@ -148,7 +148,8 @@ def exchange(session: Session, dst: ServerID, number: int) -> float:
         while sent < number and sent < got + 200:
             messaging.send(dst, TEXT, NUMBER.pack(sent).ljust(4 + sent % 90, b"."), timeout=PATIENCE)
             sent += 1
-        messaging.dispatch(PATIENCE)
+        if got < number:
+            messaging.dispatch(PATIENCE)
         now = time.monotonic()
         if got > before:
             longest, last = max(longest, now - last), now

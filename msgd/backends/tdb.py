@@ -29,8 +29,10 @@ Dying.  Mutexes are robust: the next locker of a dead process's lock gets it.  t
 outgrown its place by deleting it first, so a kill in that moment, or a full disk, takes what others have written with
 it.  So the receiver makes its record with room for a deep queue and empties it in place, and a sender makes its
 segments with their full size: an append only writes behind what is there, then the new length.  A record torn
-nevertheless is skipped and counted.  What was queued for the dead goes at clean-up, under their lock file's lock, and
-when a process with the same pid starts, before its word is shared and anybody can send to it.
+nevertheless is skipped and counted.  libtdb's list of free space is not safe from a kill in the middle of a change;
+who finds it damaged makes the file anew under the lock over all, with every record that can still be read.  What was
+queued for the dead goes at clean-up, under their lock file's lock, and when a process with the same pid starts, before
+its word is shared and anybody can send to it.
 """
 
 from __future__ import annotations
@@ -93,6 +95,9 @@ Another number than that of a file without mutexes, by which the two are told ap
 """
 
 _SENT = SendStatus.SENT
+
+_CORRUPT = 1
+"""TDB_ERR_CORRUPT, the first argument of the module's RuntimeError."""
 
 _AWAKE = 0
 _CLOSED = 0xFFFFFFFFFFFFFFFF
@@ -312,7 +317,9 @@ class TdbBackend(Backend):
             else:
                 self._append_at_depth(peer, record)
         except RuntimeError as error:
-            raise _transport_error(error) from error
+            if not self._repaired(error):
+                raise _transport_error(error) from error
+            return self.send(dst, src, message_type, data, fds, duplicates_allowed)
         finally:  # if a signal's handler raises, too: the message may be there
             if peer.word[0] != peer.rung_epoch:
                 peer.ring_if_asleep()
@@ -507,7 +514,8 @@ class TdbBackend(Backend):
                     if self._closed:
                         return
         except RuntimeError as error:
-            raise _transport_error(error) from error
+            if not self._repaired(error):
+                raise _transport_error(error) from error
         finally:
             if self._watched and not self._closed:
                 self._fall_asleep()
@@ -607,13 +615,18 @@ class TdbBackend(Backend):
         return peer.server_id
 
     def _has_messages(self) -> bool:
-        if self._inbox or self._in_hand or self._tdb.get(self._key):
+        try:
+            if self._inbox or self._in_hand or self._tdb.get(self._key):
+                return True
+            return any(
+                self._segment_key(source_key, number) in self._tdb
+                for source_key, source in self._sources.items()
+                for number in (source.segment, source.segment + 1)
+            )
+        except RuntimeError as error:
+            if not self._repaired(error):
+                raise _transport_error(error) from error
             return True
-        return any(
-            self._segment_key(source_key, number) in self._tdb
-            for source_key, source in self._sources.items()
-            for number in (source.segment, source.segment + 1)
-        )
 
     def _announce_sleep(self) -> None:
         """From here on senders signal."""
@@ -624,15 +637,13 @@ class TdbBackend(Backend):
     def _fall_asleep(self) -> None:
         """Announce it, and look once more: fileno() is readable if there is something."""
         self._announce_sleep()
-        with _tdb_errors():
-            if self._has_messages():
-                self._doorbell.ring()
+        if self._has_messages():
+            self._doorbell.ring()
 
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
         self._announce_sleep()
-        with _tdb_errors():
-            if self._has_messages():
-                return False
+        if self._has_messages():
+            return False
         ended = super().wait(timeout, watched)
         self._doorbell.rung = True  # the handler may not have run yet, if this is not the main thread
         return ended
@@ -658,6 +669,27 @@ class TdbBackend(Backend):
             yield
         finally:
             self._tdb.unlock_all()
+
+    def _repaired(self, error: RuntimeError) -> bool:
+        """Whether the file was damaged and is now usable again, with whatever could be read of it."""
+        if error.args[0] != _CORRUPT:
+            return False
+        records: dict[bytes, bytes] = {}
+        try:
+            with self._all_locked():
+                with contextlib.suppress(RuntimeError):
+                    for key in self._tdb:
+                        with contextlib.suppress(RuntimeError):
+                            records[key] = self._tdb.get(key) or b""
+                self._tdb.clear()
+                for key, value in records.items():
+                    place = _PLACE if key.count(b"/") == 1 else _SEGMENT
+                    self._tdb.store(key, bytes(place))
+                    self._tdb.store(key, value)
+        except RuntimeError:
+            return False
+        logger.error("messages.tdb was damaged, perhaps by a kill; it is made anew with %d queues", len(records))
+        return True
 
     # The end
 

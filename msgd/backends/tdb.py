@@ -319,7 +319,8 @@ class TdbBackend(Backend):
         except RuntimeError as error:
             if not self._repaired(error):
                 raise _transport_error(error) from error
-            return self.send(dst, src, message_type, data, fds, duplicates_allowed)
+            with _tdb_errors():
+                self._append_at_depth(peer, record)
         finally:  # if a signal's handler raises, too: the message may be there
             if peer.word[0] != peer.rung_epoch:
                 peer.ring_if_asleep()
@@ -672,7 +673,7 @@ class TdbBackend(Backend):
 
     def _repaired(self, error: RuntimeError) -> bool:
         """Whether the file was damaged and is now usable again, with whatever could be read of it."""
-        if error.args[0] != _CORRUPT:
+        if error.args[:1] != (_CORRUPT,):
             return False
         records: dict[bytes, bytes] = {}
         try:

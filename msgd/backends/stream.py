@@ -149,14 +149,14 @@ class StreamBackend(Backend):
         duplicates_allowed: bool = True,
     ) -> SendStatus:
         peer = self._peers.get(dst.pid)
-        if peer is not None and peer.queue:
+        if self._blocked and peer is not None and peer.queue:
             self._flush(peer)
             peer = self._peers.get(dst.pid)
         if peer is None or (dst.unique_id != peer.unique_id and dst.unique_id not in ANY_PROCESS):
             peer = self._find(dst)
         start = pack_frame(dst, src, message_type, len(data), len(fds))
         written = 0
-        if not peer.queue:
+        if not self._blocked or not peer.queue:
             size = len(start) + len(data)
             if self._rounds and not fds and size <= self._gather_bytes:
                 return self._gather(peer, dst, start + data, duplicates_allowed)
@@ -392,7 +392,7 @@ class StreamBackend(Backend):
         self._timer.start(_RETRY)
 
     def _add(self, connected: socket.socket, pid: int, *, is_ours: bool) -> Connection:
-        reader = FrameReader(self._decoder, self.config.max_message_size)
+        reader = FrameReader(self._decoder, self.config.max_message_size, pid)
         connection = Connection(connected, pid, reader, self._next_hello, is_ours=is_ours)
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
@@ -642,12 +642,11 @@ class StreamBackend(Backend):
 
     def _deliver(self, connection: Connection, deliver: Deliver) -> None:
         """Deliver what was received last."""
-        pid = connection.pid
         self._undelivered[connection] = None
         try:
             for message in connection.messages:
-                if message.src.pid != pid or message.fds:
-                    self._deliver_with_care(message, pid, deliver)
+                if message.fds:
+                    self._deliver_with_fds(message, deliver)
                 else:
                     deliver(message)
                 if self._closed:
@@ -656,10 +655,8 @@ class StreamBackend(Backend):
             self._refuse(connection, str(error))
         self._undelivered.pop(connection, None)
 
-    def _deliver_with_care(self, message: Message, pid: int, deliver: Deliver) -> None:
+    def _deliver_with_fds(self, message: Message, deliver: Deliver) -> None:
         try:
-            if message.src.pid != pid:
-                raise MalformedMessage(f"its source says pid {message.src.pid}")
             if LOST_FD in message.fds:
                 self.drops("no descriptors left", f"{type_name(message.type)} from {message.src}")
             else:

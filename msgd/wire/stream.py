@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
-from msgd.wire.header import HEADER_SIZE, MAX_FDS, Message, MessageDecoder, pack_header
+from msgd.wire.header import HEADER_SIZE, MAX_FDS, Message, MessageDecoder, new_message, pack_header
 from msgd.wire.server_id import ServerID
 
 _START = struct.Struct("<4sBBH")
@@ -45,6 +45,9 @@ FRAME_SIZE = _FRAME.size
 
 LONG = 1 << 16
 """Frames with more bytes than this, and not all there, are long ones to a FrameReader."""
+
+_HEADERS_MAX = 64
+"""Different headers a reader remembers; the table is emptied when it is full."""
 
 LOST_FD = -1
 """Stands for a descriptor that the kernel could not give to this process."""
@@ -87,16 +90,20 @@ class FrameReader:
 
     Frames come in chunks: feed() them.  When `long` is not 0, the frame that is coming has so many bytes of data that
     they are better received into one piece of memory: begin_long() gives those that have come, finish_long() takes
-    them all.  A length is checked before anything is kept or allocated because of it.
+    them all.  A length is checked before anything is kept or allocated because of it.  A message from another pid than
+    `pid` is malformed.
 
     `fds` are the descriptors that have come and that no complete frame has taken; whoever closes the connection closes
     them.  A frame whose descriptors the kernel could not give to this process has LOST_FD in their places.
     """
 
-    __slots__ = ("_decoder", "_max_length", "_partial", "_some_lost", "fds", "long")
+    __slots__ = ("_decoder", "_headers", "_max_length", "_partial", "_pid", "_some_lost", "fds", "long")
 
-    def __init__(self, decoder: MessageDecoder, max_message_size: int) -> None:
+    def __init__(self, decoder: MessageDecoder, max_message_size: int, pid: int) -> None:
         self._decoder = decoder
+        self._pid = pid
+        self._headers: dict[bytes, tuple[int, ServerID, ServerID]] = {}
+        """Type, source and destination by the 52 bytes that say so: most messages of a stream have the same few."""
         self._max_length = max_message_size + HEADER_SIZE
         self._partial = b""
         self._some_lost = False
@@ -115,19 +122,21 @@ class FrameReader:
         """
         data = self._partial + chunk if self._partial else chunk
         position, size = 0, len(data)
-        decode, max_length = self._decoder.decode, self._max_length
+        headers, max_length = self._headers, self._max_length
         while size - position >= HEADER_OFFSET:
             start, length = _FRAME_START.unpack_from(data, position)
             number = 0 if start == _PLAIN_START else _number_of_fds(start)
             if not HEADER_SIZE <= length <= max_length:
                 raise MalformedMessage(f"a frame of {length} bytes; it must have {HEADER_SIZE} to {max_length}")
-            header = position + HEADER_OFFSET
-            end = header + length
+            end = position + HEADER_OFFSET + length
             if end > size:
                 if length > LONG and size - position >= FRAME_SIZE:
                     self.long = length - HEADER_SIZE
                 break
-            yield decode(data[header:end], 0, self._take_fds(number) if number else ())
+            body = position + FRAME_SIZE
+            header = data[position + HEADER_OFFSET : body]
+            addresses = headers.get(header) or self._decode_header(header)
+            yield new_message(Message, (*addresses, data[body:end], self._take_fds(number) if number else ()))
             position = end
         self._partial = data[position:]
         if self.fds:
@@ -141,10 +150,19 @@ class FrameReader:
 
     def finish_long(self, data: bytes) -> Message:
         """The message of the long frame with all its data."""
+        addresses = self._decode_header(self._partial[HEADER_OFFSET:])
         fds = self._take_fds(_number_of_fds(self._partial[: _START.size]))
-        message = self._decoder.decode(self._partial, HEADER_OFFSET, fds)
         self._partial, self.long = b"", 0
-        return message._replace(data=data)
+        return Message(*addresses, data, fds)
+
+    def _decode_header(self, header: bytes) -> tuple[int, ServerID, ServerID]:
+        message_type, src, dst, _, _ = self._decoder.decode(header)
+        if src.pid != self._pid:
+            raise MalformedMessage(f"its source says pid {src.pid}")
+        if len(self._headers) >= _HEADERS_MAX:
+            self._headers.clear()
+        self._headers[header] = addresses = (message_type, src, dst)
+        return addresses
 
     def add_fds(self, fds: Iterable[int], *, complete: bool) -> None:
         """Take descriptors that have come; if they are not complete, the kernel has kept those behind them."""

@@ -38,7 +38,7 @@ def read(reader: FrameReader, chunks: Sequence[bytes]) -> list[Message]:
 
 
 def new_reader() -> FrameReader:
-    return FrameReader(MessageDecoder(), MAX)
+    return FrameReader(MessageDecoder(), MAX, SRC.pid)
 
 
 def test_golden_hello() -> None:
@@ -126,6 +126,21 @@ def test_lying_start(start: bytes) -> None:
 def test_what_does_not_fit_is_named(field: str) -> None:
     with pytest.raises(ValueError, match=field.split("_")[0]):
         pack_frame(DST._replace(**{field: 1 << 64}), SRC, 9, 0)
+
+
+def test_lying_source() -> None:
+    """The messages before it count."""
+    messages: list[Message] = []
+    stream = pack_frame(DST, SRC, 9, 0) + pack_frame(DST, SRC._replace(pid=4), 9, 0)
+    with pytest.raises(MalformedMessage, match="says pid 4"):
+        messages.extend(new_reader().feed(stream))
+    assert messages == [Message(9, SRC, DST, b"")]
+
+
+def test_any_number_of_headers() -> None:
+    """More of them than a reader remembers."""
+    stream = b"".join(pack_frame(DST, SRC, number % 100, 0) for number in range(300))
+    assert [message.type for message in read(new_reader(), [stream])] == [number % 100 for number in range(300)]
 
 
 class TestDescriptors:

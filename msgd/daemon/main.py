@@ -25,8 +25,9 @@ logger = logging.getLogger("msgd.daemon")
 PROGRAM = "msgd"
 
 _DESCRIPTION = """\
-The messaging daemon: keeps the directories in which processes meet clean of dead ones, and answers msgcontrol (or
-Samba's smbcontrol).  Processes message each other with or without it."""
+The messaging daemon: keeps the directories in which processes meet clean of dead ones, answers msgcontrol (or Samba's
+smbcontrol), and lets in by a socket who has no place in them, each served by a process of its own (docs/gateway.md).
+Processes message each other with or without it."""
 
 _EPILOG = """\
 examples:
@@ -44,10 +45,11 @@ Exit status: 0, 1 if it could not start or failed, 2 for wrong usage.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run msgd with these arguments (None: the process's own) and return its exit status."""
-    return cli.run(PROGRAM, lambda: _run(_parser().parse_args(argv)))
+    return cli.run(PROGRAM, lambda: _run(make_parser().parse_args(argv)))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of msgd\'s arguments; its manual page is made from it, too."""
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add("-D", "--daemon", action="store_true", help="run as a daemon (the default, if neither -F nor -i is given)")

@@ -10,7 +10,7 @@ import importlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgd import _registry
 
@@ -86,9 +86,9 @@ class Systemd(ServiceManager):
     def is_alive(self) -> None:
         self._say("WATCHDOG=1")
 
-    def _say(self, *lines: str, fds: list[int] | None = None) -> None:
+    def _say(self, *lines: str, fds: Sequence[int] = ()) -> None:
         try:
-            self._notify("\n".join(lines), fds=fds)
+            self._notify("\n".join(lines), fds=list(fds))
         except OSError as error:  # it is being restarted, or the machine is going down
             logger.warning("systemd was not told %s: %s", lines[0], error)
 

@@ -22,7 +22,7 @@ START = """
 import fcntl, os, sys
 fds = [int(fd) for fd in sys.argv[1].split(",") if fd]
 copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds]
-for fd in fds:
+for fd in set(fds):
     os.close(fd)
 for number, copy in enumerate(copies, 3):
     os.dup2(copy, number)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from build_support import bootstrap, interpreter
+from build_support import bootstrap, interpreter, units
 from build_support.bootstrap import Requirement, SuitePackage
 from build_support.interpreter import CANDIDATES, Interpreter
 from build_support.options import Options, parse
@@ -59,6 +59,8 @@ TEST_PACKAGES = (
     SuitePackage("tdb-tools", "tdbtool", "tests/interop"),
     SuitePackage("dbus", "dbus-daemon", "the tests against D-Bus"),
     SuitePackage("socat", "socat", "the tests with socat as the peer"),
+    SuitePackage("groff-base", "groff", "the tests of the manual pages"),
+    SuitePackage("systemd", "systemd-analyze", "the tests of systemd's units"),
     SuitePackage("systemd-container", "systemd-nspawn", "the tests in a systemd container"),
 )
 """The Debian packages whose programs the test-suite runs (--bootstrap=check)."""
@@ -122,6 +124,7 @@ def _configure_tree(options: Options, root: Path, report: Report) -> None:
         _require(requirement, "msgd", python)
     registry = configure(options, root, python, report)
     write_if_changed(root / REGISTRY, registry.render())
+    _write_units(root, registry)
     _write_config_status(root, registry)
     _summarize(registry, python, report)
 
@@ -176,6 +179,13 @@ def _missing(module: Module, python: Interpreter) -> list[str]:
     return [requirement.package for requirement in module.requirements if requirement.module not in python.modules]
 
 
+def _write_units(root: Path, registry: Registry) -> None:
+    directory = root / "build" / units.TEMPLATES
+    directory.mkdir(exist_ok=True)
+    for unit in units.units(root, registry.directories, with_systemd=registry.with_systemd):
+        write_if_changed(directory / unit.name, unit.text)
+
+
 def _write_config_status(root: Path, registry: Registry) -> None:
     arguments = registry.configure_line.removeprefix("./configure.py")
     text = (
@@ -204,6 +214,7 @@ def _summarize(registry: Registry, python: Interpreter, report: Report) -> None:
         ("systemd", "yes" if registry.with_systemd else "no"),
         ("interpreter", registry.python),
         ("programs", f"{directories['sbindir']}, {directories['bindir']}"),
+        ("manual, units", f"{directories['mandir']}, {directories['unitdir']}"),
         ("configuration", directories["configdir"]),
         ("lock directory", directories["lockdir"]),
         ("private directory", directories["privatedir"]),

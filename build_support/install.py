@@ -20,13 +20,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import configure
-from build_support import interpreter, registry
+from build_support import interpreter, registry, units
 from build_support.options import parse_line
 from build_support.registry import REGISTRY
 from build_support.report import ConfigureError, Report
@@ -90,6 +91,8 @@ class Installation:
     def install(self) -> None:
         self._install_package()
         self._install_programs()
+        self._install_units()
+        self._install_manual()
         for source in sorted((self._root / "etc").iterdir()):
             self._install_configuration(source)
         for path in self._installed.files - self._new.files:
@@ -155,6 +158,29 @@ class Installation:
                 ),
             )
             self._put_file(f"{directory}/{program}", launcher.encode(), 0o755)
+
+    def _install_units(self) -> None:
+        new = self._registry
+        for unit in units.units(self._root, new.directories, with_systemd=new.with_systemd):
+            self._put_file(unit.path, unit.text.encode())
+
+    def _install_manual(self) -> None:
+        """Manual pages and completion, made by the package that was just put into place."""
+        package = str(self._real(self._package_directory))
+        directories = self._registry.directories
+        with tempfile.TemporaryDirectory() as made:
+            subprocess.run(
+                [self._registry.python, "-B", "-m", "build_support.manual", made],
+                check=True,
+                cwd=self._root,
+                # In front of the tree: the defaults in the pages are those of this prefix.
+                env=os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{self._root}", "PYTHONSAFEPATH": "1"},
+            )
+            for page in sorted(Path(made, "man").iterdir()):
+                self._put_file(f"{directories['mandir']}/man{page.suffix[1:]}/{page.name}", page.read_bytes())
+            for script in sorted(Path(made, "completion").iterdir()):
+                path = f"{directories['prefix']}/share/bash-completion/completions/{script.name}"
+                self._put_file(path, script.read_bytes())
 
     def _install_configuration(self, source: Path) -> None:
         path = f"{self._registry.directories['configdir']}/{source.name}"

@@ -33,6 +33,8 @@ INSTALLATION_DIRECTORIES = (
     DirectoryOption("bindir", "--bindir", "users' programs", "{exec_prefix}/bin"),
     DirectoryOption("sbindir", "--sbindir", "the daemon", "{exec_prefix}/sbin"),
     DirectoryOption("sysconfdir", "--sysconfdir", "configuration of this machine", "{prefix}/etc", "/etc"),
+    DirectoryOption("mandir", "--mandir", "manual pages", "{prefix}/share/man"),
+    DirectoryOption("unitdir", "--with-unitdir", "systemd's units", "{prefix}/lib/systemd/system"),
     DirectoryOption("localstatedir", "--localstatedir", "changing data", "{prefix}/var", "/var"),
 )
 RUN_TIME_DIRECTORIES = (

@@ -62,7 +62,7 @@ def _run(argv: Sequence[str] | None) -> int:
     cli.log_errors_only(PROGRAM)
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, _end)
-    parser = _parser()
+    parser = make_parser()
     arguments = parser.parse_args(argv)
     chosen: argparse.ArgumentParser = arguments.parser
     status: int = arguments.body(chosen, arguments)
@@ -74,7 +74,8 @@ def _end(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of msgbench\'s arguments; its manual page is made from it, too."""
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG, usage="msgbench [-V] COMMAND [OPTION...]")
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, prog=PROGRAM, parser_class=_CommandParser

@@ -32,11 +32,12 @@ class Ended(NamedTuple):
 class Children:
     """The running children, each with the uid it serves.
 
-    `let_go` closes, in a child, what is the parent's.
+    `let_go` closes, in a child, what is the parent's; `changed` is called when there are more or fewer of them.
     """
 
-    def __init__(self, let_go: Callable[[], None]) -> None:
+    def __init__(self, let_go: Callable[[], None], changed: Callable[[], None]) -> None:
         self._let_go = let_go
+        self._changed = changed
         self._uids: dict[int, int] = {}
         self._adopted: dict[int, int] = {}
         self._per_uid: Counter[int] = Counter()
@@ -62,15 +63,18 @@ class Children:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         self._uids[pid] = uid
         self._per_uid[uid] += 1
+        self._changed()
         return pid
 
     def adopt(self, pid: int, pidfd: int) -> None:
         """Count a process that an earlier main process has forked.  `pidfd` is closed by release()."""
         self._adopted[pid] = pidfd
+        self._changed()
 
     def release(self, pid: int) -> None:
         """An adopted process has ended."""
         os.close(self._adopted.pop(pid))
+        self._changed()
 
     def reap(self) -> Iterator[Ended]:
         """Take note of the children that have ended."""
@@ -79,6 +83,7 @@ class Children:
             if reaped:
                 uid = self._uids.pop(pid)
                 self._per_uid -= Counter((uid,))
+                self._changed()
                 yield Ended(pid, uid, os.waitstatus_to_exitcode(status))
 
     def signal_all(self, signum: signal.Signals) -> None:

@@ -48,13 +48,14 @@ class Listener:
         return cls(listening, path)
 
     @classmethod
-    def adopt(cls, fd: int) -> Listener:
-        """Listen on a socket that the service manager has bound; ConfigError if it is not of the right kind."""
-        passed = socket.socket(fileno=fd)
-        if passed.family != socket.AF_UNIX or passed.type != socket.SOCK_STREAM:
-            passed.close()
-            raise ConfigError("the socket that the service manager passed is not an AF_UNIX stream socket")
-        return cls(passed, None)
+    def adopt(cls, passed: tuple[int, ...]) -> Listener:
+        """Listen on the socket that the service manager has bound; ConfigError if that is not what it has passed."""
+        sockets = [socket.socket(fileno=fd) for fd in passed]
+        if [(one.family, one.type) for one in sockets] != [(socket.AF_UNIX, socket.SOCK_STREAM)]:
+            for one in sockets:
+                one.close()
+            raise ConfigError("the service manager has passed something else than one AF_UNIX stream socket")
+        return cls(sockets[0], None)
 
     def fileno(self) -> int:
         """The descriptor, readable when a client waits."""

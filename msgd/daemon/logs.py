@@ -1,4 +1,4 @@
-"""Where the daemon's log goes: a file, stdout, stderr or syslog.  How much of it: msgd.tools.debuglevel.
+"""Where the daemon's log goes: a file, stdout, stderr, syslog or the journal.  How much of it: msgd.tools.debuglevel.
 
 A log file is opened anew when the daemon is asked to (SIGHUP, reload-config), so that it can be renamed by logrotate.
 The new one is opened before the old one is let go: if it cannot be, the log goes on where it was.
@@ -8,13 +8,15 @@ What cannot be written (a full disk, a terminal that is gone) is lost without ad
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
 import syslog
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
+from msgd import _registry
 from msgd.errors import ConfigError
 
 _FORMAT = "%(asctime)s msgd[%(process)d] %(levelname)s: %(message)s"
@@ -38,8 +40,31 @@ class SyslogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send the record, with the priority of its level."""
-        priority = next((value for level, value in _PRIORITIES if record.levelno >= level), syslog.LOG_DEBUG)
-        syslog.syslog(priority, self.format(record).replace("\0", "?"))
+        syslog.syslog(_priority(record), self.format(record).replace("\0", "?"))
+
+
+class JournalHandler(logging.Handler):
+    """Logs to systemd's journal, with the fields of an event (msgd.daemon.events) as fields of the entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._send = importlib.import_module("systemd.journal").send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send the record with its fields."""
+        try:
+            self._send(
+                self.format(record),
+                SYSLOG_IDENTIFIER="msgd",
+                PRIORITY=str(_priority(record)),
+                LOGGER=record.name,
+                CODE_FILE=record.pathname,
+                CODE_LINE=record.lineno,
+                CODE_FUNC=record.funcName,
+                **{name: value for name, value in vars(record).items() if name.isupper()},
+            )
+        except OSError:
+            self.handleError(record)
 
 
 class Log:
@@ -69,10 +94,25 @@ class Log:
         former.close()
 
 
+def _priority(record: logging.LogRecord) -> int:
+    return next((value for level, value in _PRIORITIES if record.levelno >= level), syslog.LOG_DEBUG)
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether the stream leads into systemd's journal: its device and inode are what JOURNAL_STREAM says."""
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
 def _open(destination: str) -> logging.Handler:
     handler: logging.Handler
     if destination == SYSLOG:
         handler = SyslogHandler()
+    elif destination == STDERR and _registry.WITH_SYSTEMD and _is_journal(sys.stderr):
+        handler = JournalHandler()
     else:
         handler = _open_stream(destination)
         handler.setFormatter(logging.Formatter(_FORMAT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from msgd.config.kinds import LogLevel
 from msgd.daemon.detach import run_detached
 from msgd.daemon.logs import STDERR, STDOUT, SYSLOG, Log
 from msgd.daemon.server import Server
+from msgd.daemon.service_manager import ServiceManager, find_service_manager
 from msgd.daemon.settings import Settings
 from msgd.presence.pidfile import PidFile
 from msgd.tools import cli
@@ -23,8 +25,9 @@ logger = logging.getLogger("msgd.daemon")
 PROGRAM = "msgd"
 
 _DESCRIPTION = """\
-The messaging daemon: keeps the directories in which processes meet clean of dead ones, and answers msgcontrol (or
-Samba's smbcontrol).  Processes message each other with or without it."""
+The messaging daemon: keeps the directories in which processes meet clean of dead ones, answers msgcontrol (or Samba's
+smbcontrol), and lets in by a socket who has no place in them, each served by a process of its own (docs/gateway.md).
+Processes message each other with or without it."""
 
 _EPILOG = """\
 examples:
@@ -42,10 +45,11 @@ Exit status: 0, 1 if it could not start or failed, 2 for wrong usage.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run msgd with these arguments (None: the process's own) and return its exit status."""
-    return cli.run(PROGRAM, lambda: _run(_parser().parse_args(argv)))
+    return cli.run(PROGRAM, lambda: _run(make_parser().parse_args(argv)))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of msgd\'s arguments; its manual page is made from it, too."""
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add("-D", "--daemon", action="store_true", help="run as a daemon (the default, if neither -F nor -i is given)")
@@ -73,10 +77,12 @@ def _run(arguments: argparse.Namespace) -> int:
     pid_file = PidFile(config.pid_directory, PROGRAM, {0, os.geteuid(), *config.trusted_users})
 
     def serve(ready: Callable[[], None]) -> None:
-        _serve(config, load, arguments, pid_file, ready)
+        _serve(config, load, arguments, pid_file, manager, ready)
 
+    manager = find_service_manager() if arguments.foreground else ServiceManager()
     if not (arguments.foreground or arguments.interactive):
         return run_detached(PROGRAM, pid_file, serve)
+    faulthandler.enable()  # a crash, or a watchdog's SIGABRT, says where
     with pid_file:
         serve(_nobody_waits)
     return 0
@@ -98,6 +104,7 @@ def _serve(
     load: Callable[[], Config],
     arguments: argparse.Namespace,
     pid_file: PidFile,
+    manager: ServiceManager,
     ready: Callable[[], None],
 ) -> None:
     """Log and serve; an error that is not about starting is in the log before it is raised."""
@@ -116,7 +123,7 @@ def _serve(
     with Log(log_destination(config)) as log:
         try:
             settings = Settings(config, load, log, log_destination)
-            Server(settings, pid_file.release).run(on_ready)
+            Server(settings, manager, pid_file.release).run(on_ready)
         except Exception:
             if started:
                 logger.exception("msgd fails")

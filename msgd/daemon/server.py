@@ -5,7 +5,7 @@ Whose messages are heard at all (root's, this user's, the trusted users') is the
 
 Two ways to stop.  SIGTERM ends the main process alone: connection processes go on, and the next msgd counts them as
 its own; so it can be started anew under its clients.  SHUTDOWN and SIGINT (Ctrl-C) end it all.  Under systemd it is
-the service manager who knows whether a stop is the end: it keeps the lifeline (see lifeline.py) over a restart only.
+the service manager who knows whether a SIGTERM is the end: it keeps the lifeline (lifeline.py) over a restart only.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from msgd.daemon.children import Children
 from msgd.daemon.connection import CONNECTION_NAME
 from msgd.daemon.events import CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
 from msgd.daemon.gateway import Gateway
+from msgd.daemon.lifeline import Lifeline
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import Loop
+from msgd.daemon.service_manager import ServiceManager
 from msgd.daemon.settings import Settings
 from msgd.errors import MsgdError, NoSuchProcess
 from msgd.messaging import Messaging
@@ -37,17 +39,24 @@ NAME = "msgd"
 _NUMBER = struct.Struct("<I")
 """The answer to SMB_TELL_NUM_CHILDREN, as smbd gives it."""
 
+_STATUS_INTERVAL = 1.0
+"""Seconds."""
+
 
 class Server:
     """The daemon's main process in one object.
 
-    `release` lets go, in a forked child, of what the caller holds (the pid file).
+    `manager` is the service manager that has started it.  `release` lets go, in a forked child, of what the caller
+    holds (the pid file).
     """
 
-    def __init__(self, settings: Settings, release: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, manager: ServiceManager, release: Callable[[], None]) -> None:
         self._settings = settings
+        self._manager = manager
         self._release = release
-        self._children = Children(self._let_go)
+        self._children = Children(self._let_go, self._note_change)
+        self._gateway: Gateway | None = None
+        self._lifeline: Lifeline | None = None
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM, SIGINT or a SHUTDOWN message; `ready` is called once messages are answered.
@@ -58,9 +67,10 @@ class Server:
         config = settings.config
         with Loop() as self._loop, Messaging(config) as self._messaging:
             loop, messaging = self._loop, self._messaging
-            self._gateway: Gateway | None = None
             self._clean_up_timer = loop.every(config.clean_up_interval, self._clean_up)
             self._end_timer = loop.every(0, loop.stop)
+            self._status_timer = loop.every(0, self._tell_status)
+            loop.every(self._manager.watchdog_interval, self._manager.is_alive)
             loop.on_signal(signal.SIGTERM, lambda: self._stop("SIGTERM"))
             loop.on_signal(signal.SIGINT, lambda: self._stop_all("SIGINT"))
             loop.on_signal(signal.SIGHUP, lambda: self._reload("SIGHUP"))
@@ -69,21 +79,29 @@ class Server:
             self._clean_up()
             self._take_name()
             self._adopt()
-            if config.listen:
-                self._gateway = Gateway(loop, settings, Listener.bind(config.listen), self._children, None)
-            loop.on_readable(messaging.fileno(), partial(_dispatch, messaging))
-            logger.info("%s", self._greeting(), extra=fields(READY, SERVER_ID=messaging.server_id))
-            ready()
             try:
+                if config.listen or self._manager.sockets:
+                    self._open_gateway()
+                loop.on_readable(messaging.fileno(), partial(_dispatch, messaging))
+                logger.info("%s", self._greeting(), extra=fields(READY, SERVER_ID=messaging.server_id))
+                ready()
+                self._manager.ready(self._status())
                 loop.run()
             finally:
                 self._close_gateway()
         logger.info("stopped")
 
+    def _open_gateway(self) -> None:
+        passed = self._manager.sockets
+        listener = Listener.adopt(passed) if passed else Listener.bind(self._settings.config.listen)
+        self._lifeline = Lifeline.of(self._manager)
+        watched = None if self._lifeline is None else self._lifeline.watched
+        self._gateway = Gateway(self._loop, self._settings, listener, self._children, watched)
+
     def _serve_messages(self, messaging: Messaging) -> None:
         self._settings.debug_levels.serve(messaging)
-        messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: self._reload(_asked_by(message)))
-        messaging.register(MessageType.SHUTDOWN, lambda message: self._stop_all(_asked_by(message)))
+        messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reload(_asked_by(one), **_about(one)))
+        messaging.register(MessageType.SHUTDOWN, lambda one: self._stop_all(_asked_by(one), **_about(one)))
         messaging.register(MessageType.SMB_TELL_NUM_CHILDREN, self._tell_number_of_children)
 
     def _greeting(self) -> str:
@@ -98,6 +116,8 @@ class Server:
         self._loop.abandon()
         if self._gateway is not None:
             self._gateway.abandon()
+        if self._lifeline is not None:
+            self._lifeline.abandon()
         self._children.abandon()
         self._release()
 
@@ -111,13 +131,15 @@ class Server:
 
     def _stop(self, why: str) -> None:
         logger.info("stopping: %s", why, extra=fields(STOPPING))
+        self._manager.stopping()
         if len(self._children):
             logger.info("%d connection processes go on", len(self._children))
         self._loop.stop()
 
-    def _stop_all(self, why: str) -> None:
+    def _stop_all(self, why: str, **about_it: object) -> None:
         """Stop once the connection processes have ended, or have had `msgd:close timeout` for their last words."""
-        logger.info("stopping: %s", why, extra=fields(STOPPING))
+        logger.info("stopping: %s", why, extra=fields(STOPPING, **about_it))
+        self._manager.stopping()
         self._close_gateway()
         self._children.signal_all(signal.SIGTERM)
         timeout = self._settings.config.close_timeout
@@ -129,6 +151,9 @@ class Server:
         if self._gateway is not None:
             self._gateway.close()
             self._gateway = None
+        if self._lifeline is not None:
+            self._lifeline.close()
+            self._lifeline = None
 
     # Connection processes
 
@@ -175,6 +200,21 @@ class Server:
         number = _NUMBER.pack(len(self._children))
         self._messaging.reply(message, MessageType.SMB_NUM_CHILDREN, number)
 
+    # What the service manager shows
+
+    def _status(self) -> str:
+        number, directory = len(self._children), self._settings.config.lock_directory
+        return f"{number} client{'' if number == 1 else 's'}; {self._messaging.server_id} in {directory}"
+
+    def _note_change(self) -> None:
+        """The status is told once a second at most, however many come and go."""
+        if not self._status_timer.interval:
+            self._status_timer.interval = _STATUS_INTERVAL
+
+    def _tell_status(self) -> None:
+        self._status_timer.interval = 0
+        self._manager.status(self._status())
+
     # Care
 
     def _clean_up(self) -> None:
@@ -187,12 +227,19 @@ class Server:
             named = ", ".join(map(str, pids))
             logger.info("cleaned up after dead processes: %s", named, extra=fields(CLEANED_UP, PIDS=named))
 
-    def _reload(self, why: str) -> None:
+    def _reload(self, why: str, **about_it: object) -> None:
         before = self._settings.config.clean_up_interval
-        self._settings.reload(why)
+        self._manager.reloading()
+        self._settings.reload(why, **about_it)
+        self._manager.ready(self._status())
         if self._settings.config.clean_up_interval != before:
             self._clean_up_timer.interval = self._settings.config.clean_up_interval
         self._children.signal_all(signal.SIGHUP)
+
+
+def _about(message: Message) -> dict[str, object]:
+    """The journal's fields of what a message has asked for."""
+    return {"PEER_PID": message.src.pid, "MESSAGE_TYPE": type_name(message.type)}
 
 
 def _dispatch(messaging: Messaging) -> None:

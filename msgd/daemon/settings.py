@@ -33,8 +33,11 @@ class Settings:
         self._log = log
         self._log_destination = log_destination
 
-    def reload(self, why: str) -> None:
-        """Read the settings anew, open the log anew; what cannot be used is logged and stays as it was."""
+    def reload(self, why: str, **about_it: object) -> None:
+        """Read the settings anew, open the log anew; what cannot be used is logged and stays as it was.
+
+        `why`, and for the journal the fields `about_it`, say who has asked for it.
+        """
         try:
             read = self._load()
             self.type_rules = TypeRules(read.allow_types)
@@ -52,4 +55,4 @@ class Settings:
         for name in changes_on_reload(self.config, read):
             logger.warning("reload: %s has changed; that takes effect when msgd is started anew", name)
         self.config = reloaded(self.config, read)
-        logger.info("reloaded: %s", why, extra=fields(RELOADED))
+        logger.info("reloaded: %s", why, extra=fields(RELOADED, **about_it))

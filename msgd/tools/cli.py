@@ -26,7 +26,10 @@ EXIT_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that complains in one line, and has -V and -s as Samba's programs have them."""
+    """A parser that complains in one line, and has -V and -s as Samba's programs have them.
+
+    `completion_words` are what a shell may offer for its positional arguments.
+    """
 
     def __init__(self, program: str, description: str, epilog: str, usage: str | None = None) -> None:
         super().__init__(
@@ -37,6 +40,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self.completion_words: list[str] = []
         self.add_argument("-s", "--configfile", metavar="FILE", help=f"the smb.conf to read (default: {DEFAULT_PATH})")
         self.add_argument("-V", "--version", action="version", version=f"Version {_registry.VERSION}")
 

@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(PROGRAM, lambda: _run(_parse(argv)))
 
 
-def _parser() -> cli.Parser:
+def make_parser() -> cli.Parser:
+    """The parser of msgcontrol\'s arguments; its manual page is made from it, too."""
     width = max(len(command.usage) for command in COMMANDS) + 2
     commands = "\n".join(f"  {command.usage:<{width}}{command.help}" for command in COMMANDS)
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG.format(daemons=", ".join(DAEMONS), commands=commands), _USAGE)
@@ -73,12 +74,13 @@ def _parser() -> cli.Parser:
     parser.add_argument("destination", metavar="DESTINATION", type=_destination, help="whom; see below")
     parser.add_argument("command", metavar="COMMAND", type=_command, help="what; see below")
     parser.add_argument("arguments", metavar="ARG", nargs="*", default=[], help="what the command needs")
+    parser.completion_words = [*DAEMONS, "all", "self", *(command.name for command in COMMANDS)]
     return parser
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse, and put the message's data into the namespace as `payload`."""
-    parser = _parser()
+    parser = make_parser()
     parsed = parser.parse_args(argv)
     command: Command = parsed.command
     if len(parsed.arguments) != len(command.arguments):

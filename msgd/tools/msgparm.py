@@ -33,10 +33,11 @@ Exit status: 0 if the file is good, 1 if not (each fault is a line on stderr wit
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run msgparm with these arguments (None: the process's own) and return its exit status."""
-    return cli.run(PROGRAM, lambda: _run(_parser().parse_args(argv)))
+    return cli.run(PROGRAM, lambda: _run(make_parser().parse_args(argv)))
 
 
-def _parser() -> cli.Parser:
+def make_parser() -> cli.Parser:
+    """The parser of msgparm\'s arguments; its manual page is made from it, too."""
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG)
     parser.add_argument("-v", "--verbose", action="store_true", help="show defaults too, and what each parameter is")
     parser.add_argument("--parameter-name", metavar="NAME", help="print only the value of this one, in any spelling")

@@ -60,10 +60,11 @@ Exit status: 0, 1 if the directory cannot be read, 2 for wrong usage.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run msgstatus with these arguments (None: the process's own) and return its exit status."""
-    return cli.run(PROGRAM, lambda: _run(_parse(argv)))
+    return cli.run(PROGRAM, lambda: _run(make_parser().parse_args(argv)))
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> cli.Parser:
+    """The parser of msgstatus's arguments; its manual page is made from it, too."""
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG, _USAGE)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print one JSON object instead")
@@ -75,7 +76,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         const=_INTERVAL,
         help=f"look again every so often and redraw, until Ctrl-C (default: every {_INTERVAL:g} second)",
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 def _seconds(text: str) -> float:

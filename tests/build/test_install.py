@@ -58,6 +58,54 @@ def test_installed_programs_run_from_where_they_are(destination: Destination) ->
     assert f"/{PREFIX}/etc/msgd" in build_options
 
 
+def test_everything_is_put_where_it_is_looked_for(destination: Destination) -> None:
+    destination.make("install", "prefix=/usr")
+    for path in (
+        "/etc/msgd/smb.conf",
+        "/usr/lib/systemd/system/msgd.service",
+        "/usr/lib/systemd/system/msgd.socket",
+        "/usr/lib/sysctl.d/60-msgd.conf",
+        "/usr/lib/sysusers.d/msgd.conf",
+        "/usr/lib/tmpfiles.d/msgd.conf",
+        *(f"/usr/share/bash-completion/completions/{program}" for program in PROGRAMS),
+        *(
+            f"/usr/share/man/man{8 if program == 'msgd' else 1}/{program}.{8 if program == 'msgd' else 1}"
+            for program in PROGRAMS
+        ),
+        "/usr/share/man/man5/msgd-smb.conf.5",
+    ):
+        assert path in destination.files()
+    service = Path(f"{destination.path}/usr/lib/systemd/system/msgd.service").read_text()
+    assert 'ExecStart="/usr/sbin/msgd" -F\n' in service
+    page = Path(f"{destination.path}/usr/share/man/man5/msgd-smb.conf.5").read_text()
+    assert "Default: /run/msgd." in page  # of this prefix, and not of the one that the tree is configured with
+
+
+NOT_DEBIANS = ("rich", "prometheus_client", "matplotlib", "zmq", "pynng", "dbus_fast")
+"""What the programs may use where it is, and must do without."""
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_the_programs_run_with_the_distribution_s_packages_alone(destination: Destination, program: str) -> None:
+    destination.make("install", "prefix=/usr")
+    missing = destination.path / "missing"
+    missing.mkdir()
+    for module in NOT_DEBIANS:
+        (missing / f"{module}.py").write_text(f"raise ImportError('{module} is not installed')\n")
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(missing), "PYTHONNOUSERSITE": "1"}
+    for option in ("-V", "--help"):
+        done = subprocess.run(
+            [destination.path / "usr" / PROGRAMS[program] / program, option],
+            cwd="/",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_uninstall_takes_away_what_install_brought_and_nothing_else(destination: Destination) -> None:
     before = destination.contents()
     destination.make("install")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,13 @@ Finished = subprocess.CompletedProcess[str]
 class Running:
     """A started process whose output (stdout and stderr in one) is waited for line by line."""
 
-    def __init__(self, command: list[str], cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        cwd: Path | None = None,
+        environment: Mapping[str, str] = {},
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self._process = subprocess.Popen(
             command,
             bufsize=0,
@@ -41,7 +47,8 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=cwd,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | dict(environment or {}),
+            pass_fds=pass_fds,
         )
         self.pid = self._process.pid
         self.output = ""
@@ -143,7 +150,10 @@ class Place:
 
     def start(self, module: str, *arguments: str) -> Running:
         """Start a program of the package."""
-        running = Running([sys.executable, "-m", module, *arguments], self.directory)
+        return self.keep(Running([sys.executable, "-m", module, *arguments], self.directory))
+
+    def keep(self, running: Running) -> Running:
+        """What was started ends with the test."""
         self._running.append(running)
         return running
 

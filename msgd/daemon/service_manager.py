@@ -1,0 +1,100 @@
+"""What msgd says to the service manager that has started it, and gets from it.
+
+systemd is talked to through systemd-python, where configure has found it, and only by the main process in the
+foreground (`msgd -F`).  Without systemd, or started by hand, there is nobody to talk to: then nothing is said.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+
+from msgd import _registry
+
+logger = logging.getLogger("msgd.daemon")
+
+_MICROSECONDS = 1e6
+
+
+class ServiceManager:
+    """A service manager that is not there."""
+
+    sockets: tuple[int, ...] = ()
+    """Listening sockets that it has passed."""
+
+    kept: Mapping[str, int] = {}
+    """Descriptors that an earlier main process has given it to keep, by name."""
+
+    keeps_descriptors = False
+    """Whether it can be given descriptors."""
+
+    watchdog_interval = 0.0
+    """Seconds between two signs of life; 0 if it wants none."""
+
+    def keep(self, name: str, fd: int) -> None:
+        """Give it a descriptor to keep until the service is stopped for good."""
+
+    def ready(self, status: str) -> None:
+        """Say that the service is ready."""
+
+    def reloading(self) -> None:
+        """Say that the settings are read anew; ready() says when that is over."""
+
+    def stopping(self) -> None:
+        """Say that the service ends."""
+
+    def status(self, text: str) -> None:
+        """Say in a line how the service is doing."""
+
+    def is_alive(self) -> None:
+        """Give a sign of life."""
+
+
+class Systemd(ServiceManager):
+    """systemd, as systemd-python talks to it."""
+
+    keeps_descriptors = True
+
+    def __init__(self) -> None:
+        daemon = importlib.import_module("systemd.daemon")
+        self._notify = daemon.notify
+        passed: Mapping[int, str] = daemon.listen_fds_with_names(unset_environment=True)
+        self.sockets = tuple(fd for fd, name in passed.items() if daemon.is_socket(fd))
+        self.kept = {name: fd for fd, name in passed.items() if fd not in self.sockets}
+        if os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
+            # Twice in the time that is allowed: one sign may come late.
+            self.watchdog_interval = int(os.environ.get("WATCHDOG_USEC", "0")) / _MICROSECONDS / 2
+
+    def keep(self, name: str, fd: int) -> None:
+        self._say("FDSTORE=1", f"FDNAME={name}", fds=[fd])
+
+    def ready(self, status: str) -> None:
+        self._say("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        self._say("RELOADING=1", f"MONOTONIC_USEC={int(time.monotonic() * _MICROSECONDS)}")
+
+    def stopping(self) -> None:
+        self._say("STOPPING=1", "STATUS=")
+
+    def status(self, text: str) -> None:
+        self._say(f"STATUS={text}")
+
+    def is_alive(self) -> None:
+        self._say("WATCHDOG=1")
+
+    def _say(self, *lines: str, fds: Sequence[int] = ()) -> None:
+        try:
+            self._notify("\n".join(lines), fds=list(fds))
+        except OSError as error:  # it is being restarted, or the machine is going down
+            logger.warning("systemd was not told %s: %s", lines[0], error)
+
+
+def find_service_manager() -> ServiceManager:
+    """The service manager that has started this process."""
+    if _registry.WITH_SYSTEMD and ("NOTIFY_SOCKET" in os.environ or "LISTEN_FDS" in os.environ):
+        return Systemd()
+    return ServiceManager()

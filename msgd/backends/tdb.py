@@ -678,15 +678,25 @@ class TdbBackend(Backend):
         records: dict[bytes, bytes] = {}
         try:
             with self._all_locked():
+                keys = {queue_key(process.pid) for process in self.presence.processes()}
                 with contextlib.suppress(RuntimeError):
-                    for key in self._tdb:
-                        with contextlib.suppress(RuntimeError):
-                            records[key] = self._tdb.get(key) or b""
+                    for key in self._tdb:  # as far as that goes
+                        keys.add(key)
+                for peer in self._peers.values():
+                    keys.update(segment.key for segment in peer.segments)
+                for source_key, source in self._sources.items():
+                    keys.update(self._segment_key(source_key, source.segment + further) for further in range(100))
+                for key in keys:
+                    with contextlib.suppress(RuntimeError):
+                        value = self._tdb.get(key)
+                        if value is not None:
+                            records[key] = value
                 self._tdb.clear()
                 for key, value in records.items():
                     place = _PLACE if key.count(b"/") == 1 else _SEGMENT
                     self._tdb.store(key, bytes(place))
                     self._tdb.store(key, value)
+                list(self._tdb.keys())  # a traversal that failed goes on holding the lock of a record: not any more
         except RuntimeError:
             return False
         logger.error("messages.tdb was damaged, perhaps by a kill; it is made anew with %d queues", len(records))

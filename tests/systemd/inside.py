@@ -1,0 +1,329 @@
+"""Runs inside the booted container, as a service of its systemd: one check after the other, on the installed msgd.
+
+What each saw goes to /out/report.jsonl, a line a check.  The distribution's Python runs it, with the installed package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+REPORT = Path("/out/report.jsonl")
+TREE = "/srv/tree"
+PACKAGE = "/usr/lib/msgd"
+SMB_CONF = Path("/etc/msgd/smb.conf")
+RUN = Path("/run/msgd")
+PATIENCE = 30.0
+WATCHDOG = 2.0
+"""Seconds; what the drop-in below says."""
+DROP_IN = f"[Service]\nWatchdogSec={WATCHDOG:g}\nTimeoutAbortSec=5\n"
+
+CHECKS: list[Callable[[], object]] = []
+
+
+def check(body: Callable[[], object]) -> Callable[[], object]:
+    """One of the checks, which are made in the order of this file."""
+    CHECKS.append(body)
+    return body
+
+
+def run(*command: str) -> str:
+    """What a command prints; it must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, f"{command} exited {done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+def status_of(*command: str) -> int:
+    return subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False).returncode
+
+
+def show(what: str) -> str:
+    return run("systemctl", "show", "-P", what, "msgd.service")
+
+
+def main_pid() -> int:
+    return int(show("MainPID"))
+
+
+def connect() -> Any:
+    """A client of the gateway; it returns when it is served."""
+    from msgd.client import Client
+
+    return Client(timeout=PATIENCE)
+
+
+def await_end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        assert select.select([pidfd], [], [], PATIENCE)[0], f"{pid} has not ended"
+        os.close(pidfd)
+
+
+def reload() -> None:
+    """Have the settings read anew; it is done when the second question after it is answered."""
+    run("systemctl", "reload", "msgd")
+    for _ in range(2):
+        run("msgcontrol", "msgd", "debuglevel")
+
+
+def journal(**fields: object) -> list[dict[str, str]]:
+    """The entries of msgd's that have these fields."""
+    run("journalctl", "--sync")
+    matches = [f"{name}={value}" for name, value in fields.items()]
+    entries = run("journalctl", "-u", "msgd.service", "-o", "json", *matches)
+    return [json.loads(line) for line in entries.splitlines()]
+
+
+def last_word_of(client: Any) -> str:
+    from msgd import GatewayClosed
+
+    try:
+        client.receive(PATIENCE)
+    except GatewayClosed as error:
+        return str(error)
+    raise AssertionError("it had no last word")
+
+
+clients: list[Any] = []
+
+
+@check
+def make_install() -> None:
+    run("make", "-C", TREE, "install")
+    drop_ins = Path("/etc/systemd/system/msgd.service.d")
+    drop_ins.mkdir(parents=True)
+    (drop_ins / "check.conf").write_text(DROP_IN)
+    for command in ("systemd-sysusers", "systemd-tmpfiles --create msgd.conf", "systemctl daemon-reload"):
+        run(*command.split())
+    SMB_CONF.write_text("[global]\nlog level = 3\n")
+    sys.path.insert(0, PACKAGE)
+    assert RUN.is_dir()
+    assert grp.getgrnam("msgd").gr_mem == []
+
+
+@check
+def start() -> None:
+    run("systemctl", "start", "msgd")
+    assert run("systemctl", "is-active", "msgd") == "active"
+    assert show("StatusText").startswith(f"0 clients; {main_pid()}/")
+
+
+@check
+def ping() -> None:
+    assert run("msgcontrol", "msgd", "ping") == f"PONG from pid {main_pid()}"
+
+
+@check
+def tools_with_the_distribution_s_packages() -> None:
+    assert str(main_pid()) in run("msgstatus")
+    assert run("msgparm", "--parameter-name=listen") == "/run/msgd/msgd.sock"
+    assert "systemd: yes" in run("msgd", "-b")
+    assert "messaging daemon" in run("msgd", "--help")
+    assert "ping" in run("msgbench", "--help")
+
+
+@check
+def the_sandbox_holds() -> None:
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{main_pid()}/status").read_text().splitlines())
+    assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == 1 << 5  # CAP_KILL
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert not os.access(f"/proc/{main_pid()}/root/etc", os.W_OK)
+
+
+@check
+def reload_takes_new_settings() -> None:
+    SMB_CONF.write_text("[global]\nlog level = 4\n")
+    reload()
+    assert run("msgcontrol", "msgd", "debuglevel").endswith("all:4 msgd:4")
+    assert run("systemctl", "is-active", "msgd") == "active"
+
+
+@check
+def stop_leaves_nothing_behind() -> None:
+    pid = main_pid()
+    run("systemctl", "stop", "msgd")
+    await_end(pid)
+    assert sorted(path.name for path in RUN.rglob("*") if not path.is_dir()) in ([], ["names.tdb"])
+    assert show("Result") == "success"
+
+
+@check
+def socket_activation_from_stopped() -> None:
+    run("systemctl", "start", "msgd.socket")
+    assert status_of("systemctl", "is-active", "-q", "msgd") != 0
+    clients.append(connect())
+    assert run("systemctl", "is-active", "msgd") == "active"
+    clients[0].ping(main_pid())
+
+
+@check
+def kill_9_is_survived() -> None:
+    """The main process is started anew: who is connected goes on, and who connects is served."""
+    killed, restarts = main_pid(), int(show("NRestarts"))
+    os.kill(killed, signal.SIGKILL)
+    clients.append(connect())
+    assert main_pid() not in (0, killed)
+    assert int(show("NRestarts")) == restarts + 1
+    for client in clients:
+        client.ping(main_pid())
+    assert run("msgcontrol", "msgd", "num-children") == "2"
+
+
+@check
+def restart_leaves_clients_connected() -> None:
+    before = main_pid()
+    run("systemctl", "restart", "msgd")
+    assert main_pid() != before
+    for client in clients:
+        client.ping(main_pid())
+    assert run("msgcontrol", "msgd", "num-children") == "2"
+
+
+@check
+def a_hung_main_process_is_started_anew() -> str:
+    hung, restarts = main_pid(), int(show("NRestarts"))
+    os.kill(hung, signal.SIGSTOP)
+    began = time.monotonic()
+    with connect() as client:
+        took = time.monotonic() - began
+        client.ping(main_pid())
+    assert main_pid() != hung
+    assert int(show("NRestarts")) == restarts + 1
+    assert took < WATCHDOG + 8, f"it took {took:g} seconds"
+    for other in clients:
+        other.ping()
+    return f"{took:.1f} seconds"
+
+
+@check
+def the_journal_has_the_fields() -> None:
+    from msgd.daemon import events
+
+    ready = journal(MESSAGE_ID=events.READY)
+    assert all(entry["SYSLOG_IDENTIFIER"] == "msgd" and entry["SERVER_ID"] for entry in ready)
+    assert len(ready) >= 4
+    (connected, *_) = journal(MESSAGE_ID=events.CONNECTED, PEER_PID=os.getpid())
+    assert (connected["PEER_UID"], connected["PRIORITY"]) == ("0", "6")
+    assert run("msgcontrol", "msgd", "reload-config") == ""
+    for _ in range(2):
+        run("msgcontrol", "msgd", "debuglevel")
+    asked = journal(MESSAGE_ID=events.RELOADED, MESSAGE_TYPE="SMB_CONF_UPDATED")
+    assert int(asked[-1]["PEER_PID"]) > 0
+    # The watchdog's SIGABRT has left a traceback that says where it hung.
+    assert any("Fatal Python error: Aborted" in str(entry["MESSAGE"]) for entry in journal())
+
+
+@check
+def members_of_the_group_are_let_in() -> None:
+    assert as_nobody() == "not-allowed"
+    SMB_CONF.write_text("[global]\nlog level = 3\nmsgd:allow groups = msgd\n")
+    reload()
+    assert as_nobody() == "served"
+
+
+def as_nobody() -> str:
+    """What becomes of a client that is nobody, and in the group msgd."""
+    reader, writer = os.pipe()
+    group = grp.getgrnam("msgd").gr_gid
+    child = os.fork()
+    if child == 0:
+        os.setgroups([group])
+        os.setgid(65534)
+        os.setuid(65534)
+        try:
+            with connect() as client:
+                client.ping()
+            os.write(writer, b"served")
+        except Exception as error:  # noqa: BLE001  # it is told to the parent
+            os.write(writer, b"not-allowed" if "not-allowed" in str(error) else repr(error).encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@check
+def stop_ends_the_clients_too() -> None:
+    from msgd.daemon import events
+
+    pids = [main_pid(), *(client.server_id.pid for client in clients)]
+    run("systemctl", "stop", "msgd.socket", "msgd.service")
+    for client in clients:
+        assert "(stopped): the service is stopped" in last_word_of(client)
+        client.close()
+    for pid in pids:
+        await_end(pid)
+    assert sorted(path.name for path in RUN.rglob("*") if not path.is_dir()) in ([], ["names.tdb"])
+    assert journal(MESSAGE_ID=events.DISCONNECTED)
+    assert "SubState=dead" in run("systemctl", "show", "-p", "SubState", "msgd.service")
+
+
+@check
+def shutdown_is_no_failure() -> None:
+    run("systemctl", "start", "msgd")
+    pid = main_pid()
+    run("msgcontrol", "msgd", "shutdown")
+    await_end(pid)
+    await_state("inactive")
+    assert show("Result") == "success"
+
+
+@check
+def a_faulty_smb_conf_is_in_the_journal() -> None:
+    SMB_CONF.write_text("[global]\nlog level = loud\n")
+    assert status_of("systemctl", "start", "msgd") != 0
+    assert any("log level = loud" in str(entry["MESSAGE"]) for entry in journal())
+    run("systemctl", "stop", "msgd")
+    SMB_CONF.write_text("[global]\n")
+
+
+@check
+def the_sysctl_takes_effect() -> None:
+    run("/usr/lib/systemd/systemd-sysctl", "/usr/lib/sysctl.d/60-msgd.conf")
+    assert Path("/proc/sys/net/unix/max_dgram_qlen").read_text() == "4096\n"
+
+
+@check
+def make_uninstall() -> None:
+    manifest = json.loads(Path(PACKAGE, "manifest.json").read_text())
+    run("make", "-C", TREE, "uninstall")
+    assert not [path for path in manifest["files"] if os.path.lexists(path)]
+    assert not Path(PACKAGE).exists()
+    run("systemctl", "daemon-reload")
+    assert show("LoadState") == "not-found" or show("FragmentPath") == ""
+
+
+def await_state(wanted: str) -> None:
+    """systemd notes the end of a process a moment after it."""
+    deadline = time.monotonic() + PATIENCE
+    while show("ActiveState") != wanted:
+        assert time.monotonic() < deadline, f"it is {show('ActiveState')}, not {wanted}"
+        time.sleep(0.05)
+
+
+def results() -> Iterator[dict[str, object]]:
+    for body in CHECKS:
+        try:
+            yield {"check": body.__name__, "fault": None, "seen": body()}
+        except Exception:  # noqa: BLE001  # it is told to the test
+            yield {"check": body.__name__, "fault": traceback.format_exc()}
+
+
+if __name__ == "__main__":
+    with REPORT.open("w", buffering=1) as report:
+        for result in results():
+            report.write(json.dumps(result) + "\n")

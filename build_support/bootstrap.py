@@ -19,7 +19,7 @@ from build_support.interpreter import CANDIDATES, DISTRIBUTION_PYTHON, Interpret
 from build_support.registry import write_if_changed
 from build_support.report import ConfigureError, Report
 
-EXTRAS = ("status", "dev")
+EXTRAS = ("status", "metrics", "dev")
 """The optional dependencies of pyproject.toml that working in the tree needs."""
 SYSTEM_PROGRAMS = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 

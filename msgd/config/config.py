@@ -70,6 +70,7 @@ class Config:
     client_stall_timeout: float
     client_idle_timeout: float
     client_memory: int
+    metrics: str
     source: str | None = field(compare=False)
     """The absolute path of the smb.conf, or None if none was read."""
     _given: frozenset[str] = field(compare=False, repr=False)

@@ -8,6 +8,7 @@ Text in smb.conf's syntax is always taken, from Python too: `Config(max_message_
 from __future__ import annotations
 
 import grp
+import ipaddress
 import os
 import pwd
 import re
@@ -29,7 +30,12 @@ _SEPARATORS = re.compile(r"[\s,]+")
 _TYPE_NUMBER = "(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})"
 _TYPE_RULE = re.compile(f"-?([A-Za-z][A-Za-z0-9_]{{0,63}}|{_TYPE_NUMBER}(-{_TYPE_NUMBER})?)")
 _NOT_IN_A_LINE = re.compile(r"[\0-\x1f\x7f]|^ | $|  |\\$")
+_PORT = re.compile("[0-9]{1,5}")
+_LARGEST_PORT = 65535
 _LARGEST_UID = 0xFFFFFFFE
+
+UNIX = "unix:"
+"""What an address begins with that is a path."""
 
 
 class Kind(ABC, Generic[T]):
@@ -57,6 +63,35 @@ class Kind(ABC, Generic[T]):
     def check(self, value: object) -> T:
         """Return the value for what a Python caller gave: text in smb.conf's syntax or the Python type itself."""
         return self.parse(value) if isinstance(value, str) else self.from_python(value)
+
+
+class SocketAddress(Kind[str]):
+    """Where to listen: `unix:` and an absolute path, or the numbers of an IP address and a port; or nothing."""
+
+    description = "unix:/path, 127.0.0.1:port or [::1]:port, or nothing"
+    is_path = True
+
+    def parse(self, text: str) -> str:
+        if not text:
+            return text
+        if text.startswith(UNIX):
+            return UNIX + AbsolutePath().parse(text.removeprefix(UNIX))
+        host, _, port = text.rpartition(":")
+        try:
+            is_version_6 = ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).version == 6
+        except ValueError:
+            raise ValueError(f"not {self.description}") from None
+        if is_version_6 != (host.startswith("[") and host.endswith("]")):
+            raise ValueError("an IPv6 address stands in brackets, and no other does")
+        if not _PORT.fullmatch(port) or int(port) > _LARGEST_PORT:
+            raise ValueError(f"{port!r} is not a port")
+        return text
+
+    def from_python(self, value: object) -> str:
+        raise _wrong_type("a str", value)
+
+    def format(self, value: str) -> str:
+        return value.replace("%", "%%")
 
 
 class Boolean(Kind[bool]):

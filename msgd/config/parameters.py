@@ -22,6 +22,7 @@ from msgd.config.kinds import (
     Number,
     Seconds,
     Size,
+    SocketAddress,
     TypeRules,
     Users,
 )
@@ -293,6 +294,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         default="256M",
         help="gateway: how much memory the connection process of a client may take",
         takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:metrics",
+        SocketAddress(),
+        default="",
+        help="where the daemon tells Prometheus how it is doing; nothing means nowhere",
     ),
 )
 

@@ -23,8 +23,10 @@ import select
 import signal
 import socket
 
+from msgd.daemon.counters import Counters
 from msgd.daemon.events import CONNECTED, CONNECTION_FAILED, DISCONNECTED, fields
 from msgd.daemon.loop import Loop
+from msgd.daemon.metered import open_messaging
 from msgd.daemon.outbox import Outbox
 from msgd.daemon.peer import Peer
 from msgd.daemon.session import MAX_CALLS, Session
@@ -47,17 +49,19 @@ _AGAIN = 0.001
 """Seconds until messages that were left for another round are looked at."""
 
 
-def serve(client: socket.socket, peer: Peer, settings: Settings, lifeline: int | None) -> int:
+def serve(
+    client: socket.socket, peer: Peer, settings: Settings, lifeline: int | None, counters: Counters | None
+) -> int:
     """Be the connection process of a client, to its end; the exit status.
 
-    `lifeline`: the pipe whose end is this process's end.
+    `lifeline`: the pipe whose end is this process's end.  `counters`: where it counts its messages, if it does.
     """
     about_it = {"PEER_PID": peer.pid, "PEER_UID": peer.uid}
     with client:
         try:
             _limit_memory(settings.config.client_memory)
             client.setblocking(False)
-            with Loop() as loop, Messaging(settings.config) as messaging:
+            with Loop() as loop, open_messaging(settings.config, counters) as messaging:
                 _take_name(messaging)
                 logger.info("%s is connected", peer, extra=fields(CONNECTED, **about_it))
                 why = _Connection(client, peer, settings, loop, messaging).run(lifeline)

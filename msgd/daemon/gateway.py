@@ -13,9 +13,11 @@ import socket
 
 from msgd.daemon.children import Children
 from msgd.daemon.connection import serve
+from msgd.daemon.counters import Counters
 from msgd.daemon.events import CONNECTION_FAILED, REFUSED, fields
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import Loop, Timer
+from msgd.daemon.metrics import Metrics
 from msgd.daemon.peer import Peer
 from msgd.daemon.settings import Settings
 from msgd.wire.replies import FAILED, TOO_MANY, write_bye
@@ -38,17 +40,24 @@ _MOST_LINGERING = 64
 class Gateway:
     """Lets clients in through `listener` until close().
 
-    `children` are the connection processes; `lifeline` is the pipe they watch, if any.
+    `children` are the connection processes; `lifeline` is the pipe they watch, `metrics` where they count, if any.
     """
 
     def __init__(
-        self, loop: Loop, settings: Settings, listener: Listener, children: Children, lifeline: int | None
+        self,
+        loop: Loop,
+        settings: Settings,
+        listener: Listener,
+        children: Children,
+        lifeline: int | None,
+        metrics: Metrics | None,
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._listener = listener
         self._children = children
         self._lifeline = lifeline
+        self._metrics = metrics
         self._resume_timer = loop.every(0, self._resume)
         self._lingering: dict[socket.socket, Timer] = {}
         loop.on_readable(listener.fileno(), self._accept)
@@ -93,13 +102,19 @@ class Gateway:
             self._refuse(client, peer, TOO_MANY, text)
         else:
             try:
-                children.start(peer.uid, lambda: serve(client, peer, self._settings, self._lifeline))
+                self._start(client, peer)
             except OSError as error:
                 self._say(client, FAILED, f"there can be no connection process: {error.strerror}")
                 self._rest(f"no process for the connection of {peer}: {error}")
             else:
                 return True
         return False
+
+    def _start(self, client: socket.socket, peer: Peer) -> None:
+        counters = None if self._metrics is None else Counters()
+        pid = self._children.start(peer.uid, lambda: serve(client, peer, self._settings, self._lifeline, counters))
+        if self._metrics is not None and counters is not None:
+            self._metrics.started(pid, counters)
 
     def _refuse(self, client: socket.socket, peer: Peer, code: str, text: str) -> None:
         logger.warning(

@@ -1,4 +1,4 @@
-"""The gateway's listening socket: bound at its path, or passed by the service manager, which then owns the path.
+"""A listening socket: bound at its path, or passed by the service manager, which then owns the path.
 
 A path that is in use is taken over only if it is a socket on which nobody listens any more: that of a msgd that was
 killed.  (Its connection processes have closed their copies.)  At the end the path is removed only if it is still ours.
@@ -17,7 +17,7 @@ _BACKLOG = 1024
 
 
 class Listener:
-    """A listening AF_UNIX stream socket that does not block."""
+    """A listening stream socket that does not block."""
 
     def __init__(self, listening: socket.socket, bound_path: str | None) -> None:
         self._socket = listening
@@ -26,26 +26,36 @@ class Listener:
         self._identity = None if bound_path is None else _identity(bound_path)
 
     @classmethod
-    def bind(cls, path: str) -> Listener:
-        """Listen at `path`; everybody may connect, who is let in is decided then.
+    def bind(cls, parameter: str, path: str) -> Listener:
+        """Listen at `path`, which smb.conf's `parameter` says; everybody may connect, who is let in is decided then.
 
         Raises ConfigError for a path too long, UnsafeDirectory, AlreadyRunning, TransportError.
         """
         if len(os.fsencode(path)) > SUN_PATH_MAX:
-            raise ConfigError(f"msgd:listen = {path}: AF_UNIX takes at most {SUN_PATH_MAX} bytes")
+            raise ConfigError(f"{parameter} = {path}: AF_UNIX takes at most {SUN_PATH_MAX} bytes")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _make_way(path)
+            _make_way(parameter, path)
             listening.bind(path)
             os.chmod(path, 0o666)
             listening.listen(_BACKLOG)
         except OSError as error:
             listening.close()
-            raise TransportError(f"msgd:listen = {path}: {error.strerror}") from error
+            raise TransportError(f"{parameter} = {path}: {error.strerror}") from error
         except BaseException:
             listening.close()
             raise
         return cls(listening, path)
+
+    @classmethod
+    def bind_tcp(cls, parameter: str, host: str, port: int) -> Listener:
+        """Listen on a port of an IP address, given in numbers.  Raises TransportError."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            raise TransportError(f"{parameter}: port {port} of {host}: {error.strerror}") from error
+        return cls(listening, None)
 
     @classmethod
     def adopt(cls, passed: tuple[int, ...]) -> Listener:
@@ -87,13 +97,13 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _make_way(path: str) -> None:
+def _make_way(parameter: str, path: str) -> None:
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise UnsafeDirectory(f"msgd:listen = {path} is there and not a socket; remove it")
+        raise UnsafeDirectory(f"{parameter} = {path} is there and not a socket; remove it")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -103,4 +113,4 @@ def _make_way(path: str) -> None:
             return
         except BlockingIOError:
             pass  # its queue of clients is full: somebody is there
-    raise AlreadyRunning(f"msgd:listen = {path}: another process listens there; stop it, or choose another path")
+    raise AlreadyRunning(f"{parameter} = {path}: another process listens there; stop it, or choose another path")

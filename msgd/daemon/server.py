@@ -10,20 +10,24 @@ the service manager who knows whether a SIGTERM is the end: it keeps the lifelin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from msgd import _registry
 from msgd.daemon.children import Children
 from msgd.daemon.connection import CONNECTION_NAME
+from msgd.daemon.counters import Counters
 from msgd.daemon.events import CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
 from msgd.daemon.gateway import Gateway
 from msgd.daemon.lifeline import Lifeline
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import Loop
+from msgd.daemon.metered import open_messaging
+from msgd.daemon.metrics import Gauge, Metrics
 from msgd.daemon.service_manager import ServiceManager
 from msgd.daemon.settings import Settings
 from msgd.errors import MsgdError, NoSuchProcess
@@ -57,6 +61,7 @@ class Server:
         self._children = Children(self._let_go, self._note_change)
         self._gateway: Gateway | None = None
         self._lifeline: Lifeline | None = None
+        self._metrics: Metrics | None = None
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM, SIGINT or a SHUTDOWN message; `ready` is called once messages are answered.
@@ -65,7 +70,7 @@ class Server:
         """
         settings = self._settings
         config = settings.config
-        with Loop() as self._loop, Messaging(config) as self._messaging:
+        with Loop() as self._loop, self._open_metrics(), open_messaging(config, self._counters) as self._messaging:
             loop, messaging = self._loop, self._messaging
             self._clean_up_timer = loop.every(config.clean_up_interval, self._clean_up)
             self._end_timer = loop.every(0, loop.stop)
@@ -91,12 +96,35 @@ class Server:
                 self._close_gateway()
         logger.info("stopped")
 
+    @contextlib.contextmanager
+    def _open_metrics(self) -> Iterator[None]:
+        address = self._settings.config.metrics
+        if address:
+            messaging_type = self._settings.config.messaging_type
+            self._metrics = Metrics(address, messaging_type, self._loop, self._let_go, self._gauges)
+        try:
+            yield
+        finally:
+            if self._metrics is not None:
+                self._metrics.close()
+                self._metrics = None
+
+    @property
+    def _counters(self) -> Counters | None:
+        return None if self._metrics is None else self._metrics.own
+
+    def _gauges(self) -> list[Gauge]:
+        return [
+            Gauge("processes", "Living processes in the directory", len(self._messaging.processes())),
+            Gauge("connection_processes", "Clients that are connected to the gateway", len(self._children)),
+        ]
+
     def _open_gateway(self) -> None:
         passed = self._manager.sockets
-        listener = Listener.adopt(passed) if passed else Listener.bind(self._settings.config.listen)
+        listener = Listener.adopt(passed) if passed else Listener.bind("msgd:listen", self._settings.config.listen)
         self._lifeline = Lifeline.of(self._manager)
         watched = None if self._lifeline is None else self._lifeline.watched
-        self._gateway = Gateway(self._loop, self._settings, listener, self._children, watched)
+        self._gateway = Gateway(self._loop, self._settings, listener, self._children, watched, self._metrics)
 
     def _serve_messages(self, messaging: Messaging) -> None:
         self._settings.debug_levels.serve(messaging)
@@ -118,6 +146,8 @@ class Server:
             self._gateway.abandon()
         if self._lifeline is not None:
             self._lifeline.abandon()
+        if self._metrics is not None:
+            self._metrics.abandon()
         self._children.abandon()
         self._release()
 
@@ -159,7 +189,11 @@ class Server:
 
     def _reap(self) -> None:
         failed = False
+        if self._metrics is not None:
+            self._metrics.reap()
         for pid, uid, status in self._children.reap():
+            if self._metrics is not None:
+                self._metrics.ended(pid)
             if status:
                 failed = True
                 how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from msgd import _registry
 from msgd.config import PARAMETERS, Config, changes_on_reload, config
-from msgd.config.kinds import Boolean, Groups, Level, LogLevel, Number, Seconds, TypeRules, Users
+from msgd.config.kinds import Boolean, Groups, Level, LogLevel, Number, Seconds, SocketAddress, TypeRules, Users
 from msgd.config.parameters import Parameter, find, no_such_parameter
 from msgd.errors import ConfigError
 
@@ -354,6 +354,8 @@ def values_of(parameter: Parameter) -> st.SearchStrategy[object]:
         return st.lists(st.sampled_from(["all", "-PING", "0xF000-0xFFFF", "13"])).map(tuple)
     if isinstance(kind, (Users, Groups)):
         return st.frozensets(st.integers(0, 0xFFFFFFFE), max_size=4)
+    if isinstance(kind, SocketAddress):
+        return st.sampled_from(["", "127.0.0.1:9100", "[::1]:1"]) | PATHS.map("unix:{}".format)
     return PATHS if kind.is_path else st.just("dgram")
 
 

@@ -100,11 +100,7 @@ class Backend(abc.ABC):
 
         Whether `watched` is.
         """
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN)
-        if watched >= 0:
-            poll.register(watched, select.POLLIN)
-        return any(fd == watched for fd, _ in poll.poll(None if timeout is None else timeout * 1000))
+        return wait_readable(self.fileno(), timeout, watched)
 
     @abc.abstractmethod
     def statistics(self) -> BackendStatistics:
@@ -141,6 +137,15 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def abandon(self) -> None:
         """In a forked child: close every descriptor and leave the parent's endpoint as it is."""
+
+
+def wait_readable(fd: int, timeout: float | None, watched: int) -> bool:
+    """Wait until `fd` or `watched` (-1: there is none) is readable, at most `timeout` seconds; whether `watched` is."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if watched >= 0:
+        poll.register(watched, select.POLLIN)
+    return any(ready == watched for ready, _ in poll.poll(None if timeout is None else timeout * 1000))
 
 
 def cached_destinations(descriptors_each: int) -> int:

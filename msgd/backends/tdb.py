@@ -9,8 +9,10 @@ receiver has taken all of them (the current segment is gone, and only its source
 PID/<pid> again.  So all messages of a pair stay in order, each is in the file once, and every step costs the same at
 any depth.
 
-Taking.  The Python module has no chain lock, so get and store("") are made one step by the lock over all of the file;
-it is taken only when there is something, once for all that is there.
+Taking.  get and store("") are made one step by the lock of the record's chain (chain_lock.py); it is taken only when
+there is something, once for all that is there.  A mutex that is held costs whoever wants it a sleep and a wake-up, ten
+times what is done under it: so the receiver says in a word of its shared memory that it is taking, and a sender that
+sees it turns for a moment first.  That is a hint; the lock decides.
 
 Waking.  A receiver that is about to sleep writes a new epoch number into a word of shared memory (in its lock file)
 and then looks into its record; it sleeps only if that is empty.  A sender appends, and then reads the word.  Both touch
@@ -19,6 +21,9 @@ so the sender reads it and signals; if the append came first, the receiver's loo
 message does not lie there with the receiver asleep.  The same holds for a segment.  A sender signals once per epoch:
 the receiver that was woken for it looks at everything before the next.  The word is the receiver's alone to write and
 each sender signals for itself, so one that is killed before it signals misleads nobody.
+
+Not sleeping.  A signal costs both sides more than a score of messages, so a receiver that has nothing to do goes on
+looking for some microseconds first.  How long follows from how that went: while it is in vain, it hardly looks.
 
 Signalling.  The pidfd is opened before the lock file is found locked by that pid, with the unique id of the address;
 a pid that is reused later has another pidfd and another lock file.  The lock is looked at again before each signal: a
@@ -52,7 +57,16 @@ from collections.abc import Collection, Iterator, Mapping
 
 import tdb
 
-from msgd.backends.base import Backend, BackendStatistics, Deliver, SendStatus, cached_destinations, check_unique_id
+from msgd.backends.base import (
+    Backend,
+    BackendStatistics,
+    Deliver,
+    SendStatus,
+    cached_destinations,
+    check_unique_id,
+    wait_readable,
+)
+from msgd.backends.chain_lock import ChainLock, ChainLocks
 from msgd.backends.doorbell import Doorbell
 from msgd.backends.drops import Drops
 from msgd.config import Config
@@ -88,19 +102,30 @@ FILE_NAME = "messages.tdb"
 _MAGIC = b"TDB file\n"
 _MUTEX_LOCKING = 4096
 """TDB_MUTEX_LOCKING; the Python module has no name for it."""
-_MUTEX_CHAINS = 31
-"""Hash chains of a file with mutexes: the lock over all of the file takes the mutex of each.
+_MUTEX_CHAINS = 89
+"""Hash chains of a file with mutexes: as many as have their mutexes in the file's first page.
 
-Another number than that of a file without mutexes, by which the two are told apart.
+That page is written when the file is made; the next would be a hole, and a full disk a SIGBUS.  Another number than
+that of a file without mutexes (131), by which the two are told apart.
 """
 
 _SENT = SendStatus.SENT
 
-_CORRUPT = 1
-"""TDB_ERR_CORRUPT, the first argument of the module's RuntimeError."""
+_CORRUPT, _LOCK_FAILED = 1, 3
+"""TDB_ERR_CORRUPT and TDB_ERR_LOCK, the first argument of the module's RuntimeError."""
 
+_EPOCH = 0
+"""The word that says since when a receiver has been asleep, or one of these two."""
 _AWAKE = 0
 _CLOSED = 0xFFFFFFFFFFFFFFFF
+
+_TAKING = 1
+"""The word that is not 0 while a receiver empties a record."""
+_TURNS = 200
+"""How often a sender looks at that word at most, some ten microseconds: then the receiver has been interrupted."""
+
+_LOOKS_MIN, _LOOKS_MAX = 16, 128
+"""How often a receiver looks for a message before it goes to sleep; a look takes a third of a microsecond."""
 
 _DEEP = 16384
 """Bytes in PID/<pid> from which on a sender continues elsewhere."""
@@ -127,17 +152,17 @@ _SOURCE_CHECK = 1.0
 
 
 class _Peer:
-    """A process as a destination: proof that it is there, its word, and where our messages to it go."""
+    """A process as a destination: proof that it is there, its words, and where our messages to it go."""
 
     def __init__(
-        self, process: Process, pidfd: int, word: memoryview, segment: int, memory: mmap.mmap | None, lock_fd: int
+        self, process: Process, pidfd: int, words: memoryview, segment: int, memory: mmap.mmap | None, lock_fd: int
     ) -> None:
         self.pid = process.pid
         self.unique_id = process.unique_id
         self.server_id = ServerID(process.pid, unique_id=process.unique_id)
         self.key = queue_key(process.pid)
         self.pidfd = pidfd
-        self.word = word
+        self.words = words
         self.rung_epoch = _AWAKE
         """The epoch this sender has signalled for."""
         self.unlooked = 0
@@ -161,7 +186,7 @@ class _Peer:
 
     def lives(self) -> bool:
         """Whether the process is there and has not closed its endpoint."""
-        if self.word[0] == _CLOSED:
+        if self.words[_EPOCH] == _CLOSED:
             return False
         now = time.monotonic()
         if now - self._seen_alive > _TRUST_ALIVE:
@@ -176,12 +201,19 @@ class _Peer:
 
     def ring_if_asleep(self) -> None:
         """Signal a receiver that said it was about to sleep, once for each time it said so."""
-        epoch = self.word[0]
+        epoch = self.words[_EPOCH]
         if epoch not in (_AWAKE, _CLOSED, self.rung_epoch):
             self.rung_epoch = epoch
             with contextlib.suppress(ProcessLookupError):
                 if self._holds_lock():
                     signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
+
+    def let_it_take(self) -> None:
+        """Turn until the receiver has emptied the record that it is at."""
+        words = self.words
+        for _ in range(_TURNS):
+            if not words[_TAKING]:
+                return
 
     def waiting(self) -> tuple[int, int]:
         """Upper bounds of our messages, and their bytes, that it has not taken."""
@@ -208,7 +240,7 @@ class _Peer:
         """Let go of the process."""
         os.close(self.pidfd)
         if self._memory is not None:
-            self.word.release()
+            self.words.release()
             self._memory.close()
             os.close(self._lock_fd)
 
@@ -271,7 +303,7 @@ class TdbBackend(Backend):
             with self._all_locked():
                 self._tdb.store(self._key, bytes(_PLACE))
                 self._tdb.store(self._key, b"")
-            self._word = presence.share_words(_AWAKE)
+            self._words = presence.share_words(_AWAKE)
         except BaseException as error:
             self._tdb.close()
             self._doorbell.close()
@@ -281,6 +313,10 @@ class TdbBackend(Backend):
                 raise TransportError(f"the lock file of pid {presence.pid}: {error.strerror}") from error
             raise
         self._append = self._tdb.append
+        self._chains = ChainLocks(self._tdb)
+        self._chain = self._chains.of(self._key)
+        self._looks = _LOOKS_MIN
+        """How often we look for a message before the next sleep."""
 
     def fileno(self) -> int:
         if not self._watched:
@@ -309,6 +345,8 @@ class TdbBackend(Backend):
         try:
             if not duplicates_allowed and self._is_pending(peer, record):
                 return SendStatus.MERGED
+            if peer.words[_TAKING]:
+                peer.let_it_take()
             unlooked_bytes = peer.unlooked_bytes + len(record)
             if peer.unlooked < self._look_after and unlooked_bytes <= self._look_after_bytes and not peer.continued:
                 self._append(peer.key, record)
@@ -322,7 +360,7 @@ class TdbBackend(Backend):
             with _tdb_errors():
                 self._append_at_depth(peer, record)
         finally:  # if a signal's handler raises, too: the message may be there
-            if peer.word[0] != peer.rung_epoch:
+            if peer.words[_EPOCH] != peer.rung_epoch:
                 peer.ring_if_asleep()
         return _SENT
 
@@ -361,10 +399,14 @@ class TdbBackend(Backend):
         """The next segment, with its first record in it."""
         number = peer.segment + 1 if peer.segments else peer.segment
         key = segment_key(peer.pid, self.presence.pid, self.presence.unique_id, number)
-        with self._all_locked():
+        chain = self._chains.of(key)
+        try:
+            _acquire(chain)
             if len(record) < _SEGMENT:
                 self._tdb.store(key, bytes(_SEGMENT))
             self._tdb.store(key, record)
+        finally:
+            chain.release()
         peer.segment = number
         segment = _Segment(key)
         peer.segments.append(segment)
@@ -430,7 +472,7 @@ class TdbBackend(Backend):
             poll.poll(timeout * 1000)
             self._some_have_room()
         self._doorbell.drain()
-        self._word[0] = _AWAKE
+        self._words[_EPOCH] = _AWAKE
         if self._watched:
             self._fall_asleep()
 
@@ -468,7 +510,7 @@ class TdbBackend(Backend):
         self._met += 1
         segment = self._met << 32  # not among those of an earlier time, which the receiver may be waiting for
         if dst.pid == self.presence.pid:
-            return _Peer(Process(dst.pid, self.presence.unique_id), pidfd, self._word, segment, None, -1)
+            return _Peer(Process(dst.pid, self.presence.unique_id), pidfd, self._words, segment, None, -1)
         try:
             mapped = map_words(self.presence.lock_dir_fd, dst.pid)
             if mapped is None:
@@ -502,7 +544,7 @@ class TdbBackend(Backend):
     # Receiving
 
     def receive(self, deliver: Deliver) -> None:
-        self._word[0] = _AWAKE
+        self._words[_EPOCH] = _AWAKE
         if self._watched or self._doorbell.rung:
             self._doorbell.drain()
         inbox = self._inbox
@@ -526,20 +568,21 @@ class TdbBackend(Backend):
         if self._in_hand:
             self._sort()
         if self._tdb.get(self._key):
-            self._take_value(self._key, None)
+            self._take_value(self._key, self._chain, None)
             self._sort()
         for source_key, source in list(self._sources.items()):
             self._take_segment(source_key, source)
         return bool(self._inbox)
 
-    def _take_value(self, key: bytes, source_key: tuple[int, int] | None) -> None:
+    def _take_value(self, key: bytes, chain: ChainLock, source_key: tuple[int, int] | None) -> None:
         """Empty a record, in one step with reading it, and have what was in it in hand.
 
         A signal's handler that raises, wherever it is called here, neither leaves the lock held nor loses a message.
         """
-        database = self._tdb
+        database, words = self._tdb, self._words
+        words[_TAKING] = 1
         try:
-            database.lock_all()
+            _acquire(chain)
             self._in_hand_from = source_key
             self._in_hand = database.get(key) or b""
             if source_key is None:
@@ -551,7 +594,8 @@ class TdbBackend(Backend):
                 self._in_hand = b""
             raise
         finally:
-            database.unlock_all()
+            words[_TAKING] = 0
+            chain.release()
 
     def _sort(self) -> None:
         """What is in hand: messages into the inbox, continuations to where they are followed."""
@@ -579,7 +623,7 @@ class TdbBackend(Backend):
         key, next_key = (self._segment_key(source_key, source.segment + further) for further in (0, 1))
         finished = next_key in self._tdb
         if key in self._tdb:
-            self._take_value(key, source_key)
+            self._take_value(key, self._chains.of(key), source_key)
         if finished:
             source.segment += 1
         if self._in_hand:
@@ -633,7 +677,7 @@ class TdbBackend(Backend):
         """From here on senders signal."""
         self._doorbell.arm()
         self._epoch += 1
-        self._word[0] = self._epoch
+        self._words[_EPOCH] = self._epoch
 
     def _fall_asleep(self) -> None:
         """Announce it, and look once more: fileno() is readable if there is something."""
@@ -642,12 +686,23 @@ class TdbBackend(Backend):
             self._doorbell.ring()
 
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
+        if self._comes_soon():
+            return False
         self._announce_sleep()
         if self._has_messages():
             return False
-        ended = super().wait(timeout, watched)
+        ended = wait_readable(self._doorbell.fileno(), timeout, watched)
         self._doorbell.rung = True  # the handler may not have run yet, if this is not the main thread
         return ended
+
+    def _comes_soon(self) -> bool:
+        """Whether there is a message while we look a little longer."""
+        for _ in range(self._looks):
+            if self._has_messages():
+                self._looks = min(2 * self._looks, _LOOKS_MAX)
+                return True
+        self._looks = max(self._looks // 2, _LOOKS_MIN)
+        return False
 
     @contextlib.contextmanager
     def _all_keys(self) -> Iterator[list[bytes]]:
@@ -749,10 +804,10 @@ class TdbBackend(Backend):
     def close(self) -> None:
         if self._closed:
             return
-        self._word[0] = _CLOSED
+        self._words[_EPOCH] = _CLOSED
         try:
             if self._tdb.get(self._key):
-                self._take_value(self._key, None)
+                self._take_value(self._key, self._chain, None)
                 self._sort()  # its sources may be waiting for room
             for pid, unique_id in self._sources:
                 self._tell_of_room(ServerID(pid, unique_id=unique_id))
@@ -768,7 +823,13 @@ class TdbBackend(Backend):
             peer.close()
         self._peers.clear()
         self._full.clear()
-        self._word.release()
+        self._words.release()
+
+
+def _acquire(chain: ChainLock) -> None:
+    """Take a chain's lock; RuntimeError, as the module raises it, if it cannot be had."""
+    if chain.acquire():
+        raise RuntimeError(_LOCK_FAILED, "a record cannot be locked")
 
 
 def _open_tdb(config: Config, presence: Presence) -> tdb.Tdb:

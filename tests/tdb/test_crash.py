@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import random
 import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from msgd import Config, Message, Messaging, MsgdError, NoSuchProcess, QueueFull, ServerID, TransportError
 from msgd.backends.tdb import TdbBackend
 from tests.conformance.conftest import MakeConfig, StartPeer
-from tests.harness import PATIENCE, TEXT, Channel, Child, Peer, Session, close, send_many, take_data
+from tests.harness import PATIENCE, TEXT, Child, Peer, Session, close, send_many, take_data
 from tests.tdb.conftest import MODES
 
 NUMBER = struct.Struct("=I")
@@ -75,43 +75,33 @@ def wait_until_waiting(peer: Peer) -> None:
         os.sched_yield()
 
 
-_libtdb = ctypes.CDLL("libtdb.so.1", use_errno=True)
-
-
-class _Data(ctypes.Structure):
-    _fields_ = (("pointer", ctypes.c_char_p), ("size", ctypes.c_size_t))
-
-
-_libtdb.tdb_open.restype = ctypes.c_void_p
-_libtdb.tdb_chainlock.argtypes = [ctypes.c_void_p, _Data]
-
-
-def hold_chain(config: Config, key: bytes, channel: Channel) -> None:
-    """Hold the lock of one key's chain, which python3-tdb has no call for; as a process does in tdb_append."""
-    flags, chains = (4096 | 1, 31) if config.tdb_mutexes and config.use_mmap else (1, 0)
-    path = os.path.join(config.lock_directory, "messages.tdb").encode()
-    handle = ctypes.c_void_p(_libtdb.tdb_open(path, chains, flags, os.O_RDWR, 0o600))
-    channel.send(_libtdb.tdb_chainlock(handle, _Data(key, len(key))))
-    channel.recv()
+def lock_chain(session: Session, key: bytes) -> bool:
+    """Hold the lock of one key's chain, as a receiver does that empties its record; whether it is only that one."""
+    chains = backend(session.messaging)._chains
+    assert not chains.of(key).acquire()
+    session.kept.append(chains)
+    return chains.are_single
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_owner_of_a_chains_lock_is_killed(make_config: MakeConfig, start: StartPeer, mode: str) -> None:
-    """The receiver's own chain: the sender's append and the receiver's look wait for it."""
+    """The receiver's own chain: the sender's append and the receiver's look wait for it; those in others do not."""
     config = make_config(**MODES[mode])
-    sender, receiver = start(config), start(config)
+    sender, receiver, owner, *bystanders = (start(config) for _ in range(3 + 4))
     sender.call(send_many, receiver.server_id, [b"before"])
-    with Child(lambda channel: hold_chain(config, b"PID/%d\0" % receiver.pid, channel)) as owner:
-        assert owner.hear() == 0
-        receiver.begin(take_data, 2)
-        sender.begin(send_many, receiver.server_id, [b"after"])
-        wait_until_waiting(sender)
-        wait_until_waiting(receiver)
-        killed = time.monotonic()
-        owner.kill()
-        assert receiver.hear() == [b"before", b"after"]
-        assert sender.hear() is None
-        assert time.monotonic() - killed < 1
+    assert owner.call(lock_chain, b"PID/%d\0" % receiver.pid)
+    receiver.begin(take_data, 2)
+    sender.begin(send_many, receiver.server_id, [b"after"])
+    wait_until_waiting(sender)
+    wait_until_waiting(receiver)
+    for bystander in bystanders:
+        bystander.begin(send_many, bystander.server_id, [b"goes on"])
+    assert wait([bystander.channel for bystander in bystanders], PATIENCE)  # they are not all in that chain by chance
+    killed = time.monotonic()
+    owner.kill()
+    assert receiver.hear() == [b"before", b"after"]
+    assert sender.hear() is None
+    assert time.monotonic() - killed < 1
 
 
 # Storms

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import tdb
 
 from msgd import Messaging, NoSuchProcess, ServerID
+from msgd.backends.chain_lock import ChainLock, ChainLocks
 from msgd.backends.tdb import TdbBackend
 from tests.conformance.conftest import StartPeer
 from tests.harness import PATIENCE, TEXT, Session, close, send_many, take_data
@@ -23,18 +24,25 @@ class Alarm(BaseException):
 
 
 class Interrupting:
-    """A tdb whose methods are as the real one's, but the signal comes as soon as the named one has done its work."""
+    """A tdb or its locks, with the real methods, but the signal comes as soon as the named one has done its work."""
 
-    def __init__(self, database: tdb.Tdb, name: str) -> None:
-        self._database = database
+    def __init__(self, real: tdb.Tdb | ChainLocks, name: str) -> None:
+        self._real = real
         self._name = name
         self.armed = True
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._database, name)
-        if name != self._name:
-            return method
+        method = getattr(self._real, name)
+        return self._interrupted(method) if name == self._name else method
 
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._real  # type: ignore[operator]  # a tdb
+
+    def of(self, key: bytes) -> ChainLock:
+        lock = self._real.of(key)
+        return lock._replace(**{self._name: self._interrupted(getattr(lock, self._name))})
+
+    def _interrupted(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def interrupted(*arguments: Any) -> Any:
             result = method(*arguments)
             if self.armed:
@@ -43,9 +51,6 @@ class Interrupting:
             return result
 
         return interrupted
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._database
 
 
 @pytest.fixture
@@ -65,7 +70,22 @@ def backend(messaging: Messaging) -> TdbBackend:
     return one
 
 
-@pytest.mark.parametrize("step", ["lock_all", "get", "store", "unlock_all"])
+def interrupt(one: TdbBackend, step: str) -> Callable[[], None]:
+    """Have the next of the named steps interrupted; what is returned undoes that."""
+    real, chains, chain = one._tdb, one._chains, one._chain
+    if step in ChainLock._fields:
+        one._chains = Interrupting(chains, step)  # type: ignore[assignment]
+        one._chain = one._chains.of(one._key)
+    else:
+        one._tdb = Interrupting(real, step)
+
+    def undo() -> None:
+        one._tdb, one._chains, one._chain = real, chains, chain
+
+    return undo
+
+
+@pytest.mark.parametrize("step", ["acquire", "get", "store", "release"])
 @pytest.mark.parametrize("number", [1, 2000])
 def test_while_messages_are_taken(alarm: None, messaging: Messaging, start: StartPeer, step: str, number: int) -> None:
     """Those of PID/<pid> and those of segments, as they are taken one after the other."""
@@ -74,18 +94,13 @@ def test_while_messages_are_taken(alarm: None, messaging: Messaging, start: Star
     messaging.register(TEXT, lambda message: seen.append(message.data))
     texts = [b"%d" % one for one in range(number)]
     sender.call(send_many, messaging.server_id, texts)
-    one = backend(messaging)
-    real = one._tdb
-    try:
-        while len(seen) < number:
-            one._tdb = Interrupting(real, step)
-            with contextlib.suppress(Alarm):
-                messaging.dispatch(0)
-            one._tdb = real
-            sender.call(send_many, sender.server_id, [b"others go on"])
+    while len(seen) < number:
+        undo = interrupt(backend(messaging), step)
+        with contextlib.suppress(Alarm):
             messaging.dispatch(0)
-    finally:
-        one._tdb = real
+        undo()
+        sender.call(send_many, sender.server_id, [b"others go on"])
+        messaging.dispatch(0)
     assert seen == texts
 
 
@@ -95,15 +110,11 @@ def test_delete_of_a_segment(alarm: None, messaging: Messaging, start: StartPeer
     messaging.register(TEXT, lambda message: seen.append(message.data))
     texts = [b"%d" % one for one in range(5000)]
     sender.call(send_many, messaging.server_id, texts)
-    one = backend(messaging)
-    real = one._tdb
-    try:
-        while len(seen) < len(texts):
-            one._tdb = Interrupting(real, "delete")
-            with contextlib.suppress(Alarm):
-                messaging.dispatch(0)
-    finally:
-        one._tdb = real
+    while len(seen) < len(texts):
+        undo = interrupt(backend(messaging), "delete")
+        with contextlib.suppress(Alarm):
+            messaging.dispatch(0)
+        undo()
     assert seen == texts
 
 
@@ -114,8 +125,8 @@ def test_between_append_and_signal(alarm: None, messaging: Messaging, start: Sta
     assert receiver.call(take_data, 1) == [b"first"]
     receiver.begin(take_data, 1)
     one = backend(messaging)
-    word = one._peers[receiver.pid].word
-    while not word[0]:
+    words = one._peers[receiver.pid].words
+    while not words[0]:
         pass
     real = one._append
     one._append = Interrupting(one._tdb, "append").append

@@ -161,12 +161,21 @@ def cached_destinations(descriptors_each: int) -> int:
 
 
 class Outgoing(NamedTuple):
-    """One queued message: what the log needs to name it, its bytes on the wire, and descriptors of our own."""
+    """One queued message: what the log needs to name it, its bytes on the wire, and descriptors of our own.
+
+    `start` stands before the message on the wire; it is apart where a message is too long to be copied behind it.
+    """
 
     dst: ServerID
     type: int
     message: bytes
     fds: tuple[int, ...] = ()
+    start: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Its bytes on the wire."""
+        return len(self.start) + len(self.message)
 
     def close_fds(self) -> None:
         """Close the duplicated descriptors that ride with the message."""
@@ -209,24 +218,27 @@ class OutQueue:
             return True
         return len(self._messages) < self._max_messages and self.bytes + length <= self._max_bytes
 
-    def append(self, dst: ServerID, message_type: int, message: bytes, fds: Collection[int]) -> None:
+    def append(
+        self, dst: ServerID, message_type: int, message: bytes, fds: Collection[int], start: bytes = b""
+    ) -> None:
         """Queue a message, duplicating its descriptors; QueueFull past the bound."""
-        if not self.has_room(len(message)):
+        size = len(start) + len(message)
+        if not self.has_room(size):
             raise QueueFull(
                 f"pid {dst.pid} does not read: {len(self._messages)} messages ({self.bytes} bytes) wait for it,"
                 f" the bound is {self._max_messages} messages and {self._max_bytes} bytes"
             )
-        self._messages.append(Outgoing(dst, message_type, message, _duplicate(fds)))
-        self.bytes += len(message)
+        self._messages.append(Outgoing(dst, message_type, message, _duplicate(fds), start))
+        self.bytes += size
 
-    def holds(self, message: bytes) -> bool:
+    def holds(self, message: bytes, start: bytes = b"") -> bool:
         """Whether an identical message is waiting."""
-        return any(waiting.message == message and not waiting.fds for waiting in self._messages)
+        return any(one.message == message and one.start == start and not one.fds for one in self._messages)
 
     def pop(self) -> None:
         """Remove the head: it has been sent."""
         outgoing = self._messages.popleft()
-        self.bytes -= len(outgoing.message)
+        self.bytes -= outgoing.size
         outgoing.close_fds()
 
     def give_up(self, drops: Drops, reason: str) -> int:

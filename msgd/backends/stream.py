@@ -40,7 +40,16 @@ import socket
 import time
 from collections.abc import Collection, Iterator, Sequence
 
-from msgd.backends.base import Backend, BackendStatistics, Deliver, OutQueue, SendStatus, bind_socket, check_unique_id
+from msgd.backends.base import (
+    Backend,
+    BackendStatistics,
+    Deliver,
+    Outgoing,
+    OutQueue,
+    SendStatus,
+    bind_socket,
+    check_unique_id,
+)
 from msgd.backends.connection import Connection, credentials
 from msgd.backends.drops import Drops
 from msgd.backends.timer import Timer
@@ -51,7 +60,7 @@ from msgd.presence.processes import remove_socket
 from msgd.wire.header import Message, MessageDecoder
 from msgd.wire.message_types import type_name
 from msgd.wire.server_id import ANY_PROCESS, ServerID
-from msgd.wire.stream import HEADER_OFFSET, LOST_FD, FrameReader, Hello, pack_frame
+from msgd.wire.stream import FRAME_SIZE, HEADER_OFFSET, LOST_FD, FrameReader, Hello, pack_frame
 
 _BACKLOG = 4096
 """Connections that wait to be accepted; the kernel's own bound (net.core.somaxconn) is the same by default."""
@@ -61,7 +70,7 @@ _ACCEPTS_A_ROUND = 64
 """receive() returns after so many connections, so that a flood does not keep dispatch from its other work."""
 
 _COPIED_MAX = 4096
-"""Bytes of data that are copied behind their header: up to about here one buffer costs less than two."""
+"""Bytes of frames that are put together in one buffer, which costs less than two; longer data is never copied."""
 
 _ATTEMPTS = 4
 """Connections send() tries one after the other; a process that ends them that fast gets the message from flush()."""
@@ -154,27 +163,27 @@ class StreamBackend(Backend):
             peer = self._peers.get(dst.pid)
         if peer is None or (dst.unique_id != peer.unique_id and dst.unique_id not in ANY_PROCESS):
             peer = self._find(dst)
-        start = pack_frame(dst, src, message_type, len(data), len(fds))
+        size = FRAME_SIZE + len(data)
+        start, rest = pack_frame(dst, src, message_type, len(data), len(fds)), data
+        if size <= _COPIED_MAX:
+            start, rest = b"", start + data
         written = 0
         if not self._blocked or not peer.queue:
-            size = len(start) + len(data)
             if self._rounds and not fds and size <= self._gather_bytes:
-                return self._gather(peer, dst, start + data, duplicates_allowed)
+                return self._gather(peer, dst, start + rest, duplicates_allowed)
             if peer.gathered:
                 self._write_gathered(peer)
                 return self.send(dst, src, message_type, data, fds, duplicates_allowed=duplicates_allowed)
-            buffers = (start, data) if len(data) > _COPIED_MAX else (start + data,)
             try:
-                peer, written = self._write(peer, dst, buffers, fds)
+                peer, written = self._write(peer, dst, (start, rest) if start else (rest,), fds)
             except OSError as error:
                 raise TransportError(f"sending to {dst}: {error.strerror}") from error
             if written == size:
                 return SendStatus.SENT
-        frame = start + data
-        if not duplicates_allowed and not fds and peer.queue.holds(frame):
+        if not duplicates_allowed and not fds and peer.queue.holds(rest, start):
             return SendStatus.MERGED
         try:
-            peer.queue.append(dst, message_type, frame, fds)
+            peer.queue.append(dst, message_type, bytes(rest), fds, start)
         except OSError as error:
             if written and peer.connection is not None:
                 self._end(peer.connection)  # the frame that is cut now will not be repeated
@@ -272,9 +281,8 @@ class StreamBackend(Backend):
                 return
             connection, head = peer.connection, queue.head
             assert connection is not None
-            rest, fds = memoryview(head.message)[peer.sent_bytes :], () if peer.sent_bytes else head.fds
             try:
-                peer.sent_bytes += connection.write((rest,), fds)
+                peer.sent_bytes += connection.write(_rest(head, peer.sent_bytes), () if peer.sent_bytes else head.fds)
             except BlockingIOError:
                 return
             except ConnectionError as error:
@@ -287,7 +295,7 @@ class StreamBackend(Backend):
                     self._end(connection)
                 self._drop_head(peer, error.strerror)
             else:
-                if peer.sent_bytes == len(head.message):
+                if peer.sent_bytes == head.size:
                     self._pop(peer)
         self._unblock(peer)
 
@@ -348,7 +356,7 @@ class StreamBackend(Backend):
 
     def _connect(self, peer: _Peer) -> bool:
         """Connect to a process; False if that must wait.  Raises NoSuchProcess, TransportError."""
-        if not self._make_room():
+        if not self._make_room(ours=True):
             self._retry_later(peer)
             return False
         connected = None
@@ -418,17 +426,27 @@ class StreamBackend(Backend):
             for connection in itertools.islice(candidates, excess):
                 self._end(connection)
 
-    def _make_room(self) -> bool:
-        """Whether there is room for one more connection; if not, end one that is idle or has come to a standstill."""
-        if len(self._connections) >= self.config.max_connections:
-            stalled_since = time.monotonic() - _STALLED
-            stalled = (one for one in self._connections.values() if not one.ended and one.last_used < stalled_since)
-            victim = next(itertools.chain(self._idle(), stalled), None)
-            if victim is not None:
-                self._end(victim)
-                if victim.pid in self._blocked:
-                    self._timer.start(0)  # what was cut off is to go on
-        return len(self._connections) < self.config.max_connections
+    def _make_room(self, *, ours: bool) -> bool:
+        """Whether there is room for one more connection that we open or accept; if not, end an idle or stalled one.
+
+        Each of the two kinds has half of the room: where the connections that processes open to each other took all of
+        it, nobody could accept, and all would wait for ever.
+        """
+        if self._has_room(ours=ours):
+            return True
+        stalled_since = time.monotonic() - _STALLED
+        stalled = (one for one in self._connections.values() if not one.ended and one.last_used < stalled_since)
+        victim = next((one for one in itertools.chain(self._idle(), stalled) if one.is_ours is ours), None)
+        if victim is None:
+            return False
+        self._end(victim)
+        if victim.pid in self._blocked:
+            self._timer.start(0)  # what was cut off is to go on
+        return self._has_room(ours=ours)
+
+    def _has_room(self, *, ours: bool) -> bool:
+        number = sum(one.is_ours is ours for one in self._connections.values())
+        return number < self.config.max_connections // 2
 
     def _idle(self) -> Iterator[Connection]:
         """The connections that wait for nothing, the least recently used first."""
@@ -522,7 +540,7 @@ class StreamBackend(Backend):
         """Accept what waits in the backlog, at most `limit` connections; whether there are new ones."""
         accepted = False
         for _ in range(limit):
-            if within_bounds and not self._make_room():
+            if within_bounds and not self._make_room(ours=False):
                 self._pause_accepting()
                 break
             try:
@@ -729,6 +747,14 @@ class StreamBackend(Backend):
             peer.queue.discard()
         for table in (self._connections, self._peers, self._blocked, self._gathering, self._undelivered):
             table.clear()
+
+
+def _rest(outgoing: Outgoing, sent: int) -> tuple[bytes | memoryview, ...]:
+    """What is to be written of a queued message of which so many bytes have been."""
+    missing = len(outgoing.start) - sent
+    if missing > 0:
+        return memoryview(outgoing.start)[sent:], outgoing.message
+    return (memoryview(outgoing.message)[-missing:],)
 
 
 def _new_socket() -> socket.socket:

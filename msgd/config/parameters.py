@@ -192,7 +192,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "msgd:max connections",
         Number(4, 100_000),
         default="256",
-        help="stream: how many connections are open at most, whatever they are waiting for",
+        help="stream: how many connections are open at most, half of them opened here and half by other processes",
     ),
     Parameter(
         "msgd:half-open connections",

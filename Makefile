@@ -51,14 +51,15 @@ benchmarks: $(PEERS)
 	@mkdir -p $(RESULTS)
 	@$(MSGBENCH) ping --peers --runs 7 --json $(RESULTS)/ping.json
 	@$(MSGBENCH) flood --runs 5 --json $(RESULTS)/flood.json
-	@$(MSGBENCH) size --json $(RESULTS)/size.json
+	@$(MSGBENCH) size --peers --json $(RESULTS)/size.json
 	@$(MSGBENCH) latency --runs 5 --json $(RESULTS)/latency.json
 	@$(MSGBENCH) fanout --json $(RESULTS)/fanout.json
+	@$(MSGBENCH) mesh --runs 5 --json $(RESULTS)/mesh.json
 	@$(MSGBENCH) scale --json $(RESULTS)/scale.json
 	@$(MSGBENCH) dbench --seconds 4 --runs 5 --json $(RESULTS)/dbench.json
 	@$(MSGBENCH) torture --seconds 20 --json $(RESULTS)/torture.json
 	@$(MSGBENCH) page docs/benchmarks.md \
-	    $(foreach name,ping flood size latency fanout scale dbench torture,$(RESULTS)/$(name).json)
+	    $(foreach name,ping flood size latency fanout mesh scale dbench torture,$(RESULTS)/$(name).json)
 
 install: build/config.status
 	@$(INSTALL) install --destdir='$(DESTDIR)' --prefix='$(prefix)'

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from msgd.bench import compare, fanout, flood, latency, page, ping, plot, record, scale, sizes, tables, torture
+from msgd.bench import compare, fanout, flood, latency, mesh, page, ping, plot, record, scale, sizes, tables, torture
 from msgd.bench.command import BadRequest, Command
 from msgd.bench.dbench import command as dbench
 from msgd.bench.options import at_least, cpus, seconds
@@ -31,6 +31,7 @@ COMMANDS: tuple[Command, ...] = (
     sizes.COMMAND,
     latency.COMMAND,
     fanout.COMMAND,
+    mesh.COMMAND,
     scale.COMMAND,
     dbench.COMMAND,
     torture.COMMAND,

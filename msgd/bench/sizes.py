@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from msgd.bench.command import Command, check_fits
 from msgd.bench.endpoints import ACK, DATA
 from msgd.bench.exchange import Load, Tally, exchange
 from msgd.bench.options import add_types, sizes
-from msgd.bench.peers.base import STARTING
-from msgd.bench.results import Figure, Outcome, Result
-from msgd.bench.runner import Parameters, Session, cases_of, interleave
+from msgd.bench.peers.base import STARTING, PythonPeer
+from msgd.bench.peers.multiprocessing_connection import MultiprocessingConnection
+from msgd.bench.peers.zeromq import ZeroMq
+from msgd.bench.results import Figure, Outcome, Result, Row
+from msgd.bench.runner import Case, Parameters, Session, cases_of, interleave
 from msgd.bench.workers import Team
 from msgd.config import Config
 from msgd.messaging import Messaging
@@ -25,6 +28,19 @@ _WINDOW_BYTES = 16 << 20
 
 _MIB = 1 << 20
 
+
+class _AcknowledgingZeroMq(ZeroMq):
+    def answer(self, data: bytes) -> bytes:
+        return b""
+
+
+class _AcknowledgingConnection(MultiprocessingConnection):
+    def answer(self, data: bytes) -> bytes:
+        return b""
+
+
+_PEERS: tuple[PythonPeer, ...] = (_AcknowledgingZeroMq(), _AcknowledgingConnection())
+
 _FIGURES = (Figure("throughput", "MiB/s"), Figure("rate", "messages/s"))
 
 _DESCRIPTION = """\
@@ -35,6 +51,7 @@ at most 16 MiB.  The throughput is that of the messages, one way.
 _EPILOG = """\
 examples:
   msgbench size --plot size.png
+  msgbench size --peers --sizes 1M        beside pyzmq and multiprocessing.connection
   msgbench size --sizes 1K,64K,1M --types dgram
 
 Exit status: 0, 1 if a message was lost or came with another length, 2 for wrong usage.
@@ -43,6 +60,7 @@ Exit status: 0, 1 if a message was lost or came with another length, 2 for wrong
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_types(parser, variants=False)
+    parser.add_argument("--peers", action="store_true", help="measure other ways to message as well")
     parser.add_argument("--sizes", type=sizes, default=sizes(_SIZES), metavar="BYTES,...", help=f"(default: {_SIZES})")
 
 
@@ -53,19 +71,37 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
         return _transfer(team, config, int(parameters["bytes"]), session)
 
     cases = cases_of(session, arguments.types, run, [{"bytes": length} for length in arguments.sizes])
+    if arguments.peers:
+        cases += [_peer_case(peer, length, session) for length in arguments.sizes for peer in _PEERS]
+        cases.sort(key=lambda case: int(case.row.parameters["bytes"]))
     rows = interleave(session, "size", _FIGURES[0], cases)
     return Result("size", "size: MiB a second by the size of a message", _FIGURES, rows, {"sizes": arguments.sizes})
 
 
-def _transfer(team: Team, config: Config, length: int, session: Session) -> Outcome:
+def _peer_case(peer: PythonPeer, length: int, session: Session) -> Case:
+    def run(team: Team, directory: Path) -> Outcome:
+        return _outcome(peer.measure(team, directory, _load(length, session)), length)
+
+    return Case(Row(peer.name, {"bytes": length}, note=peer.note, missing=peer.missing()), run)
+
+
+def _load(length: int, session: Session) -> Load:
     window = max(1, min(_WINDOW, _WINDOW_BYTES // max(length, 1)))
-    load = Load(session.seconds, window, (bytes(length),), session.patience)
+    return Load(session.seconds, window, (bytes(length),), session.patience)
+
+
+def _outcome(tally: Tally, length: int) -> Outcome:
+    rate = tally.received / tally.seconds
+    return tally.outcome_of({"throughput": rate * length / _MIB, "rate": rate})
+
+
+def _transfer(team: Team, config: Config, length: int, session: Session) -> Outcome:
+    load = _load(length, session)
     receiver = team.start("the receiver", _receive, config, length)
     dst: ServerID = receiver.hear(STARTING)
     sender = team.start("the sender", _send, config, dst, load)
     tally: Tally = sender.hear(load.seconds + 3 * load.patience)
-    rate = tally.received / tally.seconds
-    return tally.outcome_of({"throughput": rate * length / _MIB, "rate": rate})
+    return _outcome(tally, length)
 
 
 def _receive(channel: Connection, config: Config, length: int) -> None:

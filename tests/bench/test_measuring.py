@@ -83,6 +83,13 @@ def test_size(msgbench: Msgbench) -> None:
     assert all(count["sent"] == count["received"] >= 1 for count in counts)
 
 
+def test_sizes_beside_peers(msgbench: Msgbench) -> None:
+    done = msgbench.measure("size", "--sizes", "0,100K", "--seconds", "0.01", "--peers", "--types", "stream")
+    rows = [row for row in done.result["rows"] if not row["missing"]]
+    assert {"stream", "multiprocessing"} <= {row["subject"] for row in rows}
+    assert all(run["counts"]["sent"] == run["counts"]["received"] >= 1 for row in rows for run in row["runs"])
+
+
 def test_latency(msgbench: Msgbench) -> None:
     for _, run in runs(msgbench.measure("latency")):
         figures = run["figures"]
@@ -100,6 +107,12 @@ def test_fanout(msgbench: Msgbench) -> None:
     for row, run in runs(msgbench.measure("fanout", "--listeners", "1,3")):
         counts = run["counts"]
         assert counts["received"] == counts["broadcasts"] * row["parameters"]["listeners"] > 0 == counts["lost"]
+
+
+def test_mesh(msgbench: Msgbench) -> None:
+    for row, run in runs(msgbench.measure("mesh", "--processes", "2,6")):
+        number = row["parameters"]["processes"]
+        assert run["counts"] == {"sent": number * (number - 1), "received": number * (number - 1), "lost": 0}
 
 
 def test_scale(msgbench: Msgbench) -> None:

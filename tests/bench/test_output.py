@@ -221,7 +221,19 @@ def test_a_directory_with_too_long_a_path(msgbench: Msgbench, tmp_path: Path) ->
 
 
 def test_every_command_has_help(msgbench: Msgbench) -> None:
-    for command in ("ping", "flood", "size", "latency", "fanout", "scale", "dbench", "torture", "compare", "page"):
+    for command in (
+        "ping",
+        "flood",
+        "size",
+        "latency",
+        "fanout",
+        "mesh",
+        "scale",
+        "dbench",
+        "torture",
+        "compare",
+        "page",
+    ):
         done = msgbench(command, "--help")
         assert done.status == 0
         assert done.out.startswith(f"usage: msgbench {command} ")

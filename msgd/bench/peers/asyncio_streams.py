@@ -30,7 +30,7 @@ class AsyncioStreams(PythonPeer):
     def serve(self, directory: Path, ready: Callable[[], None]) -> None:
         async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while True:
-                data = await _read(reader)
+                data = self.answer(await _read(reader))
                 writer.write(_LENGTH.pack(len(data)) + data)
                 await writer.drain()
 

@@ -34,7 +34,7 @@ class Peer(abc.ABC):
 
 
 class PythonPeer(Peer):
-    """A peer with an echoing process and a pinging one, both in Python."""
+    """A peer with an answering process and a pinging one, both in Python."""
 
     module: ClassVar[str]
     """The module that it needs."""
@@ -48,24 +48,28 @@ class PythonPeer(Peer):
         return ""
 
     def run(self, team: Team, directory: Path, load: Load) -> Outcome:
-        return self.run_with(team, directory, load, ())
+        return self.measure(team, directory, load).outcome()
 
-    def run_with(self, team: Team, directory: Path, load: Load, others: Sequence[int]) -> Outcome:
-        """The same where other processes, by pid, work for it as well."""
+    def measure(self, team: Team, directory: Path, load: Load, others: Sequence[int] = ()) -> Tally:
+        """Ping once; `others` are the pids of further processes that work for it."""
 
         def ping(_: Connection) -> Tally:
             importlib.import_module(self.module)  # not while the processor time is measured
             return with_cpu(lambda: self.ping(directory, load), (server.pid, *others))
 
-        server = team.start("the echoing process", lambda channel: self.serve(directory, lambda: channel.send(True)))
+        server = team.start("the answering process", lambda channel: self.serve(directory, lambda: channel.send(True)))
         server.hear(STARTING)
         client = team.start("the pinging process", ping)
         tally: Tally = client.hear(load.seconds + load.patience)
-        return tally.outcome()
+        return tally
+
+    def answer(self, data: bytes) -> bytes:
+        """What is sent back for a message: the same."""
+        return data
 
     @abc.abstractmethod
     def serve(self, directory: Path, ready: Callable[[], None]) -> None:
-        """Call `ready` once clients can connect, then echo until the process is killed."""
+        """Call `ready` once clients can connect, then answer() each message until the process is killed."""
 
     @abc.abstractmethod
     def ping(self, directory: Path, load: Load) -> Tally:

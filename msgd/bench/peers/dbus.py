@@ -61,7 +61,7 @@ class DBus(PythonPeer):
                 assert daemon.stdout is not None
                 if not daemon.stdout.readline():
                     raise RunFailed(f"dbus-daemon did not start: {log.read_text(errors='replace').strip()}")
-                return self.run_with(team, directory, load, (daemon.pid,))
+                return self.measure(team, directory, load, (daemon.pid,)).outcome()
             finally:
                 daemon.kill()
 

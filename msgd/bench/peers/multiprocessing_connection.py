@@ -22,7 +22,7 @@ class MultiprocessingConnection(PythonPeer):
             ready()
             with listener.accept() as connection:
                 while True:
-                    connection.send_bytes(connection.recv_bytes())
+                    connection.send_bytes(self.answer(connection.recv_bytes()))
 
     def ping(self, directory: Path, load: Load) -> Tally:
         with Client(f"{directory}/socket", family="AF_UNIX") as connection:

@@ -23,7 +23,7 @@ class Nng(PythonPeer):
         with pynng.Pair0(listen=f"ipc://{directory}/pair") as pair:
             ready()
             while True:
-                pair.send(pair.recv())
+                pair.send(self.answer(pair.recv()))
 
     def ping(self, directory: Path, load: Load) -> Tally:
         import pynng

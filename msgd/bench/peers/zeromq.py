@@ -25,7 +25,7 @@ class ZeroMq(PythonPeer):
             ready()
             receive, send = pair.recv, pair.send
             while True:
-                send(receive())
+                send(self.answer(receive()))
 
     def ping(self, directory: Path, load: Load) -> Tally:
         import zmq

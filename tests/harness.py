@@ -201,6 +201,11 @@ def take(session: Session, number: int) -> list[Message]:
     return taken
 
 
+def clean_up(session: Session) -> list[int]:
+    """The pids whose leavings it has removed."""
+    return session.messaging.clean_up()
+
+
 def take_data(session: Session, number: int) -> list[bytes]:
     """The data of the next `number` messages of type TEXT."""
     return [message.data for message in take(session, number)]

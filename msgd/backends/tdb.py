@@ -2,12 +2,14 @@
 
 Layout.  A process takes its messages from the record PID/<pid>; senders append to it (wire/tdb_record.py has the
 formats).  tdb_append copies the value it appends to, so a sender that finds the record deep does not make it deeper:
-it appends a "continued" record and puts its further messages into records of its own, segments 0, 1, 2 ... of bounded
-size, each opened only when the one before is full.  The receiver reads a source's segments in order, after all that
-came before the "continued" record; a segment is finished when the next one was seen *before* it was taken.  Once the
-receiver has taken all of them (the current segment is gone, and only its source writes it) the source appends to
-PID/<pid> again.  So all messages of a pair stay in order, each is in the file once, and every step costs the same at
-any depth.
+it appends a "continued" record and puts its further messages into segments of its own, of bounded size, each of which
+ends in a "continued" record when it is full.  The receiver follows.  Once it has taken everything (the last segment is
+empty) the source appends to PID/<pid> again.  So all messages of a pair stay in order, each is in the file once, and
+every step costs the same at any depth.
+
+Slots.  The records that segments are in are emptied, not deleted, and used again: see Dying.  A segment has a number
+that no other of its source has, and begins with it; the receiver takes a segment only with the number it was led to, so
+it never takes what a source has put into an old slot after messages that are still in PID/<pid>.
 
 Taking.  get and store("") are made one step by the lock of the record's chain (chain_lock.py); it is taken only when
 there is something, once for all that is there.  A mutex that is held costs whoever wants it a sleep and a wake-up, ten
@@ -33,11 +35,13 @@ lets go of its lock.
 Dying.  Mutexes are robust: the next locker of a dead process's lock gets it.  tdb_append moves a record that has
 outgrown its place by deleting it first, so a kill in that moment, or a full disk, takes what others have written with
 it.  So the receiver makes its record with room for a deep queue and empties it in place, and a sender makes its
-segments with their full size: an append only writes behind what is there, then the new length.  A record torn
-nevertheless is skipped and counted.  libtdb's list of free space is not safe from a kill in the middle of a change;
-who finds it damaged makes the file anew under the lock over all, with every record that can still be read.  What was
-queued for the dead goes at clean-up, under their lock file's lock, and when a process with the same pid starts, before
-its word is shared and anybody can send to it.
+slots with their full size: an append only writes behind what is there, then the new length.  A record torn
+nevertheless is skipped and counted.  libtdb's list of free space is not safe from a kill in the middle of a change:
+when it joins two free records, a kill leaves the space of one in the list twice, and later two records in one place.
+So nothing is given back while messages flow, but slots above a mebibyte for each pair.  Who finds the list damaged
+makes the file anew under the lock over all, with every record that can be read.  What was queued for the dead goes at
+clean-up, under their lock file's lock, and when a process with the same pid starts, before its words are shared and
+anybody can send to it.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import logging
 import mmap
 import os
@@ -53,7 +58,8 @@ import signal
 import stat
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TypeVar
 
 import tdb
 
@@ -83,18 +89,26 @@ from msgd.presence.processes import lock_holder, map_words, shared_words
 from msgd.wire.header import Message
 from msgd.wire.server_id import ANY_PROCESS, ServerID
 from msgd.wire.tdb_record import (
+    CONTINUATION_SIZE,
     RECORD,
+    SEGMENT_START_SIZE,
     TYPE_MAX,
     Continuation,
     RecordDecoder,
+    SegmentStart,
     count_messages,
     holds,
     key_pid,
+    key_source_pid,
     pack_continuation,
     pack_message,
+    pack_segment_start,
     queue_key,
     segment_key,
+    segment_number,
 )
+
+T = TypeVar("T")
 
 logger = logging.getLogger("msgd")
 
@@ -138,7 +152,11 @@ _PLACE = _DEEP + 20 * _LOOK_AFTER_BYTES
 Not fewer than 80 KiB: to make place for a smaller record, tdb_expand makes that for a hundred.
 """
 _SEGMENT = 32768
-"""Bytes from which on a segment is full."""
+"""Bytes that a slot has room for; more if it was made for a longer message."""
+_LOOK_AT_SEGMENT_AFTER = 16
+"""Messages that a sender appends to a segment between two looks whether everything has been taken."""
+_SPARE_BYTES = 1 << 20
+"""Bytes of empty slots that are kept for each destination."""
 
 _TAKES_A_ROUND = 16
 """receive() returns after this many, so that a flood does not keep dispatch from its other work."""
@@ -155,7 +173,12 @@ class _Peer:
     """A process as a destination: proof that it is there, its words, and where our messages to it go."""
 
     def __init__(
-        self, process: Process, pidfd: int, words: memoryview, segment: int, memory: mmap.mmap | None, lock_fd: int
+        self,
+        process: Process,
+        pidfd: int,
+        words: memoryview,
+        memory: mmap.mmap | None = None,
+        lock_fd: int = -1,
     ) -> None:
         self.pid = process.pid
         self.unique_id = process.unique_id
@@ -172,13 +195,18 @@ class _Peer:
         """Whether that has not been done."""
         self.appended = self.appended_bytes = 0
         """Upper bounds of what was ours in PID/<pid> at that look."""
-        self.continued = False
-        self.segment = segment
-        """Number of the segment that is open, or will be."""
         self.continuation = b""
-        """The record that says so, if it is continued."""
+        """The last "continued" record, if our messages go on in segments; empty if they go to PID/<pid>."""
+        self.announced: _Segment | None = None
+        """The segment which that record names, while it has not been begun."""
         self.segments: deque[_Segment] = deque()
-        """Those not known to be taken; the last one is the open one, if there is one."""
+        """Those not known to be taken; the last one is the open one."""
+        self.unlooked_in_segment = 0
+        """Messages that we appended to it since we last looked whether it is empty."""
+        self.spare: list[_Segment] = []
+        """Empty slots."""
+        self.slots = 0
+        """Number of slots that have been made."""
         self.segments_messages = self.segments_bytes = 0
         self._memory = memory
         self._lock_fd = lock_fd
@@ -228,6 +256,27 @@ class _Peer:
         self.segments_bytes -= segment.bytes
         segment.messages = segment.bytes = 0
 
+    def come_back(self) -> None:
+        """Everything has been taken: go on in PID/<pid>."""
+        for segment in self.segments:
+            self.strike_out(segment)
+        self.spare += self.segments
+        self.segments.clear()
+        if self.announced is not None:
+            self.spare.append(self.announced)
+            self.announced = None
+        self.continuation = b""
+        self.look(0)
+
+    def spare_for(self, size: int) -> _Segment | None:
+        """The smallest of the empty slots with room for `size` bytes, which is not spare any more."""
+        fitting = [slot for slot in self.spare if slot.room >= size]
+        if not fitting:
+            return None
+        smallest = min(fitting, key=lambda slot: slot.room)
+        self.spare.remove(smallest)
+        return smallest
+
     def look(self, depth: int) -> None:
         """Take in that PID/<pid> has `depth` bytes now."""
         if self.met:
@@ -246,23 +295,39 @@ class _Peer:
 
 
 class _Segment:
-    """A record of our own in which messages to a peer go on."""
+    """One of our slots, and what is in it of a segment in which messages to a peer go on.
 
-    __slots__ = ("bytes", "key", "messages")
+    `room`: bytes that fit into the slot; `used`: those written since the segment was begun, taken or not; `messages`,
+    `bytes`: what is not known to be taken.
+    """
 
-    def __init__(self, key: bytes) -> None:
+    __slots__ = ("bytes", "key", "messages", "number", "room", "slot", "used")
+
+    def __init__(self, slot: int, key: bytes, room: int) -> None:
+        self.slot = slot
         self.key = key
-        self.messages = self.bytes = 0
+        self.room = room
+        self.number = self.used = self.messages = self.bytes = 0
 
 
 class _Source:
-    """A source whose messages go on in segments: the one to read next, and when it was last seen alive."""
+    """A source whose messages go on in segments: where to read next, and when it was last seen alive.
 
-    __slots__ = ("seen_alive", "segment")
+    `begun`: whether that segment's start has been taken.
+    """
 
-    def __init__(self, segment: int) -> None:
-        self.segment = segment
+    __slots__ = ("begun", "key", "number", "seen_alive")
+
+    def __init__(self, key: bytes, number: int) -> None:
+        self.key = key
+        self.number = number
+        self.begun = False
         self.seen_alive = time.monotonic()
+
+    def owns(self, value: bytes) -> bool:
+        """Whether what is in the slot is of the segment that is to be read."""
+        number = segment_number(value)
+        return self.begun and bool(value) if number is None else number == self.number
 
 
 class TdbBackend(Backend):
@@ -282,8 +347,7 @@ class TdbBackend(Backend):
         self._sources: dict[tuple[int, int], _Source] = {}
         self._peers: dict[int, _Peer] = {}
         self._full: dict[int, _Peer] = {}
-        self._met = 0
-        """Peers met so far."""
+        self._segment_numbers = itertools.count(1)
         self._deep = min(_DEEP, config.send_queue_bytes // 2)
         self._plain_max = config.send_queue_messages // 2
         self._look_after = min(_LOOK_AFTER, self._plain_max)
@@ -299,16 +363,11 @@ class TdbBackend(Backend):
             self._doorbell.close()
             raise
         try:
-            self.remove(presence.pid)
-            with self._all_locked():
-                self._tdb.store(self._key, bytes(_PLACE))
-                self._tdb.store(self._key, b"")
+            self._repairing(self._take_place)
             self._words = presence.share_words(_AWAKE)
         except BaseException as error:
             self._tdb.close()
             self._doorbell.close()
-            if isinstance(error, RuntimeError):
-                raise _transport_error(error) from error
             if isinstance(error, OSError):
                 raise TransportError(f"the lock file of pid {presence.pid}: {error.strerror}") from error
             raise
@@ -317,6 +376,13 @@ class TdbBackend(Backend):
         self._chain = self._chains.of(self._key)
         self._looks = _LOOKS_MIN
         """How often we look for a message before the next sleep."""
+
+    def _take_place(self) -> None:
+        """Make our record, with all of its room, in place of what a process with our pid has left behind."""
+        self._remove(self.presence.pid)
+        with self._all_locked():
+            self._tdb.store(self._key, bytes(_PLACE))
+            self._tdb.store(self._key, b"")
 
     def fileno(self) -> int:
         if not self._watched:
@@ -348,7 +414,7 @@ class TdbBackend(Backend):
             if peer.words[_TAKING]:
                 peer.let_it_take()
             unlooked_bytes = peer.unlooked_bytes + len(record)
-            if peer.unlooked < self._look_after and unlooked_bytes <= self._look_after_bytes and not peer.continued:
+            if peer.unlooked < self._look_after and unlooked_bytes <= self._look_after_bytes and not peer.continuation:
                 self._append(peer.key, record)
                 peer.unlooked += 1
                 peer.unlooked_bytes = unlooked_bytes
@@ -366,51 +432,85 @@ class TdbBackend(Backend):
 
     def _append_at_depth(self, peer: _Peer, record: bytes) -> None:
         """Append to PID/<pid> while that is not deep, else to a segment."""
-        if peer.continued and peer.segments and peer.segments[-1].key not in self._tdb:
-            peer.continued = False  # it has taken everything: the open segment is gone
-            peer.segment += 1
-            peer.segments.clear()
-            peer.segments_messages = peer.segments_bytes = 0
-            peer.look(0)
-        if not peer.continued:
+        size, segment = len(record), peer.segments[-1] if peer.segments else None
+        is_full = segment is not None and segment.used + size + CONTINUATION_SIZE > segment.room
+        if segment is not None and (is_full or peer.unlooked_in_segment >= _LOOK_AT_SEGMENT_AFTER):
+            peer.unlooked_in_segment = 0
+            if not self._tdb.get(segment.key):
+                peer.come_back()
+                self._give_back(peer.spare)
+        if not peer.continuation:
             depth = len(self._tdb.get(peer.key) or b"")
             peer.look(depth)
-            if depth + len(record) <= self._deep and peer.appended < self._plain_max:
+            if depth + size <= self._deep and peer.appended < self._plain_max:
                 self._append(peer.key, record)
-                peer.unlooked, peer.unlooked_bytes = 1, len(record)
+                peer.unlooked, peer.unlooked_bytes = 1, size
                 return
-            presence = self.presence
-            continuation = Continuation(presence.pid, presence.unique_id, peer.segment)
-            peer.continuation = pack_continuation(peer.pid, continuation)
-            self._append(peer.key, peer.continuation)
-            peer.continued = True
-        self._check_room(peer, len(record))
-        segment = peer.segments[-1] if peer.segments else None
-        if segment is not None and (not segment.bytes or segment.bytes + len(record) <= _SEGMENT):
-            self._append(segment.key, record)
+            self._announce_segment(peer, peer.key, size)
+        elif segment is not None and is_full and peer.announced is None:
+            self._announce_segment(peer, segment.key, size)
+        self._check_room(peer, size)
+        if peer.announced is not None:
+            segment = self._begin_segment(peer, peer.announced, record)
         else:
-            segment = self._open_segment(peer, record)
+            segment = peer.segments[-1]
+            self._append(segment.key, record)
+            segment.used += size
         segment.messages += 1
-        segment.bytes += len(record)
+        segment.bytes += size
         peer.segments_messages += 1
-        peer.segments_bytes += len(record)
+        peer.segments_bytes += size
+        peer.unlooked_in_segment += 1
 
-    def _open_segment(self, peer: _Peer, record: bytes) -> _Segment:
-        """The next segment, with its first record in it."""
-        number = peer.segment + 1 if peer.segments else peer.segment
-        key = segment_key(peer.pid, self.presence.pid, self.presence.unique_id, number)
-        chain = self._chains.of(key)
+    def _announce_segment(self, peer: _Peer, key: bytes, size: int) -> None:
+        """Say at the end of `key` in which segment our messages go on, one with room for a record of `size` bytes."""
+        presence = self.presence
+        room = max(_SEGMENT, 1 << (SEGMENT_START_SIZE + size + CONTINUATION_SIZE - 1).bit_length())
+        if peer.segments:
+            self._forget_taken(peer)
+        segment = peer.spare_for(room)
+        self._give_back(peer.spare)
+        if segment is None:
+            slot = peer.slots
+            peer.slots += 1
+            segment = _Segment(slot, segment_key(peer.pid, presence.pid, presence.unique_id, slot), room)
+        segment.number = next(self._segment_numbers)
+        record = pack_continuation(
+            peer.pid, Continuation(presence.pid, presence.unique_id, segment.number, segment.slot)
+        )
+        try:
+            self._append(key, record)
+        except BaseException:
+            peer.spare.append(segment)
+            raise
+        peer.continuation, peer.announced = record, segment
+
+    def _begin_segment(self, peer: _Peer, segment: _Segment, record: bytes) -> _Segment:
+        """Put the first record into a segment that has been announced."""
+        value = pack_segment_start(peer.pid, self.presence.pid, segment.number) + record
+        segment.room = max(segment.room, len(value) + CONTINUATION_SIZE)
+        chain = self._chains.of(segment.key)
         try:
             _acquire(chain)
-            if len(record) < _SEGMENT:
-                self._tdb.store(key, bytes(_SEGMENT))
-            self._tdb.store(key, record)
+            if segment.key not in self._tdb:
+                self._tdb.store(segment.key, bytes(segment.room))
+            self._tdb.store(segment.key, value)
         finally:
             chain.release()
-        peer.segment = number
-        segment = _Segment(key)
+        segment.used = len(value)
+        peer.announced = None
         peer.segments.append(segment)
         return segment
+
+    def _give_back(self, spare: list[_Segment]) -> None:
+        """Delete the largest of the empty slots, as far as they are more than are kept."""
+        spare.sort(key=lambda slot: slot.room)
+        excess = sum(slot.room for slot in spare) - _SPARE_BYTES
+        while excess > 0:
+            slot = spare.pop()
+            excess -= slot.room
+            if slot.key in self._tdb:
+                self._tdb.delete(slot.key)
 
     def _check_room(self, peer: _Peer, length: int) -> None:
         """Raise QueueFull if `length` bytes more are past the bound; into an empty queue any message goes."""
@@ -437,10 +537,11 @@ class TdbBackend(Backend):
             taken = peer.continuation not in (self._tdb.get(peer.key) or b"")
         else:
             taken = False
-            while len(peer.segments) > 1 and peer.segments[0].key not in self._tdb:
-                peer.strike_out(peer.segments.popleft())
+            while len(peer.segments) > 1 and not self._tdb.get(peer.segments[0].key):
+                peer.strike_out(peer.segments[0])
+                peer.spare.append(peer.segments.popleft())
                 taken = True
-            if peer.segments[0].messages and peer.segments[0].key not in self._tdb:
+            if peer.segments[0].messages and not self._tdb.get(peer.segments[0].key):
                 peer.strike_out(peer.segments[0])
                 taken = True
         if taken:
@@ -455,9 +556,11 @@ class TdbBackend(Backend):
         return False
 
     def pending(self, pid: int) -> int:
-        with self._all_keys() as keys:
-            values = [self._tdb.get(key) or b"" for key in keys if key_pid(key) == pid]
-        return sum(count_messages(value) for value in values)
+        def values() -> list[bytes]:
+            with self._all_keys() as keys:
+                return [self._tdb.get(key) or b"" for key in keys if key_pid(key) == pid]
+
+        return sum(map(count_messages, self._repairing(values)))
 
     def flush(self, timeout: float = 0.0) -> None:
         """Nothing waits in this process; a `timeout` waits until a receiver at its bound has taken something."""
@@ -493,7 +596,7 @@ class TdbBackend(Backend):
         if peer is None:
             peer = self._open_peer(dst)
             if len(self._peers) >= self._cached_peers:
-                idle = next((one for one in self._peers.values() if not one.continued or not one.lives()), None)
+                idle = next((one for one in self._peers.values() if not one.continuation or not one.lives()), None)
                 if idle is not None:
                     self._forget(idle)
             self._peers[dst.pid] = peer
@@ -507,10 +610,8 @@ class TdbBackend(Backend):
             if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
                 raise TransportError(f"sending to {dst}: {error.strerror}") from error
             raise NoSuchProcess(f"no process {dst}") from None
-        self._met += 1
-        segment = self._met << 32  # not among those of an earlier time, which the receiver may be waiting for
         if dst.pid == self.presence.pid:
-            return _Peer(Process(dst.pid, self.presence.unique_id), pidfd, self._words, segment, None, -1)
+            return _Peer(Process(dst.pid, self.presence.unique_id), pidfd, self._words)
         try:
             mapped = map_words(self.presence.lock_dir_fd, dst.pid)
             if mapped is None:
@@ -522,7 +623,7 @@ class TdbBackend(Backend):
             os.close(pidfd)
             raise
         process, memory, lock_fd = mapped
-        peer = _Peer(process, pidfd, shared_words(memory), segment, memory, lock_fd)
+        peer = _Peer(process, pidfd, shared_words(memory), memory, lock_fd)
         try:
             if not peer.lives():
                 raise NoSuchProcess(f"process {dst} has closed its endpoint")
@@ -585,10 +686,7 @@ class TdbBackend(Backend):
             _acquire(chain)
             self._in_hand_from = source_key
             self._in_hand = database.get(key) or b""
-            if source_key is None:
-                database.store(key, b"")
-            elif self._in_hand:
-                database.delete(key)
+            database.store(key, b"")
         except BaseException:
             if database.get(key):
                 self._in_hand = b""
@@ -604,11 +702,13 @@ class TdbBackend(Backend):
         if from_record and self._sources:
             self._end_continuations(messages)
         for position, what in specials:
-            if isinstance(what, Continuation) and from_record:
-                self._sources[what.pid, what.unique_id] = _Source(what.first)
-                self._end_continuations(messages[position:])
-                self._tell_of_room(ServerID(what.pid, unique_id=what.unique_id))
-            else:
+            if isinstance(what, Continuation) and self._in_hand_from in (None, (what.pid, what.unique_id)):
+                key = segment_key(self.presence.pid, what.pid, what.unique_id, what.slot)
+                self._sources[what.pid, what.unique_id] = _Source(key, what.number)
+                if from_record:
+                    self._end_continuations(messages[position:])
+                    self._tell_of_room(ServerID(what.pid, unique_id=what.unique_id))
+            elif from_record or position or not isinstance(what, SegmentStart):
                 self.drops("malformed", f"in messages.tdb: {what}")
         self._in_hand = b""
         self._inbox.extend(messages)
@@ -619,27 +719,24 @@ class TdbBackend(Backend):
             self._sources.pop((message.src.pid, message.src.unique_id), None)
 
     def _take_segment(self, source_key: tuple[int, int], source: _Source) -> None:
-        """Take the source's next segment, go on to the one after if it is finished, forget the source if it is dead."""
-        key, next_key = (self._segment_key(source_key, source.segment + further) for further in (0, 1))
-        finished = next_key in self._tdb
-        if key in self._tdb:
-            self._take_value(key, self._chains.of(key), source_key)
-        if finished:
-            source.segment += 1
-        if self._in_hand:
+        """Take what is in the source's segment; forget the source if nothing is and it is dead."""
+        if self._has_segment(source):
+            source.begun = True
+            self._take_value(source.key, self._chains.of(source.key), source_key)
             self._sort()
             self._tell_of_room(ServerID(source_key[0], unique_id=source_key[1]))
-        elif not finished and time.monotonic() - source.seen_alive > _SOURCE_CHECK:
+            following = self._sources.get(source_key)
+            if not self._inbox and following is not None and following is not source:
+                self._take_segment(source_key, following)
+        elif time.monotonic() - source.seen_alive > _SOURCE_CHECK:
             source.seen_alive = time.monotonic()
-            if not (
-                self.presence.is_alive(ServerID(source_key[0], unique_id=source_key[1]))
-                or key in self._tdb
-                or next_key in self._tdb
-            ):
+            is_alive = self.presence.is_alive(ServerID(source_key[0], unique_id=source_key[1]))
+            if not is_alive and not self._has_segment(source):
                 del self._sources[source_key]
 
-    def _segment_key(self, source_key: tuple[int, int], number: int) -> bytes:
-        return segment_key(self.presence.pid, *source_key, number)
+    def _has_segment(self, source: _Source) -> bool:
+        """Whether there is something in the segment to be read; only we take it away again."""
+        return source.owns(self._tdb.get(source.key) or b"")
 
     def _tell_of_room(self, source: ServerID) -> None:
         """Wake a source that may be waiting at its bound."""
@@ -663,11 +760,7 @@ class TdbBackend(Backend):
         try:
             if self._inbox or self._in_hand or self._tdb.get(self._key):
                 return True
-            return any(
-                self._segment_key(source_key, number) in self._tdb
-                for source_key, source in self._sources.items()
-                for number in (source.segment, source.segment + 1)
-            )
+            return any(map(self._has_segment, self._sources.values()))
         except RuntimeError as error:
             if not self._repaired(error):
                 raise _transport_error(error) from error
@@ -711,7 +804,7 @@ class TdbBackend(Backend):
         A traversal locks the record it stands on by fcntl and then waits for the next chain's mutex; the lock over all
         has the mutexes and then waits for locked records.  Traversing under that lock keeps the two from dead-locking.
         """
-        with _tdb_errors(), self._all_locked():
+        with self._all_locked():
             yield list(self._tdb.keys())
 
     @contextlib.contextmanager
@@ -726,6 +819,16 @@ class TdbBackend(Backend):
         finally:
             self._tdb.unlock_all()
 
+    def _repairing(self, action: Callable[[], T]) -> T:
+        """What the action returns; if it finds the file damaged, after a repair.  Raises TransportError."""
+        try:
+            return action()
+        except RuntimeError as error:
+            if not self._repaired(error):
+                raise _transport_error(error) from error
+        with _tdb_errors():
+            return action()
+
     def _repaired(self, error: RuntimeError) -> bool:
         """Whether the file was damaged and is now usable again, with whatever could be read of it."""
         if error.args[:1] != (_CORRUPT,):
@@ -738,9 +841,10 @@ class TdbBackend(Backend):
                     for key in self._tdb:  # as far as that goes
                         keys.add(key)
                 for peer in self._peers.values():
-                    keys.update(segment.key for segment in peer.segments)
-                for source_key, source in self._sources.items():
-                    keys.update(self._segment_key(source_key, source.segment + further) for further in range(100))
+                    keys.update(segment.key for segment in (*peer.segments, *peer.spare))
+                for source in self._sources.values():
+                    stem = source.key.rpartition(b"/")[0]
+                    keys.update(b"%b/%d\0" % (stem, slot) for slot in range(100))
                 for key in keys:
                     with contextlib.suppress(RuntimeError):
                         value = self._tdb.get(key)
@@ -748,7 +852,7 @@ class TdbBackend(Backend):
                             records[key] = value
                 self._tdb.clear()
                 for key, value in records.items():
-                    place = _PLACE if key.count(b"/") == 1 else _SEGMENT
+                    place = _PLACE if key.count(b"/") == 1 else max(_SEGMENT, len(value))
                     self._tdb.store(key, bytes(place))
                     self._tdb.store(key, value)
                 list(self._tdb.keys())  # a traversal that failed goes on holding the lock of a record: not any more
@@ -784,15 +888,26 @@ class TdbBackend(Backend):
         return depths
 
     def left_behind(self) -> Collection[int]:
-        """The pids that have records, but for living processes without a lock file: Samba 3.0's have none."""
+        """The pids that have records, but for living processes without a lock file: Samba 3.0's have none.
+
+        Slots have two: their receiver's, and, if they are empty, their source's.
+        """
+        pids = self._repairing(self._pids_of_records)
+        return {pid for pid in pids if not os.path.exists(f"/proc/{pid}")}
+
+    def _pids_of_records(self) -> set[int]:
         with self._all_keys() as keys:
-            pids = {key_pid(key) for key in keys}
-        return {pid for pid in pids if pid is not None and not os.path.exists(f"/proc/{pid}")}
+            receivers = {key_pid(key) for key in keys}
+            sources = {key_source_pid(key) for key in keys if not self._tdb.get(key)}
+        return {pid for pid in receivers | sources if pid is not None}
 
     def remove(self, pid: int) -> None:
+        self._repairing(lambda: self._remove(pid))
+
+    def _remove(self, pid: int) -> None:
         with self._all_keys() as keys:
             for key in keys:
-                if key_pid(key) == pid:
+                if key_pid(key) == pid or (key_source_pid(key) == pid and not self._tdb.get(key)):
                     self._tdb.delete(key)
 
     def statistics(self) -> BackendStatistics:
@@ -811,6 +926,10 @@ class TdbBackend(Backend):
                 self._sort()  # its sources may be waiting for room
             for pid, unique_id in self._sources:
                 self._tell_of_room(ServerID(pid, unique_id=unique_id))
+            for peer in self._peers.values():
+                for slot in peer.spare:
+                    if slot.key in self._tdb:
+                        self._tdb.delete(slot.key)
             self.remove(self.presence.pid)
         finally:
             self.abandon()

@@ -1,4 +1,4 @@
-"""Records of messages.tdb, as Samba 3.0 writes them, and the two that only msgd writes.
+"""Records of messages.tdb, as Samba 3.0 writes them, and the three that only msgd writes.
 
 The value of key `PID/<pid>` NUL is any number of records one after the other, unpadded, in native byte order:
 i32 version, i32 type, i32 destination pid, i32 source pid, u64 length of the data (24 bytes on a 64-bit machine),
@@ -10,8 +10,11 @@ Version 2, the ids of the version 1 record that follows at once (both are append
 destination task id, u32 source task id, u64 destination unique id, u64 source unique id.  An old reader skips it with
 a log line and takes the message.
 
-Version 3, "continued": the source pid's next messages are in the records of key `PID/<pid>/<source pid>/<unique>/<n>`
-NUL, n = 0, 1, 2 ... in decimal; its data is the u64 source unique id and the u64 first n.  See backends/tdb.py.
+Version 3, "continued": the source pid's next messages are in the segment of this number, which is in the record of key
+`PID/<pid>/<source pid>/<unique>/<slot>` NUL; its data is u64 source unique id, u64 number, u64 slot.
+
+Version 4, "segment": the first record of a segment; its data is the u64 number.  A slot holds one segment after the
+other, each with another number.  See backends/tdb.py.
 """
 
 from __future__ import annotations
@@ -26,13 +29,19 @@ from msgd.wire.server_id import ANY_PROCESS, NONCLUSTER_VNN, ServerID
 
 RECORD = struct.Struct("=iiiiQ")
 IDS = struct.Struct("=IIQQ")
-CONTINUED = struct.Struct("=QQ")
+CONTINUED = struct.Struct("=QQQ")
+SEGMENT = struct.Struct("=Q")
 RECORD_WITH_IDS = struct.Struct(RECORD.format + IDS.format[1:] + RECORD.format[1:])
 """A version 2 record and the version 1 record it belongs to."""
 
 MESSAGE_VERSION = 1
 IDS_VERSION = 2
 CONTINUED_VERSION = 3
+SEGMENT_VERSION = 4
+
+CONTINUATION_SIZE = RECORD.size + CONTINUED.size
+SEGMENT_START_SIZE = RECORD.size + SEGMENT.size
+"""Bytes of a version 3 and of a version 4 record."""
 
 TYPE_MAX = 0x7FFFFFFF
 """The record's type is an int."""
@@ -43,14 +52,21 @@ class Continuation(NamedTuple):
 
     pid: int
     unique_id: int
-    first: int
+    number: int
+    slot: int
+
+
+class SegmentStart(NamedTuple):
+    """A version 4 record: which segment this is."""
+
+    number: int
 
 
 class Special(NamedTuple):
     """What is in a value besides messages, and how many messages stand before it."""
 
     position: int
-    what: Continuation | MalformedMessage
+    what: Continuation | SegmentStart | MalformedMessage
 
 
 def queue_key(pid: int) -> bytes:
@@ -58,9 +74,15 @@ def queue_key(pid: int) -> bytes:
     return b"PID/%d\0" % pid
 
 
-def segment_key(pid: int, source_pid: int, source_unique_id: int, number: int) -> bytes:
+def segment_key(pid: int, source_pid: int, source_unique_id: int, slot: int) -> bytes:
     """The key of one of the records in which a source's messages to `pid` go on."""
-    return b"PID/%d/%d/%d/%d\0" % (pid, source_pid, source_unique_id, number)
+    return b"PID/%d/%d/%d/%d\0" % (pid, source_pid, source_unique_id, slot)
+
+
+def key_source_pid(key: bytes) -> int | None:
+    """The pid of the source whose segments a key is for, None if it is no such key."""
+    parts = key.rstrip(b"\0").split(b"/")
+    return int(parts[2]) if len(parts) == 5 and parts[2].isdigit() and len(parts[2]) < 11 else None
 
 
 def key_pid(key: bytes) -> int | None:
@@ -92,8 +114,21 @@ def pack_message(dst: ServerID, src: ServerID, message_type: int, data: bytes) -
 
 def pack_continuation(dst_pid: int, continuation: Continuation) -> bytes:
     """The version 3 record."""
-    pid, unique_id, first = continuation
-    return RECORD.pack(CONTINUED_VERSION, 0, dst_pid, pid, CONTINUED.size) + CONTINUED.pack(unique_id, first)
+    pid, unique_id, number, slot = continuation
+    return RECORD.pack(CONTINUED_VERSION, 0, dst_pid, pid, CONTINUED.size) + CONTINUED.pack(unique_id, number, slot)
+
+
+def pack_segment_start(dst_pid: int, src_pid: int, number: int) -> bytes:
+    """The version 4 record."""
+    return RECORD.pack(SEGMENT_VERSION, 0, dst_pid, src_pid, SEGMENT.size) + SEGMENT.pack(number)
+
+
+def segment_number(value: bytes) -> int | None:
+    """The number in the version 4 record that a value begins with, None if it does not."""
+    if len(value) < SEGMENT_START_SIZE or RECORD.unpack_from(value)[0] != SEGMENT_VERSION:
+        return None
+    number: int = SEGMENT.unpack_from(value, RECORD.size)[0]
+    return number
 
 
 def record_starts(value: bytes) -> Iterator[int]:
@@ -167,6 +202,9 @@ class RecordDecoder:
             elif version == CONTINUED_VERSION and length == CONTINUED.size:
                 continuation = Continuation(src_pid, *CONTINUED.unpack_from(value, start))
                 specials.append(Special(len(messages), continuation))
+                ids = None
+            elif version == SEGMENT_VERSION and length == SEGMENT.size:
+                specials.append(Special(len(messages), SegmentStart(*SEGMENT.unpack_from(value, start))))
                 ids = None
             else:
                 fault = f"a record of version {version} with {length} bytes"

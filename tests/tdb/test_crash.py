@@ -18,7 +18,7 @@ import pytest
 from msgd import Config, Message, Messaging, MsgdError, NoSuchProcess, QueueFull, ServerID, TransportError
 from msgd.backends.tdb import TdbBackend
 from tests.conformance.conftest import MakeConfig, StartPeer
-from tests.harness import PATIENCE, TEXT, Child, Peer, Session, close, send_many, take_data
+from tests.harness import PATIENCE, TEXT, Child, Peer, Session, clean_up, close, send_many, take_data
 from tests.tdb.conftest import MODES
 
 NUMBER = struct.Struct("=I")
@@ -195,10 +195,6 @@ def begin_exchange(pairs: list[Peer], number: int) -> None:
 def end_exchange(pairs: list[Peer]) -> None:
     for peer in pairs:
         assert peer.hear() < 5, "seconds without a message, on a busy machine"
-
-
-def clean_up(session: Session) -> list[int]:
-    return session.messaging.clean_up()
 
 
 def all_keys(session: Session) -> list[bytes]:

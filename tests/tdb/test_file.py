@@ -17,7 +17,15 @@ import tdb
 
 from msgd import BackendUnavailable, Config, MessageType, Messaging, MsgdError, ServerID, UnsafeDirectory
 from msgd.wire.server_id import NONCLUSTER_VNN
-from msgd.wire.tdb_record import RECORD, Continuation, pack_continuation, pack_message, queue_key, segment_key
+from msgd.wire.tdb_record import (
+    RECORD,
+    Continuation,
+    pack_continuation,
+    pack_message,
+    pack_segment_start,
+    queue_key,
+    segment_key,
+)
 from tests.conformance.conftest import MakeConfig, StartPeer
 from tests.harness import TEXT, Channel, Child, Peer, Session, close, send_many, take, take_data
 from tests.tdb.conftest import MODES
@@ -189,10 +197,10 @@ def test_continuations_to_nowhere(make_config: MakeConfig, start: StartPeer) -> 
     config = make_config(**MODES["fcntl"])
     peer, living = start(config), start(config)
     liars = [
-        pack_continuation(peer.pid, Continuation(pid, unique_id, first))
+        pack_continuation(peer.pid, Continuation(pid, unique_id, number, number))
         for pid in (1, living.pid, peer.pid, 0x7FFFFFFF)
         for unique_id in (0, 1, living.server_id.unique_id, (1 << 64) - 1)
-        for first in (0, 5, (1 << 64) - 1)
+        for number in (0, 5, (1 << 64) - 1)
     ]
     good = record(peer.pid, 1, b"good")
     assert after(peer, config, good.join([b"", *liars, b""]), len(liars) + 1)[0] == [b"good"] * (len(liars) + 1)
@@ -201,23 +209,56 @@ def test_continuations_to_nowhere(make_config: MakeConfig, start: StartPeer) -> 
 
 
 def test_garbage_in_a_segment(make_config: MakeConfig, start: StartPeer) -> None:
+    """Where another source's messages go on, a second start, and bytes at the end: all counted, the rest is read."""
     config = make_config(**MODES["fcntl"])
     peer, source = start(config), start(config)
     unique_id = source.server_id.unique_id
-    continuation = pack_continuation(peer.pid, Continuation(source.pid, unique_id, 5))
+
+    def start_of(number: int) -> bytes:
+        return pack_segment_start(peer.pid, source.pid, number)
+
+    def to(number: int, slot: int, pid: int = source.pid) -> bytes:
+        return pack_continuation(peer.pid, Continuation(pid, unique_id, number, slot))
+
+    def text(data: bytes) -> bytes:
+        return record(peer.pid, source.pid, data)
 
     def write(channel: Channel) -> None:
         with as_samba(config) as database:
             key = segment_key(peer.pid, source.pid, unique_id, 5)
-            database.store(key, continuation + record(peer.pid, source.pid, b"first") + b"garbage")
+            database.store(key, start_of(1) + to(1, 9, pid=1) + text(b"first") + start_of(1) + to(2, 6))
             key = segment_key(peer.pid, source.pid, unique_id, 6)
-            database.store(key, record(peer.pid, source.pid, b"second"))
-            database.append(queue_key(peer.pid), record(peer.pid, source.pid, b"plain") + continuation)
+            database.store(key, start_of(2) + text(b"second") + b"garbage")
+            database.append(queue_key(peer.pid), start_of(1) + text(b"plain") + to(1, 5))
 
     with Child(write) as child:
         assert child.wait() == 0
     assert peer.call(take_data, 3) == [b"plain", b"first", b"second"]
-    assert peer.call(dropped) == 2
+    assert peer.call(dropped) == 4
+
+
+def test_a_segment_of_another_number(make_config: MakeConfig, start: StartPeer) -> None:
+    """What stands in the slot is not what the continuation names: it is not read, until that is there."""
+    config = make_config(**MODES["fcntl"])
+    peer, source = start(config), start(config)
+    unique_id = source.server_id.unique_id
+    key = segment_key(peer.pid, source.pid, unique_id, 0)
+
+    def write(number: int, data: bytes) -> None:
+        def body(channel: Channel) -> None:
+            with as_samba(config) as database:
+                segment = pack_segment_start(peer.pid, source.pid, number) + record(peer.pid, source.pid, data)
+                database.store(key, segment)
+                continuation = pack_continuation(peer.pid, Continuation(source.pid, unique_id, 2, 0))
+                database.append(queue_key(peer.pid), record(peer.pid, source.pid, b"plain") + continuation)
+
+        with Child(body) as child:
+            assert child.wait() == 0
+
+    write(1, b"not yet")
+    assert peer.call(take_data, 1) == [b"plain"]
+    write(2, b"now")
+    assert peer.call(take_data, 2) == [b"plain", b"now"]
 
 
 def test_ids_of_another_record(make_config: MakeConfig, start: StartPeer) -> None:

@@ -104,20 +104,6 @@ def test_while_messages_are_taken(alarm: None, messaging: Messaging, start: Star
     assert seen == texts
 
 
-def test_delete_of_a_segment(alarm: None, messaging: Messaging, start: StartPeer) -> None:
-    sender = start()
-    seen: list[bytes] = []
-    messaging.register(TEXT, lambda message: seen.append(message.data))
-    texts = [b"%d" % one for one in range(5000)]
-    sender.call(send_many, messaging.server_id, texts)
-    while len(seen) < len(texts):
-        undo = interrupt(backend(messaging), "delete")
-        with contextlib.suppress(Alarm):
-            messaging.dispatch(0)
-        undo()
-    assert seen == texts
-
-
 def test_between_append_and_signal(alarm: None, messaging: Messaging, start: StartPeer) -> None:
     """The message is there, so the receiver is woken."""
     receiver = start()

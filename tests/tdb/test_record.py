@@ -12,15 +12,19 @@ from msgd.wire.tdb_record import (
     TYPE_MAX,
     Continuation,
     RecordDecoder,
+    SegmentStart,
     Special,
     count_messages,
     holds,
     key_pid,
+    key_source_pid,
     pack_continuation,
     pack_message,
+    pack_segment_start,
     queue_key,
     record_starts,
     segment_key,
+    segment_number,
 )
 
 GOLDEN = bytes.fromhex("0100000002000000e94b0000914e00000b000000000000003132333435363738393000")
@@ -33,7 +37,7 @@ types = st.integers(0, TYPE_MAX)
 destinations = st.builds(lambda task, unique: ServerID(DST, task, NONCLUSTER_VNN, unique), u32, u64)
 sources = st.builds(lambda pid, task, unique: ServerID(pid, task, NONCLUSTER_VNN, unique), pids, u32, u64)
 messages = st.tuples(destinations, sources, types, st.binary(max_size=100))
-continuations = st.builds(Continuation, pids, u64, u64)
+continuations = st.builds(Continuation, pids, u64, u64, u64)
 
 
 def source_of(pid: int) -> ServerID:
@@ -66,9 +70,24 @@ def test_golden_record_with_ids() -> None:
 
 def test_golden_continuation() -> None:
     """Version 3."""
-    assert pack_continuation(DST, Continuation(SRC, 5, 6)) == bytes.fromhex(
-        "03000000 00000000 e94b0000 914e0000 1000000000000000 0500000000000000 0600000000000000"
+    assert pack_continuation(DST, Continuation(SRC, 5, 6, 7)) == bytes.fromhex(
+        "03000000 00000000 e94b0000 914e0000 1800000000000000 0500000000000000 0600000000000000 0700000000000000"
     )
+
+
+def test_golden_segment_start() -> None:
+    """Version 4."""
+    start = bytes.fromhex("04000000 00000000 e94b0000 914e0000 0800000000000000 0600000000000000")
+    assert pack_segment_start(DST, SRC, 6) == start
+    assert segment_number(start + GOLDEN) == 6
+    assert segment_number(GOLDEN) is None
+    assert segment_number(start[:-1]) is None
+    assert decode(start) == ([], [Special(0, SegmentStart(6))])
+
+
+def test_pids_of_a_key() -> None:
+    assert (key_pid(queue_key(7)), key_source_pid(queue_key(7))) == (7, None)
+    assert (key_pid(segment_key(7, 8, 9, 10)), key_source_pid(segment_key(7, 8, 9, 10))) == (7, 8)
 
 
 def expected(dst: ServerID, src: ServerID, message_type: int, data: bytes) -> Message:
@@ -103,6 +122,8 @@ def test_any_bytes(value: bytes) -> None:
     count_messages(value)
     holds(value, GOLDEN)
     key_pid(value)
+    key_source_pid(value)
+    segment_number(value)
 
 
 @given(st.lists(messages, min_size=1, max_size=5), st.integers(1))

@@ -38,10 +38,11 @@ it.  So the receiver makes its record with room for a deep queue and empties it 
 slots with their full size: an append only writes behind what is there, then the new length.  A record torn
 nevertheless is skipped and counted.  libtdb's list of free space is not safe from a kill in the middle of a change:
 when it joins two free records, a kill leaves the space of one in the list twice, and later two records in one place.
-So nothing is given back while messages flow, but slots above a mebibyte for each pair.  Who finds the list damaged
-makes the file anew under the lock over all, with every record that can be read.  What was queued for the dead goes at
-clean-up, under their lock file's lock, and when a process with the same pid starts, before its words are shared and
-anybody can send to it.
+So nothing is given back while messages flow, but slots above a mebibyte for each pair; clean-up gives back, and the
+slots of long messages.  (max_dead, which keeps deleted records off the list, made it worse: a hundred kills were enough
+to mix up two chains.)  Who finds the list damaged makes the file anew under the lock over all, with every record that
+can be read.  What was queued for the dead goes at clean-up, under their lock file's lock, and when a process with the
+same pid starts, before its words are shared and anybody can send to it.
 """
 
 from __future__ import annotations
@@ -125,8 +126,8 @@ that of a file without mutexes (131), by which the two are told apart.
 
 _SENT = SendStatus.SENT
 
-_CORRUPT, _LOCK_FAILED = 1, 3
-"""TDB_ERR_CORRUPT and TDB_ERR_LOCK, the first argument of the module's RuntimeError."""
+_CORRUPT, _LOCK_FAILED, _NO_RECORD = 1, 3, 8
+"""TDB_ERR_CORRUPT, TDB_ERR_LOCK and TDB_ERR_NOEXIST, the first argument of the module's RuntimeError."""
 
 _EPOCH = 0
 """The word that says since when a receiver has been asleep, or one of these two."""
@@ -141,18 +142,16 @@ _TURNS = 200
 _LOOKS_MIN, _LOOKS_MAX = 16, 128
 """How often a receiver looks for a message before it goes to sleep; a look takes a third of a microsecond."""
 
-_DEEP = 16384
+_PLACE = 32768
+"""Bytes for which PID/<pid> and the slots have room, so that the place of one fits the next.
+
+A slot that is made for a longer message has more.
+"""
+_DEEP = 8192
 """Bytes in PID/<pid> from which on a sender continues elsewhere."""
 _LOOK_AFTER = 256
-_LOOK_AFTER_BYTES = 4096
-"""Messages and bytes that a sender appends between two looks at that depth."""
-_PLACE = _DEEP + 20 * _LOOK_AFTER_BYTES
-"""Bytes for which PID/<pid> has room from the beginning: a deep queue, and a score of senders that have not looked yet.
-
-Not fewer than 80 KiB: to make place for a smaller record, tdb_expand makes that for a hundred.
-"""
-_SEGMENT = 32768
-"""Bytes that a slot has room for; more if it was made for a longer message."""
+_LOOK_AFTER_BYTES = 1024
+"""Messages and bytes that a sender appends between two looks at that depth: a score of senders may not have looked."""
 _LOOK_AT_SEGMENT_AFTER = 16
 """Messages that a sender appends to a segment between two looks whether everything has been taken."""
 _SPARE_BYTES = 1 << 20
@@ -465,7 +464,7 @@ class TdbBackend(Backend):
     def _announce_segment(self, peer: _Peer, key: bytes, size: int) -> None:
         """Say at the end of `key` in which segment our messages go on, one with room for a record of `size` bytes."""
         presence = self.presence
-        room = max(_SEGMENT, 1 << (SEGMENT_START_SIZE + size + CONTINUATION_SIZE - 1).bit_length())
+        room = max(_PLACE, 1 << (SEGMENT_START_SIZE + size + CONTINUATION_SIZE - 1).bit_length())
         if peer.segments:
             self._forget_taken(peer)
         segment = peer.spare_for(room)
@@ -509,8 +508,15 @@ class TdbBackend(Backend):
         while excess > 0:
             slot = spare.pop()
             excess -= slot.room
-            if slot.key in self._tdb:
-                self._tdb.delete(slot.key)
+            self._delete(slot.key)
+
+    def _delete(self, key: bytes) -> None:
+        """Delete a record, if a clean-up was not faster."""
+        try:
+            self._tdb.delete(key)
+        except RuntimeError as error:
+            if error.args[:1] != (_NO_RECORD,):
+                raise
 
     def _check_room(self, peer: _Peer, length: int) -> None:
         """Raise QueueFull if `length` bytes more are past the bound; into an empty queue any message goes."""
@@ -852,8 +858,7 @@ class TdbBackend(Backend):
                             records[key] = value
                 self._tdb.clear()
                 for key, value in records.items():
-                    place = _PLACE if key.count(b"/") == 1 else max(_SEGMENT, len(value))
-                    self._tdb.store(key, bytes(place))
+                    self._tdb.store(key, bytes(max(_PLACE, len(value))))
                     self._tdb.store(key, value)
                 list(self._tdb.keys())  # a traversal that failed goes on holding the lock of a record: not any more
         except RuntimeError:
@@ -928,8 +933,7 @@ class TdbBackend(Backend):
                 self._tell_of_room(ServerID(pid, unique_id=unique_id))
             for peer in self._peers.values():
                 for slot in peer.spare:
-                    if slot.key in self._tdb:
-                        self._tdb.delete(slot.key)
+                    self._delete(slot.key)
             self.remove(self.presence.pid)
         finally:
             self.abandon()

@@ -342,15 +342,15 @@ def test_opening_on_a_full_disk(make_config: MakeConfig, small_disk: Path) -> No
     (Path(config.lock_directory) / "messages.tdb").unlink()
     ballast = fill_disk(small_disk)
     outcomes = []
-    for _ in range(200):
+    for _ in range(400):
         try:
             with Messaging(config):
                 break
         except MsgdError as error:
             outcomes.append(str(error))
             with open(ballast, "rb+") as file:
-                file.truncate(os.fstat(file.fileno()).st_size - 4096)
-    assert 2 <= len(outcomes) < 200
+                file.truncate(os.fstat(file.fileno()).st_size - 16384)
+    assert 2 <= len(outcomes) < 400
     assert all("No space left" in line or "full" in line for line in outcomes), set(outcomes)
     with Messaging(config) as messaging:
         seen: list[Any] = []

@@ -389,7 +389,7 @@ def test_slots_are_kept_and_go_with_their_processes(make_config: MakeConfig, sta
         assert receiver.call(take_data, 8000) == numbered(name, 8000)
         sizes.append(receiver.call(slots))
     number, _ = sizes[1]
-    assert 10 < number <= module._SPARE_BYTES // module._SEGMENT
+    assert 10 < number <= module._SPARE_BYTES // module._PLACE
     assert sizes[1:] == sizes[1:2] * 3, "the first time, the end of the last slot was still free"
     sender.kill()
     assert receiver.call(clean_up) == [sender.pid]

@@ -279,11 +279,11 @@ def test_ids_of_another_record(make_config: MakeConfig, start: StartPeer) -> Non
 def test_cleared_when_all_are_dead(make_config: MakeConfig, start: StartPeer) -> None:
     config = make_config()
     receiver, sender = start(), start()
-    sender.call(send_many, receiver.server_id, [bytes(1000)] * 1000)
+    sender.call(send_many, receiver.server_id, [bytes(6000)] * 1000)
     receiver.kill()
     sender.kill()
     size = file(config).stat().st_size
-    assert size > 1_000_000
+    assert size > 5_000_000
     with Messaging(config) as messaging:
         assert file(config).stat().st_size < size
         assert messaging.pending(receiver.pid) == 0

@@ -348,9 +348,10 @@ class Messaging:
         """Send a message to a ServerID, a pid, or server-id text.
 
         Returns at once: what the receiver has no room for is queued here, in order, and leaves from dispatch or
-        close().  `timeout`: seconds to wait for room when that queue is at its bound.  `fds`: at most 127 open
-        descriptors, duplicated into the receiver.  With duplicates_allowed=False, a message that is identical to one
-        still pending is merged with it.
+        close().  `timeout`: seconds to wait for room when that queue is at its bound; nothing is received
+        meanwhile, so two processes that are full towards each other wait in vain.  `fds`: at most 127 open
+        descriptors, duplicated into the receiver.  With duplicates_allowed=False, a message that is identical
+        to one still pending is merged with it.
 
         Raises NoSuchProcess, MessageTooLarge, QueueFull (nothing was sent then), TransportError, ForkedContext,
         ContextClosed; ValueError for a malformed destination or type.

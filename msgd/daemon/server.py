@@ -196,7 +196,7 @@ class Server:
                 self._metrics.ended(pid)
             if status:
                 failed = True
-                how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
+                how = f"was killed by {_signal_name(-status)}" if status < 0 else f"failed with status {status}"
                 about_it = fields(CONNECTION_FAILED, CONNECTION_PID=pid, PEER_UID=uid, STATUS=status)
                 logger.warning("the connection process %d of uid %d %s", pid, uid, how, extra=about_it)
         if failed:
@@ -278,6 +278,14 @@ def _about(message: Message) -> dict[str, object]:
 
 def _dispatch(messaging: Messaging) -> None:
     messaging.dispatch()
+
+
+def _signal_name(number: int) -> str:
+    """A signal as people know it; of the real-time ones the signal module names two only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _asked_by(message: Message) -> str:

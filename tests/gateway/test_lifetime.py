@@ -15,15 +15,26 @@ from tests.gateway.raw import RawClient
 from tests.harness import TEXT, Peer, open_fds, send_many
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-def test_the_main_process_survives_what_befalls_a_connection_process(place: Place, signum: signal.Signals) -> None:
+REAL_TIME = signal.SIGRTMIN + 1
+
+
+@pytest.mark.parametrize(
+    ("signum", "name"),
+    [
+        (signal.SIGKILL, "SIGKILL"),
+        (signal.SIGSEGV, "SIGSEGV"),
+        (signal.SIGABRT, "SIGABRT"),
+        (REAL_TIME, f"signal {REAL_TIME}"),
+    ],
+)
+def test_the_main_process_survives_what_befalls_a_connection_process(place: Place, signum: int, name: str) -> None:
     msgd = place.msgd()
     with RawClient(place) as client, RawClient(place) as other:
         pid = client.pid
         assert other.ask(op="ping")["ok"]
         end_process(pid, signum)
         assert client.is_ended()
-        msgd.await_line(f"the connection process {pid} of uid {os.geteuid()} was killed by {signum.name}")
+        msgd.await_line(f"the connection process {pid} of uid {os.geteuid()} was killed by {name}")
         assert place.number_of_children(msgd.pid) == 1
         assert str(pid) not in place.files()
         assert other.ask(op="ping")["ok"]

@@ -1,8 +1,9 @@
 """The processes that the main process has forked: started, counted, reaped.
 
-A child is forked with every signal blocked, lets go of what is its parent's, and only then lets signals in: a signal
-to the child never ends up in the parent's wake-up pipe.  It runs its body and leaves by _exit(), past the parent's
-`with` blocks and exit handlers.
+A child is forked with every signal blocked and lets go of what is its parent's: a signal to the child never ends up in
+the parent's wake-up pipe.  Its body lets signals in once it has its own handlers for them: one that the parent sends
+to all meanwhile waits until then, and does not kill it.  It leaves by _exit(), past the parent's `with` blocks and exit
+handlers.
 
 A child outlives the main process.  Those of an earlier main process that are found running are adopted: they cannot
 be waited for, so a pidfd tells of their end.
@@ -19,6 +20,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 logger = logging.getLogger("msgd.daemon")
+
+LetIn = Callable[[], None]
+"""What a child calls once it is ready for signals."""
 
 
 class Ended(NamedTuple):
@@ -49,10 +53,11 @@ class Children:
         """The children that serve this user."""
         return self._per_uid[uid]
 
-    def start(self, uid: int, body: Callable[[], int]) -> int:
+    def start(self, uid: int, body: Callable[[LetIn], int]) -> int:
         """Fork a child that runs `body` and exits with the status it returns; its pid.
 
-        What `body` raises is logged there, and the status is 1.  OSError if there can be no child.
+        Signals are blocked until `body` calls its argument.  What it raises is logged there, and the status is 1.
+        OSError if there can be no child.
         """
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -103,14 +108,17 @@ class Children:
         self._per_uid.clear()
 
 
-def _run(let_go: Callable[[], None], blocked: Iterable[int], body: Callable[[], int]) -> None:
-    """In the child: run `body`, and never return."""
+def _run(let_go: Callable[[], None], blocked: Iterable[int], body: Callable[[LetIn], int]) -> None:
+    """In the child: run `body`, and never return.  `blocked`: the signals that stay blocked when it lets them in."""
     status = 1
     try:
         let_go()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        status = body()
+        status = body(lambda: _let_in_all_but(blocked))
     except BaseException:  # the child's end, whatever it was; nobody is left to raise it to
         logger.exception("process %d fails", os.getpid())
     finally:
         os._exit(status)
+
+
+def _let_in_all_but(blocked: Iterable[int]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -23,6 +23,7 @@ import select
 import signal
 import socket
 
+from msgd.daemon.children import LetIn
 from msgd.daemon.counters import Counters
 from msgd.daemon.events import CONNECTED, CONNECTION_FAILED, DISCONNECTED, fields
 from msgd.daemon.loop import Loop
@@ -50,11 +51,17 @@ _AGAIN = 0.001
 
 
 def serve(
-    client: socket.socket, peer: Peer, settings: Settings, lifeline: int | None, counters: Counters | None
+    client: socket.socket,
+    peer: Peer,
+    settings: Settings,
+    lifeline: int | None,
+    counters: Counters | None,
+    let_signals_in: LetIn,
 ) -> int:
     """Be the connection process of a client, to its end; the exit status.
 
     `lifeline`: the pipe whose end is this process's end.  `counters`: where it counts its messages, if it does.
+    `let_signals_in` is called once they can be obeyed.
     """
     about_it = {"PEER_PID": peer.pid, "PEER_UID": peer.uid}
     with client:
@@ -64,7 +71,7 @@ def serve(
             with Loop() as loop, open_messaging(settings.config, counters) as messaging:
                 _take_name(messaging)
                 logger.info("%s is connected", peer, extra=fields(CONNECTED, **about_it))
-                why = _Connection(client, peer, settings, loop, messaging).run(lifeline)
+                why = _Connection(client, peer, settings, loop, messaging).run(lifeline, let_signals_in)
             logger.info("%s is disconnected: %s", peer, why, extra=fields(DISCONNECTED, **about_it))
         except MemoryError:
             _say_at_once(client, _NO_MEMORY)
@@ -125,12 +132,13 @@ class _Connection:
         self._stall_timer = loop.every(0, self._stalled)
         self._again_timer = loop.every(0, self._dispatch)
 
-    def run(self, lifeline: int | None) -> str:
+    def run(self, lifeline: int | None, let_signals_in: LetIn) -> str:
         """Serve to the end; why it came."""
         loop, messaging = self._loop, self._messaging
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.on_signal(signum, lambda: self._end(STOPPED, "the connection process was told to end"))
         loop.on_signal(signal.SIGHUP, lambda: self._settings.reload("SIGHUP"))
+        let_signals_in()
         if lifeline is not None:
             loop.on_readable(lifeline, lambda: self._lifeline_cut(lifeline))
         self._settings.debug_levels.serve(messaging)

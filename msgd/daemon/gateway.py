@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 
-from msgd.daemon.children import Children
+from msgd.daemon.children import Children, LetIn
 from msgd.daemon.connection import serve
 from msgd.daemon.counters import Counters
 from msgd.daemon.events import CONNECTION_FAILED, REFUSED, fields
@@ -112,7 +112,11 @@ class Gateway:
 
     def _start(self, client: socket.socket, peer: Peer) -> None:
         counters = None if self._metrics is None else Counters()
-        pid = self._children.start(peer.uid, lambda: serve(client, peer, self._settings, self._lifeline, counters))
+
+        def body(let_signals_in: LetIn) -> int:
+            return serve(client, peer, self._settings, self._lifeline, counters, let_signals_in)
+
+        pid = self._children.start(peer.uid, body)
         if self._metrics is not None and counters is not None:
             self._metrics.started(pid, counters)
 

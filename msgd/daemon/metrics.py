@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgd.config.kinds import UNIX
-from msgd.daemon.children import Children
+from msgd.daemon.children import Children, LetIn
 from msgd.daemon.counters import Counters
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import Loop
@@ -125,12 +125,13 @@ class Metrics:
             if len(self._scrapes) < _MOST_SCRAPES:
                 gauges = self._gauges()  # in a child the directory would have to be opened anew
                 try:
-                    self._scrapes.start(0, lambda: self._answer(client, gauges))
+                    self._scrapes.start(0, lambda let_in: self._answer(client, gauges, let_in))
                 except OSError as error:
                     logger.error("no process to answer a scrape: %s", error)
 
-    def _answer(self, client: socket.socket, gauges: Sequence[Gauge]) -> int:
+    def _answer(self, client: socket.socket, gauges: Sequence[Gauge], let_signals_in: LetIn) -> int:
         """In a process of its own: answer one request."""
+        let_signals_in()  # the alarm's action is to end it
         signal.alarm(_TIME_LIMIT)
         totals = Counter(self._ended)
         for counters in (self.own, *self._others.values()):

@@ -98,10 +98,9 @@ class Server:
 
     @contextlib.contextmanager
     def _open_metrics(self) -> Iterator[None]:
-        address = self._settings.config.metrics
-        if address:
-            messaging_type = self._settings.config.messaging_type
-            self._metrics = Metrics(address, messaging_type, self._loop, self._let_go, self._gauges)
+        config = self._settings.config
+        if config.metrics:
+            self._metrics = Metrics(config, self._loop, self._let_go, self._gauges)
         try:
             yield
         finally:

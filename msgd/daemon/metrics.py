@@ -51,6 +51,9 @@ PARAMETER = "msgd:metrics"
 _MOST_SCRAPES = 8
 """Scrapes that are answered at once; one more is closed unheard."""
 
+_SOCKET_MODE = 0o600
+"""Who messages whom, and how much, is nothing for everybody."""
+
 _TIME_LIMIT = 10
 """Seconds that a scrape may take."""
 
@@ -220,7 +223,7 @@ def _prometheus_client() -> Any:
 
 def _listen(address: str) -> Listener:
     if address.startswith(UNIX):
-        return Listener.bind(PARAMETER, address.removeprefix(UNIX))
+        return Listener.bind(PARAMETER, address.removeprefix(UNIX), _SOCKET_MODE)
     host, _, port = address.rpartition(":")
     return Listener.bind_tcp(PARAMETER, host.strip("[]"), int(port))
 
@@ -232,10 +235,11 @@ def _queues(config: Config, totals: Counter[str]) -> Iterator[Gauge]:
     """
     try:
         with RendezvousDirectory(config) as directory:
-            depths = [depth for depth in backend_class(config.messaging_type).depths(config, directory).values() if depth]
+            by_pid = backend_class(config.messaging_type).depths(config, directory)
     except MsgdError as error:
         logger.error("a scrape is told nothing of queues: %s", error)
         return
+    depths = [depth for depth in by_pid.values() if depth]
     waiting, destinations = (sum(depths), len(depths)) if depths else (totals[QUEUED_MESSAGES], totals[BLOCKED])
     whose = "those of msgd's processes (messaging type tdb: of all processes of the directory)"
     yield Gauge("queued_messages", f"Messages that wait for their receivers, {whose}", waiting)

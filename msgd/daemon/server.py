@@ -40,6 +40,9 @@ logger = logging.getLogger("msgd.daemon")
 NAME = "msgd"
 """The name under which the daemon is found in the directory."""
 
+_GATEWAY_MODE = 0o666
+"""Everybody may connect; who is let in is decided then."""
+
 _NUMBER = struct.Struct("<I")
 """The answer to SMB_TELL_NUM_CHILDREN, as smbd gives it."""
 
@@ -120,7 +123,10 @@ class Server:
 
     def _open_gateway(self) -> None:
         passed = self._manager.sockets
-        listener = Listener.adopt(passed) if passed else Listener.bind("msgd:listen", self._settings.config.listen)
+        if passed:
+            listener = Listener.adopt(passed)
+        else:
+            listener = Listener.bind("msgd:listen", self._settings.config.listen, _GATEWAY_MODE)
         self._lifeline = Lifeline.of(self._manager)
         watched = None if self._lifeline is None else self._lifeline.watched
         self._gateway = Gateway(self._loop, self._settings, listener, self._children, watched, self._metrics)

@@ -15,7 +15,6 @@ from tests.daemon.daemons import PATIENCE, Place, end_process, one_line
 from tests.gateway.raw import RawClient
 from tests.harness import TEXT, Peer, open_fds, send_many
 
-
 REAL_TIME = signal.SIGRTMIN + 1
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from msgd import Config, MessageType
 from msgd._registry import MESSAGING_MODULES
 from msgd.daemon.counters import Counters
-from tests.daemon.daemons import PATIENCE, Place, end_process, one_line
+from tests.daemon.daemons import PATIENCE, TREE, Place, end_process, one_line
 from tests.gateway.raw import RawClient
 from tests.harness import TEXT, Child, Peer, take
 
@@ -96,6 +98,13 @@ def test_a_message_is_counted_once_whatever_the_number_of_its_handlers(metered: 
         assert samples['msgd_drops_total{reason="of a type without handler"}'] == 1
 
 
+def test_nobody_else_may_ask(metered: Place) -> None:
+    metered.msgd()
+    status = Path(metered.directory, "metrics").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, os.geteuid())
+    assert stat.S_IMODE(Path(metered.gateway).stat().st_mode) == 0o666
+
+
 def test_what_an_ended_process_has_counted_still_counts(metered: Place) -> None:
     msgd = metered.msgd()
     with RawClient(metered) as client, Peer(metered.config) as peer:
@@ -175,6 +184,16 @@ def test_who_asks_for_nothing_holds_up_nobody(metered: Place) -> None:
     assert len(Path(f"/proc/{msgd.pid}/task/{msgd.pid}/children").read_text().split()) <= 8
     for client in silent:
         client.close()
+
+
+def test_every_metric_is_written_up(metered: Place) -> None:
+    text = Path(TREE, "docs", "gateway.md").read_text()
+    metered.msgd()
+    body = ask(metered, b"GET /metrics HTTP/1.0\r\n\r\n").decode()
+    families = re.findall("^# TYPE (\\S+) ", body, re.MULTILINE)
+    assert families
+    for family in families:
+        assert f"`{family}`" in text, family
 
 
 def test_without_prometheus_client(metered: Place) -> None:

@@ -33,6 +33,13 @@ class Ended(NamedTuple):
     status: int
 
 
+class Adopted(NamedTuple):
+    """A child of an earlier main process: what tells of its end, and the uid it serves."""
+
+    pidfd: int
+    uid: int
+
+
 class Children:
     """The running children, each with the uid it serves.
 
@@ -43,7 +50,7 @@ class Children:
         self._let_go = let_go
         self._changed = changed
         self._uids: dict[int, int] = {}
-        self._adopted: dict[int, int] = {}
+        self._adopted: dict[int, Adopted] = {}
         self._per_uid: Counter[int] = Counter()
 
     def __len__(self) -> int:
@@ -71,15 +78,18 @@ class Children:
         self._changed()
         return pid
 
-    def adopt(self, pid: int, pidfd: int) -> None:
+    def adopt(self, pid: int, pidfd: int, uid: int) -> None:
         """Count a process that an earlier main process has forked.  `pidfd` is closed by release()."""
-        self._adopted[pid] = pidfd
+        self._adopted[pid] = Adopted(pidfd, uid)
+        self._per_uid[uid] += 1
         self._changed()
 
-    def release(self, pid: int) -> None:
-        """An adopted process has ended."""
-        os.close(self._adopted.pop(pid))
-        self._changed()
+    def release(self, pid: int) -> int:
+        """An adopted process has ended; the uid it served."""
+        pidfd, uid = self._adopted.pop(pid)
+        os.close(pidfd)
+        self._one_less(uid)
+        return uid
 
     def reap(self) -> Iterator[Ended]:
         """Take note of the children that have ended."""
@@ -87,21 +97,24 @@ class Children:
             reaped, status = os.waitpid(pid, os.WNOHANG)
             if reaped:
                 uid = self._uids.pop(pid)
-                self._per_uid -= Counter((uid,))
-                self._changed()
+                self._one_less(uid)
                 yield Ended(pid, uid, os.waitstatus_to_exitcode(status))
+
+    def _one_less(self, uid: int) -> None:
+        self._per_uid -= Counter((uid,))
+        self._changed()
 
     def signal_all(self, signum: signal.Signals) -> None:
         """Send all of them a signal."""
         for pid in self._uids:
             os.kill(pid, signum)  # not reaped yet, so the pid is still its own
-        for pidfd in self._adopted.values():
+        for pidfd, _ in self._adopted.values():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signum)
 
     def abandon(self) -> None:
         """In a forked child: they are the parent's."""
-        for pidfd in self._adopted.values():
+        for pidfd, _ in self._adopted.values():
             os.close(pidfd)
         self._adopted.clear()
         self._uids.clear()

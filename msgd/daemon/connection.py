@@ -41,8 +41,8 @@ from msgd.wire.requests import MAX_TYPES
 
 logger = logging.getLogger("msgd.daemon")
 
-CONNECTION_NAME = "msgd-connection"
-"""The name that all connection processes have: by it the next main process finds them."""
+_NAME = "msgd-connection-"
+"""How the names of connection processes begin, followed by the uid they serve: the next main process finds them so."""
 
 _READ = 1 << 16
 _NO_MEMORY = write_bye(FAILED, "the connection process has used up msgd:client memory")
@@ -69,7 +69,7 @@ def serve(
             _limit_memory(settings.config.client_memory)
             client.setblocking(False)
             with Loop() as loop, open_messaging(settings.config, counters) as messaging:
-                _take_name(messaging)
+                _take_name(messaging, peer.uid)
                 logger.info("%s is connected", peer, extra=fields(CONNECTED, **about_it))
                 why = _Connection(client, peer, settings, loop, messaging).run(lifeline, let_signals_in)
             logger.info("%s is disconnected: %s", peer, why, extra=fields(DISCONNECTED, **about_it))
@@ -84,9 +84,15 @@ def serve(
     return 0
 
 
-def _take_name(messaging: Messaging) -> None:
+def uid_served(name: str) -> int | None:
+    """The uid that the connection processes of this name serve; None if it is another name."""
+    uid = name.removeprefix(_NAME)
+    return int(uid) if uid != name and uid.isdecimal() else None
+
+
+def _take_name(messaging: Messaging, uid: int) -> None:
     try:
-        messaging.add_name(CONNECTION_NAME)
+        messaging.add_name(f"{_NAME}{uid}")
     except MsgdError as error:  # only the next main process would miss it
         logger.error("%s; this connection process goes on without a name", error)
 

@@ -19,7 +19,7 @@ from functools import partial
 
 from msgd import _registry
 from msgd.daemon.children import Children
-from msgd.daemon.connection import CONNECTION_NAME
+from msgd.daemon.connection import uid_served
 from msgd.daemon.counters import Counters
 from msgd.daemon.events import CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
 from msgd.daemon.gateway import Gateway
@@ -34,6 +34,7 @@ from msgd.errors import MsgdError, NoSuchProcess
 from msgd.messaging import Messaging
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType, type_name
+from msgd.wire.server_id import ServerID
 
 logger = logging.getLogger("msgd.daemon")
 
@@ -211,19 +212,23 @@ class Server:
     def _adopt(self) -> None:
         """Count the connection processes that an earlier main process has left."""
         try:
-            left = self._messaging.lookup(CONNECTION_NAME)
+            names = self._messaging.names()
         except MsgdError as error:
             logger.error("%s; connection processes of an earlier msgd are not counted", error)
             return
-        for address in left:
-            try:
-                pidfd = self._messaging.watch(address)
-            except NoSuchProcess:
-                continue
-            self._children.adopt(address.pid, pidfd)
-            self._loop.on_readable(pidfd, partial(self._adopted_has_ended, address.pid, pidfd))
+        for name, addresses in names.items():
+            uid = uid_served(name)
+            if uid is not None:
+                for address in addresses:
+                    self._adopt_one(address, uid)
         if len(self._children):
             logger.info("%d connection processes of an earlier msgd go on", len(self._children))
+
+    def _adopt_one(self, address: ServerID, uid: int) -> None:
+        with contextlib.suppress(NoSuchProcess):
+            pidfd = self._messaging.watch(address)
+            self._children.adopt(address.pid, pidfd, uid)
+            self._loop.on_readable(pidfd, partial(self._adopted_has_ended, address.pid, pidfd))
 
     def _adopted_has_ended(self, pid: int, pidfd: int) -> None:
         self._loop.on_readable(pidfd, None)

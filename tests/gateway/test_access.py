@@ -10,7 +10,7 @@ import pytest
 from msgd import GatewayClosed, NotAllowed
 from msgd.client import Client
 from msgd.daemon.peer import TypeRules
-from tests.daemon.daemons import PATIENCE, Place, one_line
+from tests.daemon.daemons import PATIENCE, Place, end_process, one_line
 from tests.gateway.raw import RawClient
 from tests.harness import TEXT, Channel, Child, Peer, take_data
 
@@ -143,6 +143,29 @@ def test_no_more_clients_of_a_user_than_may_be(place: Place) -> None:
         assert "(too-many): 1 clients of uid 65534" in child.hear()
     with Client(place.gateway), Client(place.gateway) as client:  # root is not held to it
         client.ping()
+
+
+@needs_root
+def test_the_bound_of_a_user_holds_over_a_restart(place: Place) -> None:
+    place.configure("log level = 3", "msgd:allow users = nobody", "msgd:max clients per user = 1")
+    msgd = place.msgd()
+
+    def stay(channel: Channel) -> None:
+        with Client(place.gateway) as client:
+            channel.send(client.server_id.pid)
+            channel.recv()
+
+    with as_nobody(place, stay) as child:
+        pid = child.hear()
+        msgd.kill_alone()
+        msgd = place.msgd()
+        with as_nobody(place, lambda channel: connect(place)) as other:
+            assert "(too-many): 1 clients of uid 65534" in other.hear()
+        child.tell("go")
+        end_process(pid, signum=None)
+        assert place.number_of_children(msgd.pid) == 0
+        with as_nobody(place, lambda channel: connect(place)) as other:
+            assert other.hear() == "served"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ CONNECTED = "d08fc07c041a4c6ebb0ae6dd717ecd59"
 DISCONNECTED = "25c3d3a40c7a4f7b8b65ee869aaa0db0"
 REFUSED = "0184dbaeafe84f668923ee3c9c80521a"
 CONNECTION_FAILED = "1b47527d68804d3e97f275d0b9a2fbf4"
+ADOPTED_ENDED = "0a1a9da4c42b40c3ad14fd7837fe6feb"
 """MESSAGE_IDs: one for each kind of event, never used for another."""
 
 

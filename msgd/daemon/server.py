@@ -21,7 +21,7 @@ from msgd import _registry
 from msgd.daemon.children import Children
 from msgd.daemon.connection import uid_served
 from msgd.daemon.counters import Counters
-from msgd.daemon.events import CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
+from msgd.daemon.events import ADOPTED_ENDED, CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
 from msgd.daemon.gateway import Gateway
 from msgd.daemon.lifeline import Lifeline
 from msgd.daemon.listener import Listener
@@ -232,7 +232,9 @@ class Server:
 
     def _adopted_has_ended(self, pid: int, pidfd: int) -> None:
         self._loop.on_readable(pidfd, None)
-        self._children.release(pid)
+        uid = self._children.release(pid)
+        about_it = fields(ADOPTED_ENDED, CONNECTION_PID=pid, PEER_UID=uid)
+        logger.info("the connection process %d of uid %d, of an earlier msgd, has ended", pid, uid, extra=about_it)
         self._clean_up()  # how it ended, nobody knows
         self._stop_if_last()
 

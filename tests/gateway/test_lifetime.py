@@ -71,6 +71,7 @@ def test_connection_processes_outlive_a_killed_main_process(place: Place) -> Non
             assert place.number_of_children(msgd.pid) == 2
             client.close()
             end_process(pid, signum=None)
+            msgd.await_line(f"the connection process {pid} of uid {os.geteuid()}, of an earlier msgd, has ended")
             assert place.number_of_children(msgd.pid) == 1
 
 

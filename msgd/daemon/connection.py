@@ -23,9 +23,10 @@ import select
 import signal
 import socket
 
+from msgd.backends.drops import Pace
 from msgd.daemon.children import LetIn
 from msgd.daemon.counters import Counters
-from msgd.daemon.events import CONNECTED, CONNECTION_FAILED, DISCONNECTED, fields
+from msgd.daemon.events import CONNECTED, CONNECTION_FAILED, DISCONNECTED, TYPE_REFUSED, and_others, fields
 from msgd.daemon.loop import Loop
 from msgd.daemon.metered import open_messaging
 from msgd.daemon.outbox import Outbox
@@ -35,7 +36,7 @@ from msgd.daemon.settings import Settings
 from msgd.errors import MalformedMessage, MsgdError
 from msgd.messaging import Messaging
 from msgd.wire.json_lines import LineReader
-from msgd.wire.message_types import MessageType
+from msgd.wire.message_types import MessageType, type_name
 from msgd.wire.replies import FAILED, IDLE, STALLED, STOPPED, TOO_LONG, write_bye
 from msgd.wire.requests import MAX_TYPES
 
@@ -63,7 +64,7 @@ def serve(
     `lifeline`: the pipe whose end is this process's end.  `counters`: where it counts its messages, if it does.
     `let_signals_in` is called once they can be obeyed.
     """
-    about_it = {"PEER_PID": peer.pid, "PEER_UID": peer.uid}
+    about_it = peer.fields
     with client:
         try:
             _limit_memory(settings.config.client_memory)
@@ -128,6 +129,7 @@ class _Connection:
             "types": MAX_TYPES,
         }
         self._session = Session(messaging, loop, self._may_send, self._emit, self._dispatch, self._fail, limits)
+        self._pace = Pace()
         self._paused = False
         """Whether so much waits for the client that nothing is taken in."""
         self._half_closed: select.epoll | None = None
@@ -158,7 +160,13 @@ class _Connection:
         return self._why or "it has closed"
 
     def _may_send(self, message_type: int) -> bool:
-        return self._peer.uid == 0 or self._settings.type_rules.allow(message_type)
+        allowed = self._peer.uid == 0 or self._settings.type_rules.allow(message_type)
+        if not allowed and (number := self._pace.due("type")):
+            name = type_name(message_type)
+            about_it = fields(TYPE_REFUSED, **self._peer.fields, MESSAGE_TYPE=name, NUMBER=number)
+            text = "%s may not send %s%s; msgd:allow types says which may"
+            logger.warning(text, self._peer, name, and_others(number), extra=about_it)
+        return allowed
 
     # In
 
@@ -275,7 +283,7 @@ class _Connection:
             self._client.shutdown(socket.SHUT_WR)
 
     def _fail(self, text: str) -> None:
-        logger.error("the connection of %s: %s", self._peer, text, extra=fields(CONNECTION_FAILED))
+        logger.error("the connection of %s: %s", self._peer, text, extra=fields(CONNECTION_FAILED, **self._peer.fields))
         self._end(FAILED, text)
 
     def _idle(self) -> None:

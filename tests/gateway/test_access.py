@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -51,6 +54,40 @@ def test_nobody_is_refused_by_default(place: Place) -> None:
         assert "NotAllowed: the gateway has ended the connection (not-allowed): uid 65534 may not" in child.hear()
         msgd.await_line(f"pid {child.pid} of uid {NOBODY} is refused")
     assert place.number_of_children(msgd.pid) == 0
+
+
+@needs_root
+def test_refusals_do_not_flood_the_log(place: Place) -> None:
+    msgd = place.msgd()
+
+    def insist(channel: Channel) -> list[str]:
+        return [connect(place) for _ in range(200)]
+
+    began = time.monotonic()
+    with as_nobody(place, insist) as child:
+        assert all("uid 65534 may not" in answer for answer in child.hear())
+    msgd.signal(signal.SIGTERM)
+    assert msgd.wait() == 0
+    lines = re.findall(r"is refused(?: \(and (\d+) more times\))?: uid 65534", msgd.output)
+    assert 1 <= len(lines) <= 1 + time.monotonic() - began
+    assert sum(1 + int(others or 0) for others in lines) <= 200
+
+
+@needs_root
+def test_attempts_at_a_type_do_not_flood_the_log(place: Place) -> None:
+    place.configure("log level = 3", "msgd:allow users = nobody")
+    msgd = place.msgd()
+
+    def insist(channel: Channel) -> list[str]:
+        with RawClient(place) as client:
+            return [client.ask(op="send_all", type="SHUTDOWN")["error"] for _ in range(200)]
+
+    began = time.monotonic()
+    with as_nobody(place, insist) as child:
+        assert child.hear() == ["not-allowed"] * 200
+        msgd.await_line("is disconnected")
+    lines = re.findall(f"pid {child.pid} of uid {NOBODY} may not send SHUTDOWN", msgd.output)
+    assert 1 <= len(lines) <= 1 + time.monotonic() - began
 
 
 @needs_root

@@ -6,6 +6,9 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Mapping
+
+from msgd.events import DROPPED, fields
 
 LOG_INTERVAL = 1.0
 """Seconds between two lines of the log about the same reason."""
@@ -36,9 +39,14 @@ class Drops:
         self._logger = logger
         self._pace = Pace()
 
-    def __call__(self, reason: str, detail: str, number: int = 1) -> None:
-        """Count `number` messages dropped for `reason` (one of a few fixed phrases); `detail` is for the log."""
+    def __call__(self, reason: str, detail: str, number: int = 1, about_it: Mapping[str, object] = {}) -> None:
+        """Count `number` messages dropped for `reason` (one of a few fixed phrases).
+
+        `detail` is for the log, and `about_it` are fields for the journal.
+        """
         self.counts[reason] += number
         new = self._pace.due(reason, number)
         if new:
-            self._logger.warning("dropped %d message%s, %s: %s", new, "" if new == 1 else "s", reason, detail)
+            extra = fields(DROPPED, REASON=reason, NUMBER=new, **about_it)
+            text = "dropped %d message%s, %s: %s"
+            self._logger.warning(text, new, "" if new == 1 else "s", reason, detail, extra=extra)

@@ -26,7 +26,6 @@ import socket
 from msgd.backends.drops import Pace
 from msgd.daemon.children import LetIn
 from msgd.daemon.counters import Counters
-from msgd.daemon.events import CONNECTED, CONNECTION_FAILED, DISCONNECTED, TYPE_REFUSED, and_others, fields
 from msgd.daemon.loop import Loop
 from msgd.daemon.metered import open_messaging
 from msgd.daemon.outbox import Outbox
@@ -34,6 +33,7 @@ from msgd.daemon.peer import Peer
 from msgd.daemon.session import MAX_CALLS, Session
 from msgd.daemon.settings import Settings
 from msgd.errors import MalformedMessage, MsgdError
+from msgd.events import CONNECTED, CONNECTION_FAILED, DISCONNECTED, TYPE_REFUSED, and_others, fields
 from msgd.messaging import Messaging
 from msgd.wire.json_lines import LineReader
 from msgd.wire.message_types import MessageType, type_name

@@ -15,12 +15,12 @@ from msgd.backends.drops import Pace
 from msgd.daemon.children import Children, LetIn
 from msgd.daemon.connection import serve
 from msgd.daemon.counters import Counters
-from msgd.daemon.events import CONNECTION_FAILED, REFUSED, and_others, fields
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import Loop, Timer
 from msgd.daemon.metrics import Metrics
 from msgd.daemon.peer import Peer
 from msgd.daemon.settings import Settings
+from msgd.events import CONNECTION_FAILED, REFUSED, and_others, fields
 from msgd.wire.replies import FAILED, TOO_MANY, write_bye
 
 logger = logging.getLogger("msgd.daemon")

@@ -21,7 +21,6 @@ from msgd import _registry
 from msgd.daemon.children import Children
 from msgd.daemon.connection import uid_served
 from msgd.daemon.counters import Counters
-from msgd.daemon.events import ADOPTED_ENDED, CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
 from msgd.daemon.gateway import Gateway
 from msgd.daemon.lifeline import Lifeline
 from msgd.daemon.listener import Listener
@@ -31,7 +30,8 @@ from msgd.daemon.metrics import Gauge, Metrics
 from msgd.daemon.service_manager import ServiceManager
 from msgd.daemon.settings import Settings
 from msgd.errors import MsgdError, NoSuchProcess
-from msgd.messaging import Messaging
+from msgd.events import ADOPTED_ENDED, CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
+from msgd.messaging import Messaging, about
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType, type_name
 from msgd.wire.server_id import ServerID
@@ -134,8 +134,8 @@ class Server:
 
     def _serve_messages(self, messaging: Messaging) -> None:
         self._settings.debug_levels.serve(messaging)
-        messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reload(_asked_by(one), **_about(one)))
-        messaging.register(MessageType.SHUTDOWN, lambda one: self._stop_all(_asked_by(one), **_about(one)))
+        messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reload(_asked_by(one), **about(one)))
+        messaging.register(MessageType.SHUTDOWN, lambda one: self._stop_all(_asked_by(one), **about(one)))
         messaging.register(MessageType.SMB_TELL_NUM_CHILDREN, self._tell_number_of_children)
 
     def _greeting(self) -> str:
@@ -281,11 +281,6 @@ class Server:
         if self._settings.config.clean_up_interval != before:
             self._clean_up_timer.interval = self._settings.config.clean_up_interval
         self._children.signal_all(signal.SIGHUP)
-
-
-def _about(message: Message) -> dict[str, object]:
-    """The journal's fields of what a message has asked for."""
-    return {"PEER_PID": message.src.pid, "MESSAGE_TYPE": type_name(message.type)}
 
 
 def _dispatch(messaging: Messaging) -> None:

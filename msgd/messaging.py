@@ -43,6 +43,7 @@ from msgd.errors import (
     ReplyTimeout,
     TransportError,
 )
+from msgd.events import HANDLER_FAILED, fields
 from msgd.presence import Presence, Process
 from msgd.wire.header import MAX_FDS, Message
 from msgd.wire.message_types import TYPE_MAX, MessageClass, MessageType, message_class, type_name
@@ -138,11 +139,11 @@ class _Endpoint:
         self.received += 1
         self.received_bytes += len(data)
         if context is None or unique_id not in self.addressed_as or pid != self.presence.pid:
-            self.drops("for a process or task that is gone", _describe(message))
+            self.drops("for a process or task that is gone", _describe(message), about_it=about(message))
             return
         handlers = context.handlers.get(message_type) or context.default_handlers.get(message_type)
         if handlers is None:
-            self.drops("of a type without handler", _describe(message))
+            self.drops("of a type without handler", _describe(message), about_it=about(message))
             return
         self.handled += 1
         for handler in handlers:
@@ -150,14 +151,15 @@ class _Endpoint:
                 handler(message)
             except Exception:
                 self.handler_errors += 1
-                logger.exception("handler for %s", _describe(message))
+                extra = fields(HANDLER_FAILED, **about(message))
+                logger.exception("handler for %s", _describe(message), extra=extra)
 
     def _deliver_to_all(self, message: Message) -> None:
         """Deliver a broadcast to each context that listens to its class, as a message to that one."""
         kind = message_class(message.type)
         listening = [task_id for task_id, context in self.contexts.items() if kind in context.listens]
         if not listening:
-            self.drops("of a class nobody listens to", _describe(message))
+            self.drops("of a class nobody listens to", _describe(message), about_it=about(message))
         for task_id in listening:
             if task_id in self.contexts:  # a handler may have closed it
                 self.deliver(message._replace(dst=message.dst._replace(task_id=task_id)))
@@ -246,6 +248,11 @@ def backend_class(messaging_type: str) -> type[Backend]:
             return backend
     known = ", ".join(module.name for module in MESSAGING_MODULES)
     raise BackendUnavailable(f"messaging type {messaging_type} is not compiled in; compiled in: {known}")
+
+
+def about(message: Message) -> dict[str, object]:
+    """The journal's fields of what has to do with a message."""
+    return {"PEER_PID": message.src.pid, "MESSAGE_TYPE": type_name(message.type)}
 
 
 def _describe(message: Message) -> str:
@@ -436,7 +443,7 @@ class Messaging:
         try:
             self.send(message.src, message_type, data)
         except (NoSuchProcess, QueueFull) as error:
-            self._endpoint.drops("an answer nobody takes", str(error))
+            self._endpoint.drops("an answer nobody takes", str(error), about_it=about(message))
 
     def request(
         self, dst: Destination, message_type: int, data: bytes, reply_type: int, timeout: float = REPLY_TIMEOUT

@@ -177,6 +177,11 @@ class Outgoing(NamedTuple):
         """Its bytes on the wire."""
         return len(self.start) + len(self.message)
 
+    @property
+    def about_it(self) -> dict[str, object]:
+        """The journal's fields about it."""
+        return {"PEER_PID": self.dst.pid, "MESSAGE_TYPE": type_name(self.type)}
+
     def close_fds(self) -> None:
         """Close the duplicated descriptors that ride with the message."""
         for fd in self.fds:
@@ -246,7 +251,9 @@ class OutQueue:
         number = len(self._messages)
         if number:
             head = self.head
-            drops(reason, f"to {head.dst}, first of them of type {type_name(head.type)}", number)
+            drops(
+                reason, f"to {head.dst}, first of them of type {type_name(head.type)}", number, about_it=head.about_it
+            )
         self.discard()
         return number
 

@@ -207,7 +207,8 @@ class DgramBackend(Backend):
                     return
                 continue
             except OSError as error:
-                self.drops("sending failed", f"to {head.dst} of type {type_name(head.type)}: {error.strerror}")
+                detail = f"to {head.dst} of type {type_name(head.type)}: {error.strerror}"
+                self.drops("sending failed", detail, about_it=head.about_it)
             queue.pop()
             destination.next_cookie()
         self._unblock(destination)

@@ -301,7 +301,7 @@ class StreamBackend(Backend):
 
     def _drop_head(self, peer: _Peer, problem: str | None) -> None:
         head = peer.queue.head
-        self.drops("sending failed", f"to {head.dst} of type {type_name(head.type)}: {problem}")
+        self.drops("sending failed", f"to {head.dst} of type {type_name(head.type)}: {problem}", about_it=head.about_it)
         self._pop(peer)
 
     def _pop(self, peer: _Peer) -> None:

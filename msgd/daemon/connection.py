@@ -23,8 +23,9 @@ import select
 import signal
 import socket
 
+from msgd.backends.drops import Pace
+from msgd.daemon.children import LetIn
 from msgd.daemon.counters import Counters
-from msgd.daemon.events import CONNECTED, CONNECTION_FAILED, DISCONNECTED, fields
 from msgd.daemon.loop import Loop
 from msgd.daemon.metered import open_messaging
 from msgd.daemon.outbox import Outbox
@@ -32,16 +33,17 @@ from msgd.daemon.peer import Peer
 from msgd.daemon.session import MAX_CALLS, Session
 from msgd.daemon.settings import Settings
 from msgd.errors import MalformedMessage, MsgdError
+from msgd.events import CONNECTED, CONNECTION_FAILED, DISCONNECTED, TYPE_REFUSED, and_others, fields
 from msgd.messaging import Messaging
 from msgd.wire.json_lines import LineReader
-from msgd.wire.message_types import MessageType
+from msgd.wire.message_types import MessageType, type_name
 from msgd.wire.replies import FAILED, IDLE, STALLED, STOPPED, TOO_LONG, write_bye
 from msgd.wire.requests import MAX_TYPES
 
 logger = logging.getLogger("msgd.daemon")
 
-CONNECTION_NAME = "msgd-connection"
-"""The name that all connection processes have: by it the next main process finds them."""
+_NAME = "msgd-connection-"
+"""How the names of connection processes begin, followed by the uid they serve: the next main process finds them so."""
 
 _READ = 1 << 16
 _NO_MEMORY = write_bye(FAILED, "the connection process has used up msgd:client memory")
@@ -50,21 +52,27 @@ _AGAIN = 0.001
 
 
 def serve(
-    client: socket.socket, peer: Peer, settings: Settings, lifeline: int | None, counters: Counters | None
+    client: socket.socket,
+    peer: Peer,
+    settings: Settings,
+    lifeline: int | None,
+    counters: Counters | None,
+    let_signals_in: LetIn,
 ) -> int:
     """Be the connection process of a client, to its end; the exit status.
 
     `lifeline`: the pipe whose end is this process's end.  `counters`: where it counts its messages, if it does.
+    `let_signals_in` is called once they can be obeyed.
     """
-    about_it = {"PEER_PID": peer.pid, "PEER_UID": peer.uid}
+    about_it = peer.fields
     with client:
         try:
             _limit_memory(settings.config.client_memory)
             client.setblocking(False)
             with Loop() as loop, open_messaging(settings.config, counters) as messaging:
-                _take_name(messaging)
+                _take_name(messaging, peer.uid)
                 logger.info("%s is connected", peer, extra=fields(CONNECTED, **about_it))
-                why = _Connection(client, peer, settings, loop, messaging).run(lifeline)
+                why = _Connection(client, peer, settings, loop, messaging).run(lifeline, let_signals_in)
             logger.info("%s is disconnected: %s", peer, why, extra=fields(DISCONNECTED, **about_it))
         except MemoryError:
             _say_at_once(client, _NO_MEMORY)
@@ -77,9 +85,15 @@ def serve(
     return 0
 
 
-def _take_name(messaging: Messaging) -> None:
+def uid_served(name: str) -> int | None:
+    """The uid that the connection processes of this name serve; None if it is another name."""
+    uid = name.removeprefix(_NAME)
+    return int(uid) if uid != name and uid.isdecimal() else None
+
+
+def _take_name(messaging: Messaging, uid: int) -> None:
     try:
-        messaging.add_name(CONNECTION_NAME)
+        messaging.add_name(f"{_NAME}{uid}")
     except MsgdError as error:  # only the next main process would miss it
         logger.error("%s; this connection process goes on without a name", error)
 
@@ -115,6 +129,7 @@ class _Connection:
             "types": MAX_TYPES,
         }
         self._session = Session(messaging, loop, self._may_send, self._emit, self._dispatch, self._fail, limits)
+        self._pace = Pace()
         self._paused = False
         """Whether so much waits for the client that nothing is taken in."""
         self._half_closed: select.epoll | None = None
@@ -125,12 +140,13 @@ class _Connection:
         self._stall_timer = loop.every(0, self._stalled)
         self._again_timer = loop.every(0, self._dispatch)
 
-    def run(self, lifeline: int | None) -> str:
+    def run(self, lifeline: int | None, let_signals_in: LetIn) -> str:
         """Serve to the end; why it came."""
         loop, messaging = self._loop, self._messaging
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.on_signal(signum, lambda: self._end(STOPPED, "the connection process was told to end"))
         loop.on_signal(signal.SIGHUP, lambda: self._settings.reload("SIGHUP"))
+        let_signals_in()
         if lifeline is not None:
             loop.on_readable(lifeline, lambda: self._lifeline_cut(lifeline))
         self._settings.debug_levels.serve(messaging)
@@ -144,7 +160,13 @@ class _Connection:
         return self._why or "it has closed"
 
     def _may_send(self, message_type: int) -> bool:
-        return self._peer.uid == 0 or self._settings.type_rules.allow(message_type)
+        allowed = self._peer.uid == 0 or self._settings.type_rules.allow(message_type)
+        if not allowed and (number := self._pace.due("type")):
+            name = type_name(message_type)
+            about_it = fields(TYPE_REFUSED, **self._peer.fields, MESSAGE_TYPE=name, NUMBER=number)
+            text = "%s may not send %s%s; msgd:allow types says which may"
+            logger.warning(text, self._peer, name, and_others(number), extra=about_it)
+        return allowed
 
     # In
 
@@ -261,7 +283,7 @@ class _Connection:
             self._client.shutdown(socket.SHUT_WR)
 
     def _fail(self, text: str) -> None:
-        logger.error("the connection of %s: %s", self._peer, text, extra=fields(CONNECTION_FAILED))
+        logger.error("the connection of %s: %s", self._peer, text, extra=fields(CONNECTION_FAILED, **self._peer.fields))
         self._end(FAILED, text)
 
     def _idle(self) -> None:

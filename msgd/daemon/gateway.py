@@ -11,15 +11,16 @@ import contextlib
 import logging
 import socket
 
-from msgd.daemon.children import Children
+from msgd.backends.drops import Pace
+from msgd.daemon.children import Children, LetIn
 from msgd.daemon.connection import serve
 from msgd.daemon.counters import Counters
-from msgd.daemon.events import CONNECTION_FAILED, REFUSED, fields
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import Loop, Timer
 from msgd.daemon.metrics import Metrics
 from msgd.daemon.peer import Peer
 from msgd.daemon.settings import Settings
+from msgd.events import CONNECTION_FAILED, REFUSED, and_others, fields
 from msgd.wire.replies import FAILED, TOO_MANY, write_bye
 
 logger = logging.getLogger("msgd.daemon")
@@ -58,6 +59,7 @@ class Gateway:
         self._children = children
         self._lifeline = lifeline
         self._metrics = metrics
+        self._pace = Pace()
         self._resume_timer = loop.every(0, self._resume)
         self._lingering: dict[socket.socket, Timer] = {}
         loop.on_readable(listener.fileno(), self._accept)
@@ -112,14 +114,19 @@ class Gateway:
 
     def _start(self, client: socket.socket, peer: Peer) -> None:
         counters = None if self._metrics is None else Counters()
-        pid = self._children.start(peer.uid, lambda: serve(client, peer, self._settings, self._lifeline, counters))
+
+        def body(let_signals_in: LetIn) -> int:
+            return serve(client, peer, self._settings, self._lifeline, counters, let_signals_in)
+
+        pid = self._children.start(peer.uid, body)
         if self._metrics is not None and counters is not None:
             self._metrics.started(pid, counters)
 
     def _refuse(self, client: socket.socket, peer: Peer, code: str, text: str) -> None:
-        logger.warning(
-            "%s is refused: %s", peer, text, extra=fields(REFUSED, PEER_PID=peer.pid, PEER_UID=peer.uid, ERROR=code)
-        )
+        number = self._pace.due(code)
+        if number:
+            about_it = fields(REFUSED, **peer.fields, ERROR=code, NUMBER=number)
+            logger.warning("%s is refused%s: %s", peer, and_others(number), text, extra=about_it)
         self._say(client, code, text)
 
     def _say(self, client: socket.socket, code: str, text: str) -> None:

@@ -26,8 +26,8 @@ class Listener:
         self._identity = None if bound_path is None else _identity(bound_path)
 
     @classmethod
-    def bind(cls, parameter: str, path: str) -> Listener:
-        """Listen at `path`, which smb.conf's `parameter` says; everybody may connect, who is let in is decided then.
+    def bind(cls, parameter: str, path: str, mode: int) -> Listener:
+        """Listen at `path`, which smb.conf's `parameter` says; `mode` says who may connect.
 
         Raises ConfigError for a path too long, UnsafeDirectory, AlreadyRunning, TransportError.
         """
@@ -37,7 +37,7 @@ class Listener:
         try:
             _make_way(parameter, path)
             listening.bind(path)
-            os.chmod(path, 0o666)
+            os.chmod(path, mode)
             listening.listen(_BACKLOG)
         except OSError as error:
             listening.close()

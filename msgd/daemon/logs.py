@@ -44,7 +44,7 @@ class SyslogHandler(logging.Handler):
 
 
 class JournalHandler(logging.Handler):
-    """Logs to systemd's journal, with the fields of an event (msgd.daemon.events) as fields of the entry."""
+    """Logs to systemd's journal, with the fields of an event (msgd.events) as fields of the entry."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -30,22 +30,30 @@ GAUGES = (QUEUED_MESSAGES, QUEUED_BYTES, BLOCKED)
 class MeteredMessaging(Messaging):
     """A context that counts into `counters`: messages and bytes by class, the time in handlers, drops, queues.
 
-    A message that has no handler is among the drops and not among those that came in.
+    A message that has no handler is among the drops and not among those that came in.  One that has some is counted
+    once: by what is called before its first handler.
     """
 
     def __init__(self, config: Config, counters: Counters) -> None:
         self._counters = counters
         super().__init__(config)
         self.default_handlers = {
-            message_type: tuple(_Metered(handler, counters) for handler in handlers)
+            message_type: (self._came_in, *(_Metered(handler, counters) for handler in handlers))
             for message_type, handlers in self.default_handlers.items()
         }
 
     def register(self, message_type: int, handler: Handler) -> None:
+        if message_type not in self.handlers:
+            super().register(message_type, self._came_in)
         super().register(message_type, _Metered(handler, self._counters))
 
     def deregister(self, message_type: int, handler: Handler | None = None) -> None:
         super().deregister(message_type, None if handler is None else _Metered(handler, self._counters))
+        if self.handlers.get(message_type) == (self._came_in,):
+            super().deregister(message_type)
+
+    def _came_in(self, message: Message) -> None:
+        _count(self._counters, "in", message.type, message.data)
 
     def send(
         self,
@@ -84,13 +92,12 @@ def open_messaging(config: Config, counters: Counters | None) -> Messaging:
 
 @dataclass
 class _Metered:
-    """A handler that is counted; equal to another of the same handler, so that it can be deregistered."""
+    """A handler that is timed; equal to another of the same handler, so that it can be deregistered."""
 
     handler: Handler
     counters: Counters = field(compare=False)
 
     def __call__(self, message: Message) -> None:
-        _count(self.counters, "in", message.type, message.data)
         began = time.perf_counter_ns()
         try:
             self.handler(message)

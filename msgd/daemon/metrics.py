@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from msgd.config import Config
 from msgd.config.kinds import UNIX
-from msgd.daemon.children import Children
+from msgd.daemon.children import Children, LetIn
 from msgd.daemon.counters import Counters
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import Loop
@@ -36,7 +37,9 @@ from msgd.daemon.metered import (
     QUEUED_BYTES,
     QUEUED_MESSAGES,
 )
-from msgd.errors import BackendUnavailable
+from msgd.errors import BackendUnavailable, MsgdError
+from msgd.messaging import backend_class
+from msgd.presence import RendezvousDirectory
 
 if TYPE_CHECKING:
     from prometheus_client.core import CounterMetricFamily, Metric
@@ -48,12 +51,15 @@ PARAMETER = "msgd:metrics"
 _MOST_SCRAPES = 8
 """Scrapes that are answered at once; one more is closed unheard."""
 
+_SOCKET_MODE = 0o600
+"""Who messages whom, and how much, is nothing for everybody."""
+
 _TIME_LIMIT = 10
 """Seconds that a scrape may take."""
 
 
 class Gauge(NamedTuple):
-    """What the main process alone knows: a metric's name without `msgd_`, its help text, the number."""
+    """A number of something that is now: its metric's name without `msgd_`, its help text, the number."""
 
     name: str
     text: str
@@ -61,22 +67,20 @@ class Gauge(NamedTuple):
 
 
 class Metrics:
-    """The counters of the processes, and where they are told.
+    """The counters of the processes, and where they are told: at `config.metrics`.
 
-    `gauges` is asked at each scrape.  Raises BackendUnavailable without
-    prometheus_client, and what Listener raises.
+    `gauges` is asked at each scrape.  Raises BackendUnavailable without prometheus_client, and what Listener raises.
     """
 
     def __init__(
         self,
-        address: str,
-        messaging_type: str,
+        config: Config,
         loop: Loop,
         let_go: Callable[[], None],
         gauges: Callable[[], Sequence[Gauge]],
     ) -> None:
         _prometheus_client()  # now, and not when somebody asks for the first time
-        self._messaging_type = messaging_type
+        self._config = config
         self._loop = loop
         self._gauges = gauges
         self.own = Counters()
@@ -84,7 +88,7 @@ class Metrics:
         self._others: dict[int, Counters] = {}
         self._ended: Counter[str] = Counter()
         self._scrapes = Children(let_go, lambda: None)
-        self._listener = _listen(address)
+        self._listener = _listen(config.metrics)
         loop.on_readable(self._listener.fileno(), self._accept)
 
     def started(self, pid: int, counters: Counters) -> None:
@@ -125,19 +129,21 @@ class Metrics:
             if len(self._scrapes) < _MOST_SCRAPES:
                 gauges = self._gauges()  # in a child the directory would have to be opened anew
                 try:
-                    self._scrapes.start(0, lambda: self._answer(client, gauges))
+                    self._scrapes.start(0, lambda let_in: self._answer(client, gauges, let_in))
                 except OSError as error:
                     logger.error("no process to answer a scrape: %s", error)
 
-    def _answer(self, client: socket.socket, gauges: Sequence[Gauge]) -> int:
+    def _answer(self, client: socket.socket, gauges: Sequence[Gauge], let_signals_in: LetIn) -> int:
         """In a process of its own: answer one request."""
+        let_signals_in()  # the alarm's action is to end it
         signal.alarm(_TIME_LIMIT)
         totals = Counter(self._ended)
         for counters in (self.own, *self._others.values()):
             totals.update(dict(counters.items()))
+        gauges = (*_queues(self._config, totals), *gauges)
         with contextlib.suppress(ConnectionError):  # whoever asked has gone
             client.setblocking(True)
-            _Scrape(_Collector(totals, gauges, self._messaging_type), client)
+            _Scrape(_Collector(totals, gauges, self._config.messaging_type), client)
         return 0
 
 
@@ -167,12 +173,7 @@ class _Collector:
             buckets=list(_cumulative(totals)),
             sum_value=totals[NANOSECONDS] / 1e9,
         )
-        for name, text, number in (
-            Gauge("queued_messages", "Messages that wait for their receivers", totals[QUEUED_MESSAGES]),
-            Gauge("queued_bytes", "Bytes of messages that wait for their receivers", totals[QUEUED_BYTES]),
-            Gauge("blocked_destinations", "Receivers that messages wait for", totals[BLOCKED]),
-            *self._gauges,
-        ):
+        for name, text, number in self._gauges:
             yield core.GaugeMetricFamily(f"msgd_{name}", text, value=number)
 
     def _by_class(self, name: str, text: str, prefix: str) -> CounterMetricFamily:
@@ -222,9 +223,29 @@ def _prometheus_client() -> Any:
 
 def _listen(address: str) -> Listener:
     if address.startswith(UNIX):
-        return Listener.bind(PARAMETER, address.removeprefix(UNIX))
+        return Listener.bind(PARAMETER, address.removeprefix(UNIX), _SOCKET_MODE)
     host, _, port = address.rpartition(":")
     return Listener.bind_tcp(PARAMETER, host.strip("[]"), int(port))
+
+
+def _queues(config: Config, totals: Counter[str]) -> Iterator[Gauge]:
+    """What waits for its receivers: in the memory of our processes, or where anybody can look, of all processes.
+
+    Looking is for a process that is not present in the directory, as the forked one that answers a scrape.
+    """
+    try:
+        with RendezvousDirectory(config) as directory:
+            by_pid = backend_class(config.messaging_type).depths(config, directory)
+    except MsgdError as error:
+        logger.error("a scrape is told nothing of queues: %s", error)
+        return
+    depths = [depth for depth in by_pid.values() if depth]
+    waiting, destinations = (sum(depths), len(depths)) if depths else (totals[QUEUED_MESSAGES], totals[BLOCKED])
+    whose = "those of msgd's processes (messaging type tdb: of all processes of the directory)"
+    yield Gauge("queued_messages", f"Messages that wait for their receivers, {whose}", waiting)
+    yield Gauge("blocked_destinations", f"Receivers that messages wait for, {whose}", destinations)
+    text = "Bytes of messages that wait for their receivers (messaging type tdb: not known, 0)"
+    yield Gauge("queued_bytes", text, totals[QUEUED_BYTES])
 
 
 def _beginning(totals: Counter[str], prefix: str) -> Iterator[tuple[str, int]]:

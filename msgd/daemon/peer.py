@@ -38,6 +38,11 @@ class Peer(NamedTuple):
     def __str__(self) -> str:
         return f"pid {self.pid} of uid {self.uid}"
 
+    @property
+    def fields(self) -> dict[str, object]:
+        """The journal's fields about it."""
+        return {"PEER_PID": self.pid, "PEER_UID": self.uid}
+
     def may_connect(self, config: Config) -> bool:
         """Whether it is root's, the daemon's own user's, an allowed user's, or a member of an allowed group."""
         return (

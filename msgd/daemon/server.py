@@ -19,9 +19,8 @@ from functools import partial
 
 from msgd import _registry
 from msgd.daemon.children import Children
-from msgd.daemon.connection import CONNECTION_NAME
+from msgd.daemon.connection import uid_served
 from msgd.daemon.counters import Counters
-from msgd.daemon.events import CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
 from msgd.daemon.gateway import Gateway
 from msgd.daemon.lifeline import Lifeline
 from msgd.daemon.listener import Listener
@@ -31,14 +30,19 @@ from msgd.daemon.metrics import Gauge, Metrics
 from msgd.daemon.service_manager import ServiceManager
 from msgd.daemon.settings import Settings
 from msgd.errors import MsgdError, NoSuchProcess
-from msgd.messaging import Messaging
+from msgd.events import ADOPTED_ENDED, CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
+from msgd.messaging import Messaging, about
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType, type_name
+from msgd.wire.server_id import ServerID
 
 logger = logging.getLogger("msgd.daemon")
 
 NAME = "msgd"
 """The name under which the daemon is found in the directory."""
+
+_GATEWAY_MODE = 0o666
+"""Everybody may connect; who is let in is decided then."""
 
 _NUMBER = struct.Struct("<I")
 """The answer to SMB_TELL_NUM_CHILDREN, as smbd gives it."""
@@ -98,10 +102,9 @@ class Server:
 
     @contextlib.contextmanager
     def _open_metrics(self) -> Iterator[None]:
-        address = self._settings.config.metrics
-        if address:
-            messaging_type = self._settings.config.messaging_type
-            self._metrics = Metrics(address, messaging_type, self._loop, self._let_go, self._gauges)
+        config = self._settings.config
+        if config.metrics:
+            self._metrics = Metrics(config, self._loop, self._let_go, self._gauges)
         try:
             yield
         finally:
@@ -121,15 +124,18 @@ class Server:
 
     def _open_gateway(self) -> None:
         passed = self._manager.sockets
-        listener = Listener.adopt(passed) if passed else Listener.bind("msgd:listen", self._settings.config.listen)
+        if passed:
+            listener = Listener.adopt(passed)
+        else:
+            listener = Listener.bind("msgd:listen", self._settings.config.listen, _GATEWAY_MODE)
         self._lifeline = Lifeline.of(self._manager)
         watched = None if self._lifeline is None else self._lifeline.watched
         self._gateway = Gateway(self._loop, self._settings, listener, self._children, watched, self._metrics)
 
     def _serve_messages(self, messaging: Messaging) -> None:
         self._settings.debug_levels.serve(messaging)
-        messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reload(_asked_by(one), **_about(one)))
-        messaging.register(MessageType.SHUTDOWN, lambda one: self._stop_all(_asked_by(one), **_about(one)))
+        messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reload(_asked_by(one), **about(one)))
+        messaging.register(MessageType.SHUTDOWN, lambda one: self._stop_all(_asked_by(one), **about(one)))
         messaging.register(MessageType.SMB_TELL_NUM_CHILDREN, self._tell_number_of_children)
 
     def _greeting(self) -> str:
@@ -196,7 +202,7 @@ class Server:
                 self._metrics.ended(pid)
             if status:
                 failed = True
-                how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
+                how = f"was killed by {_signal_name(-status)}" if status < 0 else f"failed with status {status}"
                 about_it = fields(CONNECTION_FAILED, CONNECTION_PID=pid, PEER_UID=uid, STATUS=status)
                 logger.warning("the connection process %d of uid %d %s", pid, uid, how, extra=about_it)
         if failed:
@@ -206,23 +212,29 @@ class Server:
     def _adopt(self) -> None:
         """Count the connection processes that an earlier main process has left."""
         try:
-            left = self._messaging.lookup(CONNECTION_NAME)
+            names = self._messaging.names()
         except MsgdError as error:
             logger.error("%s; connection processes of an earlier msgd are not counted", error)
             return
-        for address in left:
-            try:
-                pidfd = self._messaging.watch(address)
-            except NoSuchProcess:
-                continue
-            self._children.adopt(address.pid, pidfd)
-            self._loop.on_readable(pidfd, partial(self._adopted_has_ended, address.pid, pidfd))
+        for name, addresses in names.items():
+            uid = uid_served(name)
+            if uid is not None:
+                for address in addresses:
+                    self._adopt_one(address, uid)
         if len(self._children):
             logger.info("%d connection processes of an earlier msgd go on", len(self._children))
 
+    def _adopt_one(self, address: ServerID, uid: int) -> None:
+        with contextlib.suppress(NoSuchProcess):
+            pidfd = self._messaging.watch(address)
+            self._children.adopt(address.pid, pidfd, uid)
+            self._loop.on_readable(pidfd, partial(self._adopted_has_ended, address.pid, pidfd))
+
     def _adopted_has_ended(self, pid: int, pidfd: int) -> None:
         self._loop.on_readable(pidfd, None)
-        self._children.release(pid)
+        uid = self._children.release(pid)
+        about_it = fields(ADOPTED_ENDED, CONNECTION_PID=pid, PEER_UID=uid)
+        logger.info("the connection process %d of uid %d, of an earlier msgd, has ended", pid, uid, extra=about_it)
         self._clean_up()  # how it ended, nobody knows
         self._stop_if_last()
 
@@ -271,13 +283,16 @@ class Server:
         self._children.signal_all(signal.SIGHUP)
 
 
-def _about(message: Message) -> dict[str, object]:
-    """The journal's fields of what a message has asked for."""
-    return {"PEER_PID": message.src.pid, "MESSAGE_TYPE": type_name(message.type)}
-
-
 def _dispatch(messaging: Messaging) -> None:
     messaging.dispatch()
+
+
+def _signal_name(number: int) -> str:
+    """A signal as people know it; of the real-time ones the signal module names two only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _asked_by(message: Message) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 
 from msgd import Message, MessageType, Messaging
+from msgd.events import HANDLER_FAILED
 from tests.harness import TEXT, Peer, Session, dispatch_until, drain, send_many, take_data
 
 
@@ -27,6 +29,8 @@ def test_logged_and_passed_over(messaging: Messaging, caplog: pytest.LogCaptureF
     assert len(caplog.records) == 2
     for record, name in zip(caplog.records, ("one", "two"), strict=True):
         assert f"{TEXT:#x}" in record.getMessage()
+        for_the_journal = {"MESSAGE_ID": HANDLER_FAILED, "MESSAGE_TYPE": f"{TEXT:#x}", "PEER_PID": str(os.getpid())}
+        assert for_the_journal.items() <= vars(record).items()
         assert str(messaging.server_id) in record.getMessage()
         assert record.exc_info is not None
         assert str(record.exc_info[1]) == f"handling {name}"

@@ -8,6 +8,7 @@ import select
 import pytest
 
 from msgd import Config, Message, Messaging, SendStatus
+from msgd.events import DROPPED
 from tests.conformance.conftest import MakeConfig, StartPeer
 from tests.harness import PATIENCE, TEXT, Peer, Session, drain, fill, take_data
 
@@ -66,7 +67,10 @@ def test_close_tells_what_it_could_not_deliver(
         with caplog.at_level(logging.WARNING, "msgd"):
             undelivered = messaging.close()
     assert undelivered == queued > 0
-    [line] = [record.getMessage() for record in caplog.records]
+    [record] = caplog.records
+    for_the_journal = {"MESSAGE_ID": DROPPED, "MESSAGE_TYPE": f"{TEXT:#x}", "PEER_PID": str(peer.server_id.pid)}
+    assert for_the_journal.items() <= vars(record).items()
+    line = record.getMessage()
     assert f"{undelivered} messages" in line
     assert str(peer.server_id) in line
     assert f"{TEXT:#x}" in line

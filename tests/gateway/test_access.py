@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from msgd import GatewayClosed, NotAllowed
 from msgd.client import Client
 from msgd.daemon.peer import TypeRules
-from tests.daemon.daemons import PATIENCE, Place, one_line
+from tests.daemon.daemons import PATIENCE, Place, end_process, one_line
 from tests.gateway.raw import RawClient
 from tests.harness import TEXT, Channel, Child, Peer, take_data
 
@@ -51,6 +54,40 @@ def test_nobody_is_refused_by_default(place: Place) -> None:
         assert "NotAllowed: the gateway has ended the connection (not-allowed): uid 65534 may not" in child.hear()
         msgd.await_line(f"pid {child.pid} of uid {NOBODY} is refused")
     assert place.number_of_children(msgd.pid) == 0
+
+
+@needs_root
+def test_refusals_do_not_flood_the_log(place: Place) -> None:
+    msgd = place.msgd()
+
+    def insist(channel: Channel) -> list[str]:
+        return [connect(place) for _ in range(200)]
+
+    began = time.monotonic()
+    with as_nobody(place, insist) as child:
+        assert all("uid 65534 may not" in answer for answer in child.hear())
+    msgd.signal(signal.SIGTERM)
+    assert msgd.wait() == 0
+    lines = re.findall(r"is refused(?: \(and (\d+) more times\))?: uid 65534", msgd.output)
+    assert 1 <= len(lines) <= 1 + time.monotonic() - began
+    assert sum(1 + int(others or 0) for others in lines) <= 200
+
+
+@needs_root
+def test_attempts_at_a_type_do_not_flood_the_log(place: Place) -> None:
+    place.configure("log level = 3", "msgd:allow users = nobody")
+    msgd = place.msgd()
+
+    def insist(channel: Channel) -> list[str]:
+        with RawClient(place) as client:
+            return [client.ask(op="send_all", type="SHUTDOWN")["error"] for _ in range(200)]
+
+    began = time.monotonic()
+    with as_nobody(place, insist) as child:
+        assert child.hear() == ["not-allowed"] * 200
+        msgd.await_line("is disconnected")
+    lines = re.findall(f"pid {child.pid} of uid {NOBODY} may not send SHUTDOWN", msgd.output)
+    assert 1 <= len(lines) <= 1 + time.monotonic() - began
 
 
 @needs_root
@@ -143,6 +180,29 @@ def test_no_more_clients_of_a_user_than_may_be(place: Place) -> None:
         assert "(too-many): 1 clients of uid 65534" in child.hear()
     with Client(place.gateway), Client(place.gateway) as client:  # root is not held to it
         client.ping()
+
+
+@needs_root
+def test_the_bound_of_a_user_holds_over_a_restart(place: Place) -> None:
+    place.configure("log level = 3", "msgd:allow users = nobody", "msgd:max clients per user = 1")
+    msgd = place.msgd()
+
+    def stay(channel: Channel) -> None:
+        with Client(place.gateway) as client:
+            channel.send(client.server_id.pid)
+            channel.recv()
+
+    with as_nobody(place, stay) as child:
+        pid = child.hear()
+        msgd.kill_alone()
+        msgd = place.msgd()
+        with as_nobody(place, lambda channel: connect(place)) as other:
+            assert "(too-many): 1 clients of uid 65534" in other.hear()
+        child.tell("go")
+        end_process(pid, signum=None)
+        assert place.number_of_children(msgd.pid) == 0
+        with as_nobody(place, lambda channel: connect(place)) as other:
+            assert other.hear() == "served"
 
 
 @pytest.mark.parametrize(

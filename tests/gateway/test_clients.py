@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
 import threading
@@ -44,7 +45,7 @@ def test_a_client(place: Place) -> None:
             assert received is not None
             assert (received.data, received.src, received.dst.pid) == (expected, peer.server_id, client.server_id.pid)
         assert {client.server_id, peer.server_id} <= set(client.processes())
-        assert client.names()["msgd-connection"] == [client.server_id]
+        assert client.names()[f"msgd-connection-{os.geteuid()}"] == [client.server_id]
         assert client.send_all(TEXT, b"all") == 2
         assert peer.call(take_data, 1) == [b"all"]
         levels = client.call(msgd.pid, "REQ_DEBUGLEVEL", b"", answer=MessageType.DEBUGLEVEL)
@@ -132,7 +133,7 @@ def test_an_asyncio_client(place: Place) -> None:
                 await client.call(peer.server_id, TEXT, b"", TEXT, timeout=0.05)
             assert await client.send_all(TEXT, b"all") == 2
             assert peer.server_id in await client.processes()
-            assert (await client.names())["msgd-connection"] == [client.server_id]
+            assert (await client.names())[f"msgd-connection-{os.geteuid()}"] == [client.server_id]
             assert await asyncio.to_thread(peer.call, take_data, 3) == [b"text", b"", b"all"]
             await asyncio.to_thread(peer.call, send_many, client.server_id, [b"one", b"two"])
             received = []

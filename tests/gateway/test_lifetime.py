@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,26 @@ from tests.daemon.daemons import PATIENCE, Place, end_process, one_line
 from tests.gateway.raw import RawClient
 from tests.harness import TEXT, Peer, open_fds, send_many
 
+REAL_TIME = signal.SIGRTMIN + 1
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-def test_the_main_process_survives_what_befalls_a_connection_process(place: Place, signum: signal.Signals) -> None:
+
+@pytest.mark.parametrize(
+    ("signum", "name"),
+    [
+        (signal.SIGKILL, "SIGKILL"),
+        (signal.SIGSEGV, "SIGSEGV"),
+        (signal.SIGABRT, "SIGABRT"),
+        (REAL_TIME, f"signal {REAL_TIME}"),
+    ],
+)
+def test_the_main_process_survives_what_befalls_a_connection_process(place: Place, signum: int, name: str) -> None:
     msgd = place.msgd()
     with RawClient(place) as client, RawClient(place) as other:
         pid = client.pid
         assert other.ask(op="ping")["ok"]
         end_process(pid, signum)
         assert client.is_ended()
-        msgd.await_line(f"the connection process {pid} of uid {os.geteuid()} was killed by {signum.name}")
+        msgd.await_line(f"the connection process {pid} of uid {os.geteuid()} was killed by {name}")
         assert place.number_of_children(msgd.pid) == 1
         assert str(pid) not in place.files()
         assert other.ask(op="ping")["ok"]
@@ -60,6 +71,7 @@ def test_connection_processes_outlive_a_killed_main_process(place: Place) -> Non
             assert place.number_of_children(msgd.pid) == 2
             client.close()
             end_process(pid, signum=None)
+            msgd.await_line(f"the connection process {pid} of uid {os.geteuid()}, of an earlier msgd, has ended")
             assert place.number_of_children(msgd.pid) == 1
 
 
@@ -140,6 +152,32 @@ def test_a_hangup_reaches_the_connection_processes(place: Place) -> None:
             answer = messaging.request(pid, MessageType.REQ_DEBUGLEVEL, b"", MessageType.DEBUGLEVEL, PATIENCE)
         assert answer.data == b"all:4 msgd:4\n\0"
         assert f"msgd[{pid}] INFO: reloaded: SIGHUP" in log.read_text()
+
+
+def test_a_hangup_kills_no_client_that_is_just_connecting(place: Place) -> None:
+    msgd = place.msgd()
+    place.configure("log level = 0")  # nobody reads what they log
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(50):
+            clients.append(stack.enter_context(RawClient(place)))
+            place.hangup(msgd.pid)
+        for client in clients:
+            assert client.ask(op="ping")["ok"]
+
+
+def test_a_client_that_is_just_connecting_gets_the_last_word(place: Place) -> None:
+    msgd = place.msgd()
+    with ExitStack() as stack:
+        msgd.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, msgd.pid, os.WSTOPPED | os.WNOWAIT)
+        clients = [stack.enter_context(RawClient(place)) for _ in range(16)]
+        msgd.signal(signal.SIGINT)  # it looks at it once it has let in those who came before
+        msgd.signal(signal.SIGCONT)
+        for client in clients:
+            assert client.read()["error"] == "stopped"
+            client.close()
+    assert msgd.wait() == 0
 
 
 def test_no_gateway_if_it_is_set_to_nothing(place: Place) -> None:

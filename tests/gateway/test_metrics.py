@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import socket
+import stat
 from pathlib import Path
 
 import pytest
 
-from msgd import MessageType
+from msgd import Config, MessageType
+from msgd._registry import MESSAGING_MODULES
 from msgd.daemon.counters import Counters
-from tests.daemon.daemons import PATIENCE, Place, end_process, one_line
+from tests.daemon.daemons import PATIENCE, TREE, Place, end_process, one_line
 from tests.gateway.raw import RawClient
 from tests.harness import TEXT, Child, Peer, take
 
@@ -74,6 +77,34 @@ def test_messages_of_all_processes_are_counted(metered: Place) -> None:
         assert buckets == sorted(buckets)
 
 
+def test_a_message_is_counted_once_whatever_the_number_of_its_handlers(metered: Place) -> None:
+    metered.msgd()
+    with RawClient(metered) as client:
+        pid = client.pid
+        client.ask(op="register", types=["DEBUGLEVEL", "REQ_DEBUGLEVEL"])
+        metered.send(pid, MessageType.REQ_DEBUGLEVEL, b"12345")  # which the connection process answers besides
+        assert client.read()["type"] == "REQ_DEBUGLEVEL"
+        samples = scrape(metered)
+        assert samples[messages(metered, "in", "general")] == 1
+        assert samples[messages(metered, "in", "general", "message_bytes")] == 5
+        assert samples["msgd_handler_seconds_count"] == 2
+        client.ask(op="deregister", types=["DEBUGLEVEL", "REQ_DEBUGLEVEL"])
+        metered.send(pid, MessageType.DEBUGLEVEL, b"12345")
+        metered.debuglevel(pid)
+        client.ask(op="ping")
+        samples = scrape(metered)
+        assert samples[messages(metered, "in", "general")] == 2
+        assert samples["msgd_handler_seconds_count"] == 3
+        assert samples['msgd_drops_total{reason="of a type without handler"}'] == 1
+
+
+def test_nobody_else_may_ask(metered: Place) -> None:
+    metered.msgd()
+    status = Path(metered.directory, "metrics").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, os.geteuid())
+    assert stat.S_IMODE(Path(metered.gateway).stat().st_mode) == 0o666
+
+
 def test_what_an_ended_process_has_counted_still_counts(metered: Place) -> None:
     msgd = metered.msgd()
     with RawClient(metered) as client, Peer(metered.config) as peer:
@@ -85,10 +116,15 @@ def test_what_an_ended_process_has_counted_still_counts(metered: Place) -> None:
         assert scrape(metered)["msgd_connection_processes"] == 0
 
 
-def test_drops_and_queues(metered: Place) -> None:
+@pytest.mark.parametrize("messaging_type", [module.name for module in MESSAGING_MODULES])
+def test_drops_and_queues(metered: Place, messaging_type: str) -> None:
     metered.configure(
-        "log level = 3", f"msgd:metrics = unix:{metered.directory}/metrics", "msgd:send queue messages = 10"
+        "log level = 3",
+        f"msgd:metrics = unix:{metered.directory}/metrics",
+        "msgd:send queue messages = 10",
+        f"messaging type = {messaging_type}",
     )
+    metered.config = Config.load(metered.smb_conf)
     msgd = metered.msgd()
     with RawClient(metered) as client, Peer(metered.config) as peer:
         while client.ask(op="send", to=str(peer.server_id), type=TEXT, text="x" * 500)["ok"]:
@@ -96,10 +132,10 @@ def test_drops_and_queues(metered: Place) -> None:
         metered.send(msgd.pid, TEXT)
         metered.debuglevel(msgd.pid)
         samples = scrape(metered)
-        if metered.config.messaging_type != "tdb":  # whose queues are in the file
-            assert samples["msgd_queued_messages"] == 10
+        assert samples["msgd_queued_messages"] == 10
+        assert samples["msgd_blocked_destinations"] == 1
+        if messaging_type != "tdb":  # whose file tells of messages alone
             assert samples["msgd_queued_bytes"] >= 5000
-            assert samples["msgd_blocked_destinations"] == 1
         assert samples['msgd_drops_total{reason="of a type without handler"}'] == 1
 
 
@@ -148,6 +184,16 @@ def test_who_asks_for_nothing_holds_up_nobody(metered: Place) -> None:
     assert len(Path(f"/proc/{msgd.pid}/task/{msgd.pid}/children").read_text().split()) <= 8
     for client in silent:
         client.close()
+
+
+def test_every_metric_is_written_up(metered: Place) -> None:
+    text = Path(TREE, "docs", "gateway.md").read_text()
+    metered.msgd()
+    body = ask(metered, b"GET /metrics HTTP/1.0\r\n\r\n").decode()
+    families = re.findall("^# TYPE (\\S+) ", body, re.MULTILINE)
+    assert families
+    for family in families:
+        assert f"`{family}`" in text, family
 
 
 def test_without_prometheus_client(metered: Place) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from msgd import ServerID
@@ -20,7 +22,7 @@ def test_hello_tells_the_connection_process(place: Place) -> None:
         assert hello["backend"] == place.config.messaging_type
         assert hello["limits"]["line_bytes"] == place.config.client_line_bytes
         names = client.ask(op="names")
-        assert names["names"]["msgd-connection"] == [str(server_id)]
+        assert names["names"][f"msgd-connection-{os.geteuid()}"] == [str(server_id)]
         assert {str(server_id).partition("/")[0], str(msgd.pid)} <= {
             one.partition("/")[0] for one in names["processes"]
         }

@@ -209,7 +209,7 @@ def a_hung_main_process_is_started_anew() -> str:
 
 @check
 def the_journal_has_the_fields() -> None:
-    from msgd.daemon import events
+    from msgd import events
 
     ready = journal(MESSAGE_ID=events.READY)
     assert all(entry["SYSLOG_IDENTIFIER"] == "msgd" and entry["SERVER_ID"] for entry in ready)
@@ -258,7 +258,7 @@ def as_nobody() -> str:
 
 @check
 def stop_ends_the_clients_too() -> None:
-    from msgd.daemon import events
+    from msgd import events
 
     pids = [main_pid(), *(client.server_id.pid for client in clients)]
     run("systemctl", "stop", "msgd.socket", "msgd.service")

@@ -24,6 +24,9 @@ INSTALLED_AS: Mapping[str, str] = {
 }
 """Where each goes; the template is the same name with .in."""
 
+ONLY_WITH_SYSTEMD = frozenset({"msgd.socket"})
+"""What is of no use to a msgd that does not talk to systemd: it could not take the socket over."""
+
 _CONDITION = re.compile(r"^@if-(no-)?systemd ")
 _UNQUOTABLE = re.compile(r'["\\]')
 
@@ -39,6 +42,8 @@ class Unit(NamedTuple):
 def units(root: Path, directories: Mapping[str, str], *, with_systemd: bool) -> Iterator[Unit]:
     """The files of the tree at `root`, filled in; ConfigureError if a directory cannot stand in them."""
     for name, path in INSTALLED_AS.items():
+        if name in ONLY_WITH_SYSTEMD and not with_systemd:
+            continue
         template = (root / TEMPLATES / f"{name}.in").read_text()
         yield Unit(name, path.format_map(directories), fill_in(template, directories, with_systemd=with_systemd))
 

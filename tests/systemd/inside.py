@@ -21,13 +21,15 @@ from typing import Any
 
 REPORT = Path("/out/report.jsonl")
 TREE = "/srv/tree"
+TREE_WITHOUT_SYSTEMD = "/srv/tree-without-systemd"
 PACKAGE = "/usr/lib/msgd"
 SMB_CONF = Path("/etc/msgd/smb.conf")
 RUN = Path("/run/msgd")
 PATIENCE = 30.0
 WATCHDOG = 2.0
 """Seconds; what the drop-in below says."""
-DROP_IN = f"[Service]\nWatchdogSec={WATCHDOG:g}\nTimeoutAbortSec=5\n"
+DROP_IN = Path("/etc/systemd/system/msgd.service.d/check.conf")
+DROP_IN_TEXT = f"[Service]\nWatchdogSec={WATCHDOG:g}\nTimeoutAbortSec=5\n"
 
 CHECKS: list[Callable[[], object]] = []
 
@@ -102,9 +104,8 @@ clients: list[Any] = []
 @check
 def make_install() -> None:
     run("make", "-C", TREE, "install")
-    drop_ins = Path("/etc/systemd/system/msgd.service.d")
-    drop_ins.mkdir(parents=True)
-    (drop_ins / "check.conf").write_text(DROP_IN)
+    DROP_IN.parent.mkdir(parents=True)
+    DROP_IN.write_text(DROP_IN_TEXT)
     for command in ("systemd-sysusers", "systemd-tmpfiles --create msgd.conf", "systemctl daemon-reload"):
         run(*command.split())
     SMB_CONF.write_text("[global]\nlog level = 3\n")
@@ -305,6 +306,38 @@ def make_uninstall() -> None:
     assert not Path(PACKAGE).exists()
     run("systemctl", "daemon-reload")
     assert show("LoadState") == "not-found" or show("FragmentPath") == ""
+
+
+@check
+def without_systemd_python() -> None:
+    """There is no socket unit, and the connection processes end with the main process, each with its last word."""
+    DROP_IN.unlink()
+    run("make", "-C", TREE_WITHOUT_SYSTEMD, "install")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "enable", "--now", "msgd")
+    assert status_of("systemctl", "cat", "msgd.socket") != 0
+    await_answer()
+    with connect() as client:
+        os.kill(main_pid(), signal.SIGKILL)
+        assert "(stopped)" in last_word_of(client)
+    await_answer()
+    with connect() as client:
+        pids = [main_pid(), client.server_id.pid]
+        run("systemctl", "stop", "msgd")
+        assert "(stopped)" in last_word_of(client)
+    for pid in pids:
+        await_end(pid)
+    assert show("Result") == "success"
+    run("systemctl", "disable", "msgd")
+    run("make", "-C", TREE_WITHOUT_SYSTEMD, "uninstall")
+
+
+def await_answer() -> None:
+    """A main process that cannot say so is ready when it answers."""
+    deadline = time.monotonic() + PATIENCE
+    while status_of("msgcontrol", "msgd", "ping") != 0:
+        assert time.monotonic() < deadline, f"it is {show('ActiveState')}, and does not answer"
+        time.sleep(0.05)
 
 
 def await_state(wanted: str) -> None:

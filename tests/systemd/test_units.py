@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from build_support.report import ConfigureError
-from build_support.units import INSTALLED_AS, fill_in, units
+from build_support.units import INSTALLED_AS, ONLY_WITH_SYSTEMD, fill_in, units
 from configure import ROOT
 from tests.build.conftest import Tree
 
@@ -30,19 +30,17 @@ def analyze(*arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.fixture
-def installed(tree: Tree, tmp_path: Path) -> Path:
-    """The directory of the units of an installation."""
-    prefix = tmp_path / "installed"
-    tree.configure(f"--prefix={prefix}", f"--with-lockdir={tmp_path}/run", "--quiet")
-    tree.run("make", "install")
-    return prefix / "lib" / "systemd" / "system"
-
-
 @needs_systemd
-def test_the_units_are_well_formed(installed: Path) -> None:
-    said = analyze("verify", "--man=no", str(installed / "msgd.service"), str(installed / "msgd.socket"))
-    assert "msgd." not in said
+@pytest.mark.parametrize(
+    ("option", "wanted"), [("--with-systemd", ["msgd.service", "msgd.socket"]), ("--without-systemd", ["msgd.service"])]
+)
+def test_the_units_are_well_formed(tree: Tree, tmp_path: Path, option: str, wanted: list[str]) -> None:
+    prefix = tmp_path / "installed"
+    tree.configure(f"--prefix={prefix}", f"--with-lockdir={tmp_path}/run", option, "--quiet")
+    tree.run("make", "install")
+    installed = sorted((prefix / "lib" / "systemd" / "system").iterdir())
+    assert [path.name for path in installed] == wanted
+    assert "msgd." not in analyze("verify", "--man=no", *map(str, installed))
 
 
 @needs_systemd
@@ -62,19 +60,28 @@ def test_directories_and_conditions_are_filled_in() -> None:
 
 
 def test_nothing_is_left_to_fill_in() -> None:
-    made = list(units(ROOT, DIRECTORIES, with_systemd=True))
-    assert {unit.name for unit in made} == set(INSTALLED_AS) == {path.stem for path in (ROOT / "systemd").iterdir()}
-    for unit in made:
+    assert set(INSTALLED_AS) == {path.stem for path in (ROOT / "systemd").iterdir()}
+    made, without = (list(units(ROOT, DIRECTORIES, with_systemd=with_systemd)) for with_systemd in (True, False))
+    assert {unit.name for unit in made} == set(INSTALLED_AS)
+    assert {unit.name for unit in without} == set(INSTALLED_AS) - ONLY_WITH_SYSTEMD
+    for unit in (*made, *without):
         assert "@" not in unit.text.replace("@system-service", "").replace("~@", "").replace(" @", "")
         assert unit.path.startswith("/the/")
 
 
+def test_without_systemd_nothing_is_left_to_it_that_it_cannot_do() -> None:
+    made = {unit.name: unit.text for unit in units(ROOT, DIRECTORIES, with_systemd=False)}
+    service = made["msgd.service"].splitlines()
+    assert {"Type=exec", "KillMode=control-group", "KillSignal=SIGINT"} < set(service)
+    settings = {line.partition("=")[0] for line in service}
+    assert not settings & {"NotifyAccess", "WatchdogSec", "FileDescriptorStoreMax", "Also"}
+    assert not any("msgd.socket" in text for text in made.values())
+
+
 def test_configure_leaves_them_filled_in(tree: Tree) -> None:
+    tree.configure("--prefix=/opt/m", "--with-systemd", "--quiet")
+    made = tree.path / "build" / "systemd"
+    assert "ListenStream=/opt/m/var/run/msgd/msgd.sock\n" in (made / "msgd.socket").read_text()
     tree.configure("--prefix=/opt/m", "--without-systemd", "--quiet")
-    service = (tree.path / "build" / "systemd" / "msgd.service").read_text()
-    assert 'ExecStart="/opt/m/sbin/msgd" -F\n' in service
-    assert "\nType=exec\n" in service
-    assert "WatchdogSec" not in service
-    assert (
-        "ListenStream=/opt/m/var/run/msgd/msgd.sock\n" in (tree.path / "build" / "systemd" / "msgd.socket").read_text()
-    )
+    assert 'ExecStart="/opt/m/sbin/msgd" -F\n' in (made / "msgd.service").read_text()
+    assert not (made / "msgd.socket").exists()

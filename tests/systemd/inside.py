@@ -141,6 +141,7 @@ def the_sandbox_holds() -> None:
     assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == 1 << 5  # CAP_KILL
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert not os.access(f"/proc/{main_pid()}/root/etc", os.W_OK)
+    assert show("OOMPolicy") == "continue"
 
 
 @check

@@ -51,6 +51,12 @@ def test_little_is_exposed(tmp_path: Path, with_systemd: bool) -> None:
     analyze("security", "--offline=true", f"--threshold={EXPOSURE}", str(tmp_path / "msgd.service"))
 
 
+@pytest.mark.parametrize("with_systemd", [True, False])
+def test_want_of_memory_ends_one_process_and_not_the_service(with_systemd: bool) -> None:
+    (service,) = (one for one in units(ROOT, DIRECTORIES, with_systemd=with_systemd) if one.name == "msgd.service")
+    assert "\nOOMPolicy=continue\n" in service.text
+
+
 def test_directories_and_conditions_are_filled_in() -> None:
     template = "a @lockdir@ b\n@if-systemd with\n@if-no-systemd without\n"
     assert fill_in(template, {"lockdir": "/a b%c"}, with_systemd=True) == "a /a b%%c b\nwith\n"

@@ -25,6 +25,7 @@ TREE_WITHOUT_SYSTEMD = "/srv/tree-without-systemd"
 PACKAGE = "/usr/lib/msgd"
 SMB_CONF = Path("/etc/msgd/smb.conf")
 RUN = Path("/run/msgd")
+LOG = Path("/var/log/msgd/log.msgd")
 PATIENCE = 30.0
 WATCHDOG = 2.0
 """Seconds; what the drop-in below says."""
@@ -150,6 +151,16 @@ def reload_takes_new_settings() -> None:
     reload()
     assert run("msgcontrol", "msgd", "debuglevel").endswith("all:4 msgd:4")
     assert run("systemctl", "is-active", "msgd") == "active"
+
+
+@check
+def a_log_file_is_root_s_to_read() -> None:
+    SMB_CONF.write_text(f"[global]\nlog level = 3\nlog file = {LOG}\n")
+    reload()
+    assert "reloaded" in LOG.read_text()
+    assert LOG.stat().st_mode & 0o777 == 0o600
+    SMB_CONF.write_text("[global]\nlog level = 3\n")
+    reload()
 
 
 @check

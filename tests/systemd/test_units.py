@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -48,7 +50,14 @@ def test_the_units_are_well_formed(tree: Tree, tmp_path: Path, option: str, want
 def test_little_is_exposed(tmp_path: Path, with_systemd: bool) -> None:
     for unit in units(ROOT, DIRECTORIES, with_systemd=with_systemd):
         (tmp_path / unit.name).write_text(unit.text)
-    analyze("security", "--offline=true", f"--threshold={EXPOSURE}", str(tmp_path / "msgd.service"))
+    security = ("security", "--offline=true", str(tmp_path / "msgd.service"))
+    analyze(*security, f"--threshold={EXPOSURE}")
+    service = (tmp_path / "msgd.service").read_text()
+    reasons = {word for line in service.splitlines() if line.startswith("#") for word in re.findall(r"[@\w]+", line)}
+    for setting in json.loads(analyze(*security, "--json=short")):
+        if setting["exposure"] is not None and not setting["set"]:
+            name, _, what = setting["name"].partition("=~")
+            assert reasons & set(re.findall(r"[@\w]+", what or name)), f"no comment says why {setting['name']} is open"
 
 
 @pytest.mark.parametrize("with_systemd", [True, False])

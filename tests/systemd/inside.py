@@ -67,6 +67,11 @@ def connect() -> Any:
     return Client(timeout=PATIENCE)
 
 
+def stop() -> None:
+    """Stop it for good: the socket would start it again."""
+    run("systemctl", "stop", "msgd.socket", "msgd.service")
+
+
 def await_end(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(pid)
@@ -118,7 +123,7 @@ def make_install() -> None:
 @check
 def start() -> None:
     run("systemctl", "start", "msgd")
-    assert run("systemctl", "is-active", "msgd") == "active"
+    assert run("systemctl", "is-active", "msgd", "msgd.socket") == "active\nactive"
     assert show("StatusText").startswith(f"0 clients; {main_pid()}/")
 
 
@@ -164,9 +169,21 @@ def a_log_file_is_root_s_to_read() -> None:
 
 
 @check
+def who_connects_during_a_restart_is_served() -> None:
+    """A client that comes every now and then finds an open door, though nobody but systemd is behind it."""
+    before = main_pid()
+    with subprocess.Popen(("systemctl", "restart", "msgd")) as restart:
+        while restart.poll() is None:
+            with connect() as client:
+                client.ping()
+        assert restart.returncode == 0
+    assert main_pid() != before
+
+
+@check
 def stop_leaves_nothing_behind() -> None:
     pid = main_pid()
-    run("systemctl", "stop", "msgd")
+    stop()
     await_end(pid)
     assert sorted(path.name for path in RUN.rglob("*") if not path.is_dir()) in ([], ["names.tdb"])
     assert show("Result") == "success"
@@ -274,7 +291,7 @@ def stop_ends_the_clients_too() -> None:
     from msgd.daemon import events
 
     pids = [main_pid(), *(client.server_id.pid for client in clients)]
-    run("systemctl", "stop", "msgd.socket", "msgd.service")
+    stop()
     for client in clients:
         assert "(stopped): the service is stopped" in last_word_of(client)
         client.close()
@@ -300,7 +317,7 @@ def a_faulty_smb_conf_is_in_the_journal() -> None:
     SMB_CONF.write_text("[global]\nlog level = loud\n")
     assert status_of("systemctl", "start", "msgd") != 0
     assert any("log level = loud" in str(entry["MESSAGE"]) for entry in journal())
-    run("systemctl", "stop", "msgd")
+    stop()
     SMB_CONF.write_text("[global]\n")
 
 

@@ -89,7 +89,7 @@ def test_without_systemd_nothing_is_left_to_it_that_it_cannot_do() -> None:
     service = made["msgd.service"].splitlines()
     assert {"Type=exec", "KillMode=control-group", "KillSignal=SIGINT"} < set(service)
     settings = {line.partition("=")[0] for line in service}
-    assert not settings & {"NotifyAccess", "WatchdogSec", "FileDescriptorStoreMax", "Also"}
+    assert not settings & {"Wants", "After", "NotifyAccess", "WatchdogSec", "FileDescriptorStoreMax", "Also"}
     assert not any("msgd.socket" in text for text in made.values())
 
 

@@ -299,7 +299,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "msgd:metrics",
         SocketAddress(),
         default="",
-        help="where the daemon tells Prometheus how it is doing; nothing means nowhere",
+        help="where the daemon tells Prometheus how it is doing, unix:/path or 127.0.0.1:port; nothing means nowhere",
     ),
 )
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from build_support import registry
+from build_support.install import TAKE_UP
+from configure import ROOT
 from tests.build.conftest import Tree
 
 PREFIX = "opt/m"
@@ -79,6 +81,12 @@ def test_everything_is_put_where_it_is_looked_for(destination: Destination) -> N
     assert 'ExecStart="/usr/sbin/msgd" -F\n' in service
     page = Path(f"{destination.path}/usr/share/man/man5/msgd-smb.conf.5").read_text()
     assert "Default: /run/msgd." in page  # of this prefix, and not of the one that the tree is configured with
+
+
+def test_what_systemd_needs_is_said_where_systemd_looks(destination: Destination) -> None:
+    """What an installation without DESTDIR says is done in tests/systemd."""
+    assert "\n    ".join(TAKE_UP) in (ROOT / "README.md").read_text()
+    assert TAKE_UP[0] not in destination.make("install", "prefix=/usr")
 
 
 NOT_DEBIANS = ("rich", "prometheus_client", "matplotlib", "zmq", "pynng", "dbus_fast")

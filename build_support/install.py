@@ -103,6 +103,7 @@ class Installation:
         self._install_programs()
         self._install_units()
         self._install_manual()
+        self._install_gateway_document()
         for source in sorted((self._root / "etc").iterdir()):
             self._install_configuration(source)
         for path in self._installed.files - self._new.files:
@@ -194,6 +195,11 @@ class Installation:
             for script in sorted(Path(made, "completion").iterdir()):
                 path = f"{directories['prefix']}/share/bash-completion/completions/{script.name}"
                 self._put_file(path, script.read_bytes())
+
+    def _install_gateway_document(self) -> None:
+        """What the manual pages send their readers to."""
+        source = self._root / "docs" / "gateway.md"
+        self._put_file(f"{self._registry.directories['prefix']}/share/doc/msgd/{source.name}", source.read_bytes())
 
     def _install_configuration(self, source: Path) -> None:
         path = f"{self._registry.directories['configdir']}/{source.name}"

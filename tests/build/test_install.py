@@ -69,6 +69,7 @@ def test_everything_is_put_where_it_is_looked_for(destination: Destination) -> N
         "/usr/lib/sysctl.d/60-msgd.conf",
         "/usr/lib/sysusers.d/msgd.conf",
         "/usr/lib/tmpfiles.d/msgd.conf",
+        "/usr/share/doc/msgd/gateway.md",
         *(f"/usr/share/bash-completion/completions/{program}" for program in PROGRAMS),
         *(
             f"/usr/share/man/man{8 if program == 'msgd' else 1}/{program}.{8 if program == 'msgd' else 1}"
@@ -80,6 +81,10 @@ def test_everything_is_put_where_it_is_looked_for(destination: Destination) -> N
     service = Path(f"{destination.path}/usr/lib/systemd/system/msgd.service").read_text()
     assert 'ExecStart="/usr/sbin/msgd" -F\n' in service
     page = Path(f"{destination.path}/usr/share/man/man5/msgd-smb.conf.5").read_text()
+    for page_of_gateway in ("man5/msgd-smb.conf.5", "man8/msgd.8"):
+        assert (
+            "/usr/share/doc/msgd/gateway.md" in Path(f"{destination.path}/usr/share/man/{page_of_gateway}").read_text()
+        )
     assert "Default: /run/msgd." in page  # of this prefix, and not of the one that the tree is configured with
 
 

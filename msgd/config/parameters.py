@@ -222,7 +222,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "msgd:listen",
         AbsolutePath(optional=True),
         default="<pid directory>/msgd.sock",
-        help="the gateway's socket, for who has no endpoint of its own (docs/gateway.md); nothing means no gateway",
+        help="the gateway's socket, for who has no endpoint of its own (docs/gateway.md); nothing means no gateway;"
+        " a socket that systemd passes (msgd.socket) counts instead",
     ),
     Parameter(
         "msgd:allow users",

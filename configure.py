@@ -182,8 +182,12 @@ def _missing(module: Module, python: Interpreter) -> list[str]:
 def _write_units(root: Path, registry: Registry) -> None:
     directory = root / "build" / units.TEMPLATES
     directory.mkdir(exist_ok=True)
-    for unit in units.units(root, registry.directories, with_systemd=registry.with_systemd):
+    made = list(units.units(root, registry.directories, with_systemd=registry.with_systemd))
+    for unit in made:
         write_if_changed(directory / unit.name, unit.text)
+    for path in directory.iterdir():
+        if path.name not in {unit.name for unit in made}:  # of an earlier configuration
+            path.unlink()
 
 
 def _write_config_status(root: Path, registry: Registry) -> None:

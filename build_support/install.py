@@ -36,6 +36,16 @@ PROJECT = "pyproject.toml"
 SHEBANG_LIMIT = 255
 """The bytes of a `#!` line that Linux reads."""
 
+TAKE_UP = (
+    "systemd-sysusers && systemd-tmpfiles --create msgd.conf",
+    "systemctl daemon-reload && systemctl restart systemd-sysctl",
+)
+"""What makes systemd take up its files without a boot."""
+SEARCHED_BY_SYSTEMD = ("/usr", "/usr/local")
+"""The prefixes below which it looks for them."""
+RUN_BY_SYSTEMD = Path("/run/systemd/system")
+"""It is there if systemd runs this machine."""
+
 LAUNCHER = '''\
 #!{python}
 """{program} of msgd {version}."""
@@ -93,6 +103,7 @@ class Installation:
         self._install_programs()
         self._install_units()
         self._install_manual()
+        self._install_gateway_document()
         for source in sorted((self._root / "etc").iterdir()):
             self._install_configuration(source)
         for path in self._installed.files - self._new.files:
@@ -101,6 +112,9 @@ class Installation:
         self._put(self._manifest_path, self._new.render().encode())
         print(f"msgd {self._registry.version} is installed: {self._real(self._registry.directories['prefix'])}")
         self._warn_of_missing_modules()
+        prefix = self._registry.directories["prefix"]
+        if not self._destdir and prefix in SEARCHED_BY_SYSTEMD and RUN_BY_SYSTEMD.is_dir():
+            print("systemd takes up its files at the next boot, or now by", *TAKE_UP, sep="\n    ")
 
     def uninstall(self) -> None:
         for path in self._installed.files:
@@ -181,6 +195,11 @@ class Installation:
             for script in sorted(Path(made, "completion").iterdir()):
                 path = f"{directories['prefix']}/share/bash-completion/completions/{script.name}"
                 self._put_file(path, script.read_bytes())
+
+    def _install_gateway_document(self) -> None:
+        """What the manual pages send their readers to."""
+        source = self._root / "docs" / "gateway.md"
+        self._put_file(f"{self._registry.directories['prefix']}/share/doc/msgd/{source.name}", source.read_bytes())
 
     def _install_configuration(self, source: Path) -> None:
         path = f"{self._registry.directories['configdir']}/{source.name}"

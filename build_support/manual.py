@@ -23,6 +23,8 @@ from msgd.config.parameters import PARAMETERS, Parameter
 
 PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 PARAMETERS_PAGE = ("msgd-smb.conf", 5)
+GATEWAY = "docs/gateway.md"
+INSTALLED_GATEWAY = f"{_registry.PREFIX}/share/doc/msgd/gateway.md"
 
 
 def main(arguments: list[str]) -> int:
@@ -79,6 +81,8 @@ def program_page(page: tuple[str, int], parser: argparse.ArgumentParser, others:
     _write_epilog(roff, parser.epilog or "")
     roff.section("files")
     roff.item(DEFAULT_PATH, f"the smb.conf that is read if -s names no other; {_reference(PARAMETERS_PAGE)} has it all")
+    if GATEWAY in description:
+        _write_gateway(roff)
     _write_see_also(roff, page, others)
     return roff.page()
 
@@ -102,6 +106,7 @@ def parameters_page(others: list[tuple[str, int]]) -> str:
         roff.item(parameter.name, f"{_sentence(parameter.help)} {_facts(parameter)}")
     roff.section("files")
     roff.item(DEFAULT_PATH, "the file that is read if none is named; without it the defaults are in force")
+    _write_gateway(roff)
     _write_see_also(roff, PARAMETERS_PAGE, others)
     return roff.page()
 
@@ -164,6 +169,10 @@ def _write_epilog(roff: Roff, epilog: str) -> None:
             roff.text(text[2][:1].upper() + text[2][1:])
         else:
             roff.paragraphs(block)
+
+
+def _write_gateway(roff: Roff) -> None:
+    roff.item(INSTALLED_GATEWAY, f"{GATEWAY} as it is installed: what clients of the gateway say and are told")
 
 
 def _write_see_also(roff: Roff, page: tuple[str, int], others: list[tuple[str, int]]) -> None:

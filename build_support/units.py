@@ -1,7 +1,7 @@
 """systemd's files: the templates in systemd/, filled in with what was configured.
 
 In a template `@NAME@` is the directory of that name. A line that begins with `@if-systemd ` or `@if-no-systemd ` is
-there only if msgd talks to systemd, or only if it does not.
+there only if msgd talks to systemd, or only if it does not. Lines that the directories make the same are there once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ INSTALLED_AS: Mapping[str, str] = {
 }
 """Where each goes; the template is the same name with .in."""
 
+ONLY_WITH_SYSTEMD = frozenset({"msgd.socket"})
+"""What is of no use to a msgd that does not talk to systemd: it could not take the socket over."""
+
 _CONDITION = re.compile(r"^@if-(no-)?systemd ")
+_DIRECTORY = re.compile(r"@([a-z]+)@")
 _UNQUOTABLE = re.compile(r'["\\]')
 
 
@@ -39,6 +43,8 @@ class Unit(NamedTuple):
 def units(root: Path, directories: Mapping[str, str], *, with_systemd: bool) -> Iterator[Unit]:
     """The files of the tree at `root`, filled in; ConfigureError if a directory cannot stand in them."""
     for name, path in INSTALLED_AS.items():
+        if name in ONLY_WITH_SYSTEMD and not with_systemd:
+            continue
         template = (root / TEMPLATES / f"{name}.in").read_text()
         yield Unit(name, path.format_map(directories), fill_in(template, directories, with_systemd=with_systemd))
 
@@ -52,9 +58,12 @@ def fill_in(template: str, directories: Mapping[str, str], *, with_systemd: bool
             raise ConfigureError(f"{directory!r} cannot stand in a systemd unit: it holds a quote or a backslash")
         return directory.replace("%", "%%")
 
-    lines = []
+    lines: list[str] = []
     for line in template.splitlines(keepends=True):
         condition = _CONDITION.match(line)
         if condition is None or (condition[1] is None) == with_systemd:
-            lines.append(_CONDITION.sub("", line))
-    return re.sub(r"@([a-z]+)@", value, "".join(lines))
+            text = _CONDITION.sub("", line)
+            filled_in = _DIRECTORY.sub(value, text)
+            if filled_in == text or filled_in not in lines:
+                lines.append(filled_in)
+    return "".join(lines)

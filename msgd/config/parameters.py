@@ -192,7 +192,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "msgd:max connections",
         Number(4, 100_000),
         default="256",
-        help="stream: how many connections are open at most, half of them opened here and half by other processes",
+        help="stream: how many connections between processes are open at most, half of them opened here and half by"
+        " other processes; it is not Samba's max connections, which is the gateway's msgd:max clients",
     ),
     Parameter(
         "msgd:half-open connections",
@@ -222,7 +223,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "msgd:listen",
         AbsolutePath(optional=True),
         default="<pid directory>/msgd.sock",
-        help="the gateway's socket, for who has no endpoint of its own (docs/gateway.md); nothing means no gateway",
+        help="the gateway's socket, for who has no endpoint of its own (docs/gateway.md); nothing means no gateway;"
+        " a socket that systemd passes (msgd.socket) counts instead",
     ),
     Parameter(
         "msgd:allow users",
@@ -249,7 +251,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "msgd:max clients",
         Number(0, 100_000),
         default="512",
-        help="gateway: how many clients are connected at most; 0 is no limit, as in Samba",
+        help="gateway: how many clients are connected at most; 0 is no limit, as in Samba, whose max connections it is"
+        " (msgd:max connections is another, the stream's)",
         synonyms=("max connections",),
         takes_effect="reload",
     ),
@@ -299,7 +302,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "msgd:metrics",
         SocketAddress(),
         default="",
-        help="where the daemon tells Prometheus how it is doing; nothing means nowhere",
+        help="where the daemon tells Prometheus how it is doing, unix:/path or 127.0.0.1:port; nothing means nowhere",
     ),
 )
 

@@ -6,12 +6,15 @@ killed.  (Its connection processes have closed their copies.)  At the end the pa
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import stat
 
 from msgd.errors import AlreadyRunning, ConfigError, TransportError, UnsafeDirectory
 from msgd.presence.presence import SUN_PATH_MAX
+
+logger = logging.getLogger("msgd.daemon")
 
 _BACKLOG = 1024
 
@@ -58,13 +61,20 @@ class Listener:
         return cls(listening, None)
 
     @classmethod
-    def adopt(cls, passed: tuple[int, ...]) -> Listener:
-        """Listen on the socket that the service manager has bound; ConfigError if that is not what it has passed."""
+    def adopt(cls, parameter: str, path: str, passed: tuple[int, ...]) -> Listener:
+        """Listen on the socket that the service manager has bound, wherever that is; a warning if it is not at `path`.
+
+        Raises ConfigError for what is not a socket to listen on, or more than one.
+        """
         sockets = [socket.socket(fileno=fd) for fd in passed]
         if [(one.family, one.type) for one in sockets] != [(socket.AF_UNIX, socket.SOCK_STREAM)]:
             for one in sockets:
                 one.close()
             raise ConfigError("the service manager has passed something else than one AF_UNIX stream socket")
+        bound = os.fsdecode(sockets[0].getsockname()).replace("\0", "@")  # so systemd writes an abstract name
+        if bound != path:
+            said = "%s is %s, but the service manager has passed %s: that one counts"
+            logger.warning(said, parameter, path or "empty", bound)
         return cls(sockets[0], None)
 
     def fileno(self) -> int:

@@ -9,6 +9,7 @@ What cannot be written (a full disk, a terminal that is gone) is lost without ad
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -107,6 +108,13 @@ def _is_journal(stream: TextIO) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that its user alone may read, whatever the umask: it says who has connected and asked for what."""
+
+    def _open(self) -> io.TextIOWrapper:
+        return open(self.baseFilename, "a", errors=self.errors, opener=lambda path, flags: os.open(path, flags, 0o600))
+
+
 def _open(destination: str) -> logging.Handler:
     handler: logging.Handler
     if destination == SYSLOG:
@@ -126,6 +134,6 @@ def _open_stream(destination: str) -> logging.Handler:
         return logging.StreamHandler(sys.stderr)
     try:
         os.makedirs(os.path.dirname(destination), 0o755, exist_ok=True)
-        return logging.FileHandler(destination, errors="backslashreplace")
+        return _LogFile(destination, errors="backslashreplace")
     except OSError as error:
         raise ConfigError(f"log file = {destination}: {error.strerror}") from error

@@ -123,11 +123,8 @@ class Server:
         ]
 
     def _open_gateway(self) -> None:
-        passed = self._manager.sockets
-        if passed:
-            listener = Listener.adopt(passed)
-        else:
-            listener = Listener.bind("msgd:listen", self._settings.config.listen, _GATEWAY_MODE)
+        listen, passed = ("msgd:listen", self._settings.config.listen), self._manager.sockets
+        listener = Listener.adopt(*listen, passed) if passed else Listener.bind(*listen, _GATEWAY_MODE)
         self._lifeline = Lifeline.of(self._manager)
         watched = None if self._lifeline is None else self._lifeline.watched
         self._gateway = Gateway(self._loop, self._settings, listener, self._children, watched, self._metrics)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from build_support import registry
+from build_support.install import TAKE_UP
+from configure import ROOT
 from tests.build.conftest import Tree
 
 PREFIX = "opt/m"
@@ -67,6 +69,7 @@ def test_everything_is_put_where_it_is_looked_for(destination: Destination) -> N
         "/usr/lib/sysctl.d/60-msgd.conf",
         "/usr/lib/sysusers.d/msgd.conf",
         "/usr/lib/tmpfiles.d/msgd.conf",
+        "/usr/share/doc/msgd/gateway.md",
         *(f"/usr/share/bash-completion/completions/{program}" for program in PROGRAMS),
         *(
             f"/usr/share/man/man{8 if program == 'msgd' else 1}/{program}.{8 if program == 'msgd' else 1}"
@@ -78,7 +81,17 @@ def test_everything_is_put_where_it_is_looked_for(destination: Destination) -> N
     service = Path(f"{destination.path}/usr/lib/systemd/system/msgd.service").read_text()
     assert 'ExecStart="/usr/sbin/msgd" -F\n' in service
     page = Path(f"{destination.path}/usr/share/man/man5/msgd-smb.conf.5").read_text()
+    for page_of_gateway in ("man5/msgd-smb.conf.5", "man8/msgd.8"):
+        assert (
+            "/usr/share/doc/msgd/gateway.md" in Path(f"{destination.path}/usr/share/man/{page_of_gateway}").read_text()
+        )
     assert "Default: /run/msgd." in page  # of this prefix, and not of the one that the tree is configured with
+
+
+def test_what_systemd_needs_is_said_where_systemd_looks(destination: Destination) -> None:
+    """What an installation without DESTDIR says is done in tests/systemd."""
+    assert "\n    ".join(TAKE_UP) in (ROOT / "README.md").read_text()
+    assert TAKE_UP[0] not in destination.make("install", "prefix=/usr")
 
 
 NOT_DEBIANS = ("rich", "prometheus_client", "matplotlib", "zmq", "pynng", "dbus_fast")

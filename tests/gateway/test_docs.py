@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from msgd.config.parameters import PARAMETERS
+from msgd.daemon.session import MAX_CALLS
 from msgd.wire.replies import BYES, ERRORS
-from msgd.wire.requests import OPERATIONS
-from tests.daemon.daemons import ENVIRONMENT, PATIENCE, TREE, Place
+from msgd.wire.requests import MAX_TIMEOUT, MAX_TYPES, OPERATIONS
+from tests.daemon.daemons import ENVIRONMENT, PATIENCE, TREE, Place, Running
 from tests.gateway.raw import RawClient
 
 TEXT = Path(TREE, "docs", "gateway.md").read_text()
 COMMANDS = re.findall(r"```console\n\$ (.*)\n(.*)\n```", TEXT)
+LISTENING = re.findall(r"```sh\n(.*)\n```", TEXT)
 CONVERSATION = re.findall(r"^([<>]) (.*)$", "\n".join(re.findall(r"```text\n(.*?)```", TEXT, re.DOTALL)), re.MULTILINE)
 
 
@@ -28,15 +30,40 @@ def common(text: str, place: Place) -> str:
     return text.replace(f'"backend": "{place.config.messaging_type}"', '"backend": "dgram"')
 
 
-@pytest.mark.skipif(shutil.which("socat") is None, reason="socat is not installed")
+needs_socat = pytest.mark.skipif(shutil.which("socat") is None, reason="socat is not installed")
+
+
+def typed(command: str, place: Place) -> str:
+    """The command as one types it in this place."""
+    return command.replace("/run/msgd/msgd.sock", shlex.quote(place.gateway))
+
+
+@needs_socat
 @pytest.mark.parametrize(("command", "output"), COMMANDS)
 def test_commands(place: Place, command: str, output: str) -> None:
     msgd = place.msgd()
-    command = command.replace("/run/msgd/msgd.sock", shlex.quote(place.gateway)).replace(" 4700", f" {msgd.pid}")
+    command = typed(command, place).replace(" 4700", f" {msgd.pid}")
     done = subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE, check=True
     )
     assert common(done.stdout, place) == common(output, place) + "\n"
+
+
+@needs_socat
+def test_who_listens_hears_what_everybody_is_told(place: Place) -> None:
+    (listening,) = LISTENING
+    (telling,) = (command for command, _ in COMMANDS if "send_all" in command)
+    place.msgd()
+    listener = place.keep(Running(["sh", "-c", typed(listening, place)]))
+    assert json.loads(listener.await_line("register"))["ok"]
+    subprocess.run(["sh", "-c", typed(telling, place)], env=ENVIRONMENT, timeout=PATIENCE, check=True)
+    event = json.loads(listener.await_line("event"))
+    assert (event["event"], event["type"], event["text"]) == ("message", "0xf000", "lunch")
+
+
+def test_the_fixed_bounds_are_what_they_are_said_to_be() -> None:
+    fixed = [float(number) for number in re.findall(r"\| fixed, (\d+)", TEXT)]
+    assert fixed == [MAX_CALLS, MAX_TYPES, MAX_TIMEOUT]
 
 
 def test_conversation(place: Place) -> None:

@@ -21,13 +21,16 @@ from typing import Any
 
 REPORT = Path("/out/report.jsonl")
 TREE = "/srv/tree"
+TREE_WITHOUT_SYSTEMD = "/srv/tree-without-systemd"
 PACKAGE = "/usr/lib/msgd"
 SMB_CONF = Path("/etc/msgd/smb.conf")
 RUN = Path("/run/msgd")
+LOG = Path("/var/log/msgd/log.msgd")
 PATIENCE = 30.0
 WATCHDOG = 2.0
 """Seconds; what the drop-in below says."""
-DROP_IN = f"[Service]\nWatchdogSec={WATCHDOG:g}\nTimeoutAbortSec=5\n"
+DROP_IN = Path("/etc/systemd/system/msgd.service.d/check.conf")
+DROP_IN_TEXT = f"[Service]\nWatchdogSec={WATCHDOG:g}\nTimeoutAbortSec=5\n"
 
 CHECKS: list[Callable[[], object]] = []
 
@@ -62,6 +65,11 @@ def connect() -> Any:
     from msgd.client import Client
 
     return Client(timeout=PATIENCE)
+
+
+def stop() -> None:
+    """Stop it for good: the socket would start it again."""
+    run("systemctl", "stop", "msgd.socket", "msgd.service")
 
 
 def await_end(pid: int) -> None:
@@ -101,22 +109,21 @@ clients: list[Any] = []
 
 @check
 def make_install() -> None:
-    run("make", "-C", TREE, "install")
-    drop_ins = Path("/etc/systemd/system/msgd.service.d")
-    drop_ins.mkdir(parents=True)
-    (drop_ins / "check.conf").write_text(DROP_IN)
-    for command in ("systemd-sysusers", "systemd-tmpfiles --create msgd.conf", "systemctl daemon-reload"):
-        run(*command.split())
+    _, _, take_up = run("make", "--no-print-directory", "-C", TREE, "install").partition("or now by\n")
+    DROP_IN.parent.mkdir(parents=True)
+    DROP_IN.write_text(DROP_IN_TEXT)
+    run("sh", "-ec", take_up)
     SMB_CONF.write_text("[global]\nlog level = 3\n")
     sys.path.insert(0, PACKAGE)
     assert RUN.is_dir()
     assert grp.getgrnam("msgd").gr_mem == []
+    assert Path("/proc/sys/net/unix/max_dgram_qlen").read_text() == "4096\n"
 
 
 @check
 def start() -> None:
     run("systemctl", "start", "msgd")
-    assert run("systemctl", "is-active", "msgd") == "active"
+    assert run("systemctl", "is-active", "msgd", "msgd.socket") == "active\nactive"
     assert show("StatusText").startswith(f"0 clients; {main_pid()}/")
 
 
@@ -140,6 +147,7 @@ def the_sandbox_holds() -> None:
     assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == 1 << 5  # CAP_KILL
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert not os.access(f"/proc/{main_pid()}/root/etc", os.W_OK)
+    assert show("OOMPolicy") == "continue"
 
 
 @check
@@ -151,9 +159,31 @@ def reload_takes_new_settings() -> None:
 
 
 @check
+def a_log_file_is_root_s_to_read() -> None:
+    SMB_CONF.write_text(f"[global]\nlog level = 3\nlog file = {LOG}\n")
+    reload()
+    assert "reloaded" in LOG.read_text()
+    assert LOG.stat().st_mode & 0o777 == 0o600
+    SMB_CONF.write_text("[global]\nlog level = 3\n")
+    reload()
+
+
+@check
+def who_connects_during_a_restart_is_served() -> None:
+    """A client that comes every now and then finds an open door, though nobody but systemd is behind it."""
+    before = main_pid()
+    with subprocess.Popen(("systemctl", "restart", "msgd")) as restart:
+        while restart.poll() is None:
+            with connect() as client:
+                client.ping()
+        assert restart.returncode == 0
+    assert main_pid() != before
+
+
+@check
 def stop_leaves_nothing_behind() -> None:
     pid = main_pid()
-    run("systemctl", "stop", "msgd")
+    stop()
     await_end(pid)
     assert sorted(path.name for path in RUN.rglob("*") if not path.is_dir()) in ([], ["names.tdb"])
     assert show("Result") == "success"
@@ -261,7 +291,7 @@ def stop_ends_the_clients_too() -> None:
     from msgd import events
 
     pids = [main_pid(), *(client.server_id.pid for client in clients)]
-    run("systemctl", "stop", "msgd.socket", "msgd.service")
+    stop()
     for client in clients:
         assert "(stopped): the service is stopped" in last_word_of(client)
         client.close()
@@ -287,14 +317,8 @@ def a_faulty_smb_conf_is_in_the_journal() -> None:
     SMB_CONF.write_text("[global]\nlog level = loud\n")
     assert status_of("systemctl", "start", "msgd") != 0
     assert any("log level = loud" in str(entry["MESSAGE"]) for entry in journal())
-    run("systemctl", "stop", "msgd")
+    stop()
     SMB_CONF.write_text("[global]\n")
-
-
-@check
-def the_sysctl_takes_effect() -> None:
-    run("/usr/lib/systemd/systemd-sysctl", "/usr/lib/sysctl.d/60-msgd.conf")
-    assert Path("/proc/sys/net/unix/max_dgram_qlen").read_text() == "4096\n"
 
 
 @check
@@ -305,6 +329,38 @@ def make_uninstall() -> None:
     assert not Path(PACKAGE).exists()
     run("systemctl", "daemon-reload")
     assert show("LoadState") == "not-found" or show("FragmentPath") == ""
+
+
+@check
+def without_systemd_python() -> None:
+    """There is no socket unit, and the connection processes end with the main process, each with its last word."""
+    DROP_IN.unlink()
+    run("make", "-C", TREE_WITHOUT_SYSTEMD, "install")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "enable", "--now", "msgd")
+    assert status_of("systemctl", "cat", "msgd.socket") != 0
+    await_answer()
+    with connect() as client:
+        os.kill(main_pid(), signal.SIGKILL)
+        assert "(stopped)" in last_word_of(client)
+    await_answer()
+    with connect() as client:
+        pids = [main_pid(), client.server_id.pid]
+        run("systemctl", "stop", "msgd")
+        assert "(stopped)" in last_word_of(client)
+    for pid in pids:
+        await_end(pid)
+    assert show("Result") == "success"
+    run("systemctl", "disable", "msgd")
+    run("make", "-C", TREE_WITHOUT_SYSTEMD, "uninstall")
+
+
+def await_answer() -> None:
+    """A main process that cannot say so is ready when it answers."""
+    deadline = time.monotonic() + PATIENCE
+    while status_of("msgcontrol", "msgd", "ping") != 0:
+        assert time.monotonic() < deadline, f"it is {show('ActiveState')}, and does not answer"
+        time.sleep(0.05)
 
 
 def await_state(wanted: str) -> None:

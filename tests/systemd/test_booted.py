@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,11 @@ def run(*command: str) -> None:
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What was seen inside, by check."""
     directory = tmp_path_factory.mktemp("booted")
-    tree = Tree(directory / "tree")
-    tree.configure("--prefix=/usr", f"--with-python={DISTRIBUTION_PYTHON}", "--with-systemd", "--quiet")
+    trees = {}
+    for name, option in (("tree", "--with-systemd"), ("tree-without-systemd", "--without-systemd")):
+        tree = Tree(directory / name)
+        tree.configure("--prefix=/usr", f"--with-python={DISTRIBUTION_PYTHON}", option, "--quiet")
+        trees[tree.path] = f"/srv/{name}"
     out = directory / "out"
     out.mkdir()
     with overlay() as root:
@@ -103,15 +106,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
             shutil.rmtree(root / gone, ignore_errors=True)
         (root / "etc" / "systemd" / "system" / "msgd-check.service").write_text(SERVICE)
         shutil.copy(INSIDE, root / "srv" / "inside.py")
-        (root / "srv" / "tree").mkdir(exist_ok=True)
-        console = boot(root, tree.path, out)
+        for path in trees.values():
+            (root / path.lstrip("/")).mkdir(exist_ok=True)
+        console = boot(root, {**trees, out: "/out"})
     lines = (out / "report.jsonl").read_text().splitlines() if (out / "report.jsonl").exists() else []
     assert lines, f"the container has said nothing:\n{console}"
     return {result["check"]: result for result in map(json.loads, lines)}
 
 
-def boot(root: Path, tree: Path, out: Path) -> str:
-    """Boot the container and wait for its end; what its console said."""
+def boot(root: Path, binds: Mapping[Path, str]) -> str:
+    """Boot the container, these directories bound into it, and wait for its end; what its console said."""
     done = subprocess.run(
         [
             "systemd-nspawn",
@@ -120,8 +124,7 @@ def boot(root: Path, tree: Path, out: Path) -> str:
             "--keep-unit",
             "--private-network",
             "--console=pipe",
-            f"--bind={tree}:/srv/tree",
-            f"--bind={out}:/out",
+            *(f"--bind={outside}:{inside}" for outside, inside in binds.items()),
             "--boot",
             "systemd.unit=msgd-check.service",
         ],

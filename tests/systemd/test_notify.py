@@ -146,6 +146,21 @@ def test_it_listens_on_the_socket_it_is_given(place: Place, manager: Manager) ->
         msgd.signal(signal.SIGTERM)
         assert msgd.wait() == 0
         assert os.path.exists(place.gateway)  # it is the service manager's
+        assert "that one counts" not in msgd.output
+
+
+@pytest.mark.parametrize("listen", ["", "/nowhere/msgd.sock"])
+def test_the_socket_it_is_given_counts_and_not_the_parameter(place: Place, manager: Manager, listen: str) -> None:
+    place.configure("log level = 3", f"msgd:listen = {listen}")
+    with listen_at(place.gateway) as listening:
+        msgd = manager.start(listening)
+        manager.hear("READY")
+        with RawClient(place) as client:
+            assert client.ask(op="ping")["ok"]
+        msgd.signal(signal.SIGTERM)
+        assert msgd.wait() == 0
+    said = f"msgd:listen is {listen or 'empty'}, but the service manager has passed {place.gateway}: that one counts"
+    assert msgd.output.count(said) == 1
 
 
 def test_sockets_it_cannot_use_are_an_error(place: Place, manager: Manager) -> None:

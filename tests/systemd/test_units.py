@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from build_support.report import ConfigureError
-from build_support.units import INSTALLED_AS, fill_in, units
+from build_support.units import INSTALLED_AS, ONLY_WITH_SYSTEMD, fill_in, units
 from configure import ROOT
 from tests.build.conftest import Tree
 
@@ -30,19 +32,17 @@ def analyze(*arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.fixture
-def installed(tree: Tree, tmp_path: Path) -> Path:
-    """The directory of the units of an installation."""
-    prefix = tmp_path / "installed"
-    tree.configure(f"--prefix={prefix}", f"--with-lockdir={tmp_path}/run", "--quiet")
-    tree.run("make", "install")
-    return prefix / "lib" / "systemd" / "system"
-
-
 @needs_systemd
-def test_the_units_are_well_formed(installed: Path) -> None:
-    said = analyze("verify", "--man=no", str(installed / "msgd.service"), str(installed / "msgd.socket"))
-    assert "msgd." not in said
+@pytest.mark.parametrize(
+    ("option", "wanted"), [("--with-systemd", ["msgd.service", "msgd.socket"]), ("--without-systemd", ["msgd.service"])]
+)
+def test_the_units_are_well_formed(tree: Tree, tmp_path: Path, option: str, wanted: list[str]) -> None:
+    prefix = tmp_path / "installed"
+    tree.configure(f"--prefix={prefix}", f"--with-lockdir={tmp_path}/run", option, "--quiet")
+    tree.run("make", "install")
+    installed = sorted((prefix / "lib" / "systemd" / "system").iterdir())
+    assert [path.name for path in installed] == wanted
+    assert "msgd." not in analyze("verify", "--man=no", *map(str, installed))
 
 
 @needs_systemd
@@ -50,31 +50,54 @@ def test_the_units_are_well_formed(installed: Path) -> None:
 def test_little_is_exposed(tmp_path: Path, with_systemd: bool) -> None:
     for unit in units(ROOT, DIRECTORIES, with_systemd=with_systemd):
         (tmp_path / unit.name).write_text(unit.text)
-    analyze("security", "--offline=true", f"--threshold={EXPOSURE}", str(tmp_path / "msgd.service"))
+    security = ("security", "--offline=true", str(tmp_path / "msgd.service"))
+    analyze(*security, f"--threshold={EXPOSURE}")
+    service = (tmp_path / "msgd.service").read_text()
+    reasons = {word for line in service.splitlines() if line.startswith("#") for word in re.findall(r"[@\w]+", line)}
+    for setting in json.loads(analyze(*security, "--json=short")):
+        if setting["exposure"] is not None and not setting["set"]:
+            name, _, what = setting["name"].partition("=~")
+            assert reasons & set(re.findall(r"[@\w]+", what or name)), f"no comment says why {setting['name']} is open"
+
+
+@pytest.mark.parametrize("with_systemd", [True, False])
+def test_want_of_memory_ends_one_process_and_not_the_service(with_systemd: bool) -> None:
+    (service,) = (one for one in units(ROOT, DIRECTORIES, with_systemd=with_systemd) if one.name == "msgd.service")
+    assert "\nOOMPolicy=continue\n" in service.text
 
 
 def test_directories_and_conditions_are_filled_in() -> None:
     template = "a @lockdir@ b\n@if-systemd with\n@if-no-systemd without\n"
     assert fill_in(template, {"lockdir": "/a b%c"}, with_systemd=True) == "a /a b%%c b\nwith\n"
     assert fill_in(template, {"lockdir": "/d"}, with_systemd=False) == "a /d b\nwithout\n"
+    assert fill_in('d "@a@"\n\n\nd "@b@"\n', {"a": "/same", "b": "/same"}, with_systemd=True) == 'd "/same"\n\n\n'
     with pytest.raises(ConfigureError, match="cannot stand in a systemd unit"):
         fill_in(template, {"lockdir": '/a"b'}, with_systemd=True)
 
 
 def test_nothing_is_left_to_fill_in() -> None:
-    made = list(units(ROOT, DIRECTORIES, with_systemd=True))
-    assert {unit.name for unit in made} == set(INSTALLED_AS) == {path.stem for path in (ROOT / "systemd").iterdir()}
-    for unit in made:
+    assert set(INSTALLED_AS) == {path.stem for path in (ROOT / "systemd").iterdir()}
+    made, without = (list(units(ROOT, DIRECTORIES, with_systemd=with_systemd)) for with_systemd in (True, False))
+    assert {unit.name for unit in made} == set(INSTALLED_AS)
+    assert {unit.name for unit in without} == set(INSTALLED_AS) - ONLY_WITH_SYSTEMD
+    for unit in (*made, *without):
         assert "@" not in unit.text.replace("@system-service", "").replace("~@", "").replace(" @", "")
         assert unit.path.startswith("/the/")
 
 
+def test_without_systemd_nothing_is_left_to_it_that_it_cannot_do() -> None:
+    made = {unit.name: unit.text for unit in units(ROOT, DIRECTORIES, with_systemd=False)}
+    service = made["msgd.service"].splitlines()
+    assert {"Type=exec", "KillMode=control-group", "KillSignal=SIGINT"} < set(service)
+    settings = {line.partition("=")[0] for line in service}
+    assert not settings & {"Wants", "After", "NotifyAccess", "WatchdogSec", "FileDescriptorStoreMax", "Also"}
+    assert not any("msgd.socket" in text for text in made.values())
+
+
 def test_configure_leaves_them_filled_in(tree: Tree) -> None:
+    tree.configure("--prefix=/opt/m", "--with-systemd", "--quiet")
+    made = tree.path / "build" / "systemd"
+    assert "ListenStream=/opt/m/var/run/msgd/msgd.sock\n" in (made / "msgd.socket").read_text()
     tree.configure("--prefix=/opt/m", "--without-systemd", "--quiet")
-    service = (tree.path / "build" / "systemd" / "msgd.service").read_text()
-    assert 'ExecStart="/opt/m/sbin/msgd" -F\n' in service
-    assert "\nType=exec\n" in service
-    assert "WatchdogSec" not in service
-    assert (
-        "ListenStream=/opt/m/var/run/msgd/msgd.sock\n" in (tree.path / "build" / "systemd" / "msgd.socket").read_text()
-    )
+    assert 'ExecStart="/opt/m/sbin/msgd" -F\n' in (made / "msgd.service").read_text()
+    assert not (made / "msgd.socket").exists()

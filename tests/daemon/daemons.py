@@ -70,6 +70,11 @@ class Running:
     def signal(self, signum: signal.Signals) -> None:
         self._process.send_signal(signum)
 
+    def stop(self) -> None:
+        """SIGSTOP it and wait until it has stopped."""
+        self.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
     def say(self, line: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode() + b"\n")
@@ -91,8 +96,7 @@ class Running:
     def kill(self) -> None:
         """End it and its children at once, if it has not ended, and close its pipes."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGSTOP)  # from now on it forks no more
-            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            self.stop()  # from now on it forks no more
             for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
                 end_process(int(child), signal.SIGKILL)
         self._process.kill()

@@ -169,8 +169,7 @@ def test_a_hangup_kills_no_client_that_is_just_connecting(place: Place) -> None:
 def test_a_client_that_is_just_connecting_gets_the_last_word(place: Place) -> None:
     msgd = place.msgd()
     with ExitStack() as stack:
-        msgd.signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, msgd.pid, os.WSTOPPED | os.WNOWAIT)
+        msgd.stop()
         clients = [stack.enter_context(RawClient(place)) for _ in range(16)]
         msgd.signal(signal.SIGINT)  # it looks at it once it has let in those who came before
         msgd.signal(signal.SIGCONT)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -69,19 +71,33 @@ def test_a_line_over_the_limit(place: Place) -> None:
 def test_an_idle_client(place: Place) -> None:
     place.configure("log level = 3", "msgd:client idle timeout = 0.1")
     msgd = place.msgd()
-    with RawClient(place) as idle, RawClient(place) as waiting, Peer(place.config) as peer:
-        pid = waiting.pid
-        waiting.ask(op="register", types=TEXT)
+    with RawClient(place) as idle:
         bye = idle.read()
         assert (bye["event"], bye["error"]) == ("bye", "idle")
         assert idle.is_ended()
-        with RawClient(place) as calling:
-            calling.say(op="call", to=str(peer.server_id), type=TEXT, answer=TEXT, timeout=0.5)
-            assert calling.read()["error"] == "reply-timeout"
-            assert calling.read()["error"] == "idle"
-        peer.call(send_many, pid, [b"still here"])  # it waits for messages: it is not idle
-        assert waiting.read()["text"] == "still here"
     msgd.await_line("is disconnected: nothing was said for 0.1 seconds")
+
+
+def test_who_waits_for_something_is_not_idle(place: Place) -> None:
+    """All of what they say is there before they are let in: nothing depends on how fast that goes."""
+    place.configure("log level = 3", "msgd:client idle timeout = 0.1")
+    msgd = place.msgd()
+    msgd.stop()
+    with Peer(place.config) as peer, RawClient(place) as waiting, RawClient(place) as calling:
+        waiting.write(lines({"op": "hello"}, {"op": "register", "types": TEXT}))
+        call = {"op": "call", "to": str(peer.server_id), "type": TEXT, "answer": TEXT, "timeout": 0.5}
+        calling.write(lines(call))
+        msgd.signal(signal.SIGCONT)
+        pid = int(waiting.read()["server_id"].partition("/")[0])
+        assert waiting.read()["ok"]
+        assert calling.read()["error"] == "reply-timeout"
+        assert calling.read()["error"] == "idle"
+        peer.call(send_many, pid, [b"still here"])
+        assert waiting.read()["text"] == "still here"
+
+
+def lines(*objects: dict[str, object]) -> bytes:
+    return b"".join(json.dumps(one).encode() + b"\n" for one in objects)
 
 
 def fill(session: Session, dst: int) -> int:

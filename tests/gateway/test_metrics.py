@@ -21,6 +21,9 @@ from tests.harness import TEXT, Child, Peer, take
 
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
 
+ACCEPTS, TCP_LISTEN = "00010000", "0A"
+"""In /proc/net: the flags of a listening AF_UNIX socket, the state of a listening TCP one."""
+
 BREAK_REQUEST = int(MessageType.SMB_BREAK_REQUEST)
 
 
@@ -206,9 +209,23 @@ def test_without_prometheus_client(metered: Place) -> None:
 
 def test_it_is_off_by_default(place: Place) -> None:
     msgd = place.msgd()
-    maps = Path(f"/proc/{msgd.pid}/maps").read_text()
-    assert "prometheus" not in maps
     assert place.config.metrics == ""
+    assert listening_sockets(msgd.pid) == {place.gateway}
+    place.configure("log level = 3", f"msgd:metrics = unix:{place.directory}/metrics")
+    msgd.signal(signal.SIGTERM)
+    assert msgd.wait() == 0
+    assert listening_sockets(place.msgd().pid) == {place.gateway, f"{place.directory}/metrics"}
+
+
+def listening_sockets(pid: int) -> set[str]:
+    """The paths at which a process accepts connections, and the ports (in hex, as /proc has them)."""
+    inodes = {os.stat(fd).st_ino for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_socket()}
+    unix = [line.split() for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]]
+    found = {words[7] for words in unix if words[3] == ACCEPTS and int(words[6]) in inodes}
+    for file in ("tcp", "tcp6"):
+        tcp = [line.split() for line in Path(f"/proc/{pid}/net/{file}").read_text().splitlines()[1:]]
+        found |= {words[1] for words in tcp if words[3] == TCP_LISTEN and int(words[9]) in inodes}
+    return found
 
 
 def test_counters_are_read_from_another_process_and_bounded() -> None:

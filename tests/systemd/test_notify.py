@@ -64,13 +64,18 @@ class Manager:
 
     def hear(self, wanted: str) -> Said:
         """What is said next about this; what else is said before is passed over, but for descriptors to keep."""
-        while True:
+        return self.hear_all_until(wanted)[-1]
+
+    def hear_all_until(self, wanted: str) -> list[Said]:
+        """All that is said up to what is said about this."""
+        heard: list[Said] = []
+        while not heard or wanted not in heard[-1].lines:
             text, fds, _, _ = socket.recv_fds(self._socket, 4096, 4)
             said = Said(dict(re.findall("^([A-Z_]+)=(.*)$", text.decode(), re.MULTILINE)), list(fds))
             if "FDSTORE" in said.lines:
                 self.kept[said.lines["FDNAME"]] = said.fds[0]
-            if wanted in said.lines:
-                return said
+            heard.append(said)
+        return heard
 
     def let_go(self) -> None:
         """After a stop: close what was kept."""
@@ -128,12 +133,15 @@ def test_it_gives_signs_of_life_as_long_as_its_loop_turns(manager: Manager) -> N
     assert "in run" in msgd.output
 
 
-def test_another_process_s_watchdog_is_not_fed(manager: Manager) -> None:
-    msgd = manager.start(WATCHDOG_USEC="100000", WATCHDOG_PID="1")
+def test_another_process_s_watchdog_is_not_fed(place: Place, manager: Manager) -> None:
+    msgd = manager.start(WATCHDOG_USEC="2000", WATCHDOG_PID="1")
     manager.hear("READY")
+    for _ in range(20):  # turns of the loop, in which it would be due
+        place.debuglevel(msgd.pid)
     msgd.signal(signal.SIGTERM)
-    said = manager.hear("STOPPING")
-    assert said.lines == {"STOPPING": "1", "STATUS": ""}
+    heard = manager.hear_all_until("STOPPING")
+    assert not [said for said in heard if "WATCHDOG" in said.lines]
+    assert heard[-1].lines == {"STOPPING": "1", "STATUS": ""}
     assert msgd.wait() == 0
 
 

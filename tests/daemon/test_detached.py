@@ -96,6 +96,7 @@ def test_hangup_opens_the_log_file_anew(place: Place) -> None:
     assert "reloaded: SIGHUP" in log.read_text()
     assert "is ready" in rotated.read_text()
     assert "reloaded" not in rotated.read_text()
+    assert {path.stat().st_mode & 0o777 for path in (log, rotated)} == {0o600}, "it is not for everybody to read"
     end_process(pid, signal.SIGTERM)
 
 

@@ -54,6 +54,14 @@ def test_a_connection_process_keeps_nothing_of_the_main_process(place: Place) ->
         assert "SigBlk:\t0000000000000000\n" in status
 
 
+def test_memory_is_taken_from_a_connection_process_first(place: Place) -> None:
+    msgd = place.msgd()
+    with RawClient(place) as client:
+        assert client.ask(op="ping")["ok"]
+        main, connection = (int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (msgd.pid, client.pid))
+        assert connection == max(main, 500)
+
+
 def test_connection_processes_outlive_a_killed_main_process(place: Place) -> None:
     msgd = place.msgd()
     with Peer(place.config) as peer, RawClient(place) as client:

@@ -27,7 +27,7 @@ from msgd.client import (
 from msgd.errors import GatewayClosed, ReplyTimeout
 from msgd.wire.conversation import Conversation
 from msgd.wire.header import Message
-from msgd.wire.json_lines import Members, write_data
+from msgd.wire.json_lines import Members
 from msgd.wire.requests import CALL_TIMEOUT
 from msgd.wire.server_id import ServerID
 
@@ -62,6 +62,7 @@ class Client:
             self.server_id = hello.take_server_id("server_id")
             self.version = hello.take_text("version")
             self.backend = hello.take_text("backend")
+            self._conversation.keep_to(hello.take("limits"))
         except BaseException:
             await self._close()
             raise
@@ -81,14 +82,12 @@ class Client:
 
     async def send(self, to: Destination, message_type: Type, data: bytes = b"", *, timeout: float = 0.0) -> SendStatus:
         """As Client.send."""
-        answer = await self._ask(
-            "send", timeout, to=wire_address(to), type=message_type, timeout=timeout or None, **write_data(data)
-        )
+        answer = await self._ask("send", timeout, data, to=wire_address(to), type=message_type, timeout=timeout or None)
         return SendStatus(answer["status"])
 
     async def send_all(self, message_type: Type, data: bytes = b"") -> int:
         """As Client.send_all."""
-        return delivered(await self._ask("send_all", type=message_type, **write_data(data)))
+        return delivered(await self._ask("send_all", 0.0, data, type=message_type))
 
     async def call(
         self, to: Destination, message_type: Type, data: bytes, answer: Type, timeout: float = CALL_TIMEOUT
@@ -97,11 +96,11 @@ class Client:
         members = await self._ask(
             "call",
             timeout,
+            data,
             to=wire_address(to),
             type=message_type,
             answer=answer,
             timeout=timeout,
-            **write_data(data),
         )
         return answering_message(members)
 
@@ -139,8 +138,10 @@ class Client:
         assert self._conversation.ended is not None
         raise self._conversation.ended
 
-    async def _ask(self, op: str, patience: float = 0.0, /, **members: object) -> Mapping[str, object]:
-        tag, line = self._conversation.ask(op, **members)
+    async def _ask(
+        self, op: str, patience: float = 0.0, data: bytes = b"", /, **members: object
+    ) -> Mapping[str, object]:
+        tag, line = self._conversation.ask(op, data, **members)
         seconds = self._timeout + patience
         try:
             async with asyncio.timeout(seconds):

@@ -27,7 +27,7 @@ from msgd.config import Config
 from msgd.errors import GatewayClosed, MalformedMessage, ReplyTimeout
 from msgd.wire.conversation import Conversation
 from msgd.wire.header import Message
-from msgd.wire.json_lines import Members, write_data
+from msgd.wire.json_lines import Members
 from msgd.wire.replies import read_message
 from msgd.wire.requests import CALL_TIMEOUT
 from msgd.wire.server_id import ServerID
@@ -60,6 +60,7 @@ class Client:
             self.server_id: ServerID = hello.take_server_id("server_id")
             self.version: str = hello.take_text("version")
             self.backend: str = hello.take_text("backend")
+            self._conversation.keep_to(hello.take("limits"))
         except BaseException:
             self.close()
             raise
@@ -83,14 +84,12 @@ class Client:
 
         Raises what Messaging.send() raises, NotAllowed, and GatewayClosed.
         """
-        answer = self._ask(
-            "send", timeout, to=wire_address(to), type=message_type, timeout=timeout or None, **write_data(data)
-        )
+        answer = self._ask("send", timeout, data, to=wire_address(to), type=message_type, timeout=timeout or None)
         return SendStatus(answer["status"])
 
     def send_all(self, message_type: Type, data: bytes = b"") -> int:
         """Send to every living process; how many took it."""
-        answer = self._ask("send_all", type=message_type, **write_data(data))
+        answer = self._ask("send_all", 0.0, data, type=message_type)
         return delivered(answer)
 
     def call(
@@ -103,11 +102,11 @@ class Client:
         members = self._ask(
             "call",
             timeout,
+            data,
             to=wire_address(to),
             type=message_type,
             answer=answer,
             timeout=timeout,
-            **write_data(data),
         )
         return answering_message(members)
 
@@ -140,9 +139,9 @@ class Client:
             pass
         return events.popleft() if events else None
 
-    def _ask(self, op: str, patience: float = 0.0, /, **members: object) -> Mapping[str, object]:
+    def _ask(self, op: str, patience: float = 0.0, data: bytes = b"", /, **members: object) -> Mapping[str, object]:
         """Send a request and wait for its answer; `patience`: how long the gateway is allowed to take for it."""
-        tag, line = self._conversation.ask(op, **members)
+        tag, line = self._conversation.ask(op, data, **members)
         self._unsent += line
         deadline = time.monotonic() + self._timeout + patience
         while (answer := self._conversation.take(tag)) is None:

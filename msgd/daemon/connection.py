@@ -24,6 +24,7 @@ import signal
 import socket
 
 from msgd.backends.drops import Pace
+from msgd.config import Config
 from msgd.daemon.children import LetIn
 from msgd.daemon.counters import Counters
 from msgd.daemon.loop import Loop
@@ -101,9 +102,8 @@ def _take_name(messaging: Messaging, uid: int) -> None:
 def _limit_memory(size: int) -> None:
     """Private memory that can be written; what is mapped from files does not count."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if hard != resource.RLIM_INFINITY:
-        size = min(size, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    soft = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))  # a reload may raise it again
 
 
 def _say_at_once(client: socket.socket, line: bytes) -> None:
@@ -116,19 +116,12 @@ class _Connection:
         self._client = client
         self._peer = peer
         self._settings = settings
-        self._config = config = settings.config
+        config = settings.config
         self._loop = loop
         self._messaging = messaging
         self._lines = LineReader(config.client_line_bytes)
         self._outbox = Outbox(client)
-        limits = {
-            "line_bytes": config.client_line_bytes,
-            "message_bytes": config.max_message_size,
-            "idle_seconds": config.client_idle_timeout,
-            "calls": MAX_CALLS,
-            "types": MAX_TYPES,
-        }
-        self._session = Session(messaging, loop, self._may_send, self._emit, self._dispatch, self._fail, limits)
+        self._session = Session(messaging, loop, self._may_send, self._emit, self._dispatch, self._fail, self._limits)
         self._pace = Pace()
         self._paused = False
         """Whether so much waits for the client that nothing is taken in."""
@@ -145,12 +138,12 @@ class _Connection:
         loop, messaging = self._loop, self._messaging
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.on_signal(signum, lambda: self._end(STOPPED, "the connection process was told to end"))
-        loop.on_signal(signal.SIGHUP, lambda: self._settings.reload("SIGHUP"))
+        loop.on_signal(signal.SIGHUP, lambda: self._reload("SIGHUP"))
         let_signals_in()
         if lifeline is not None:
             loop.on_readable(lifeline, lambda: self._lifeline_cut(lifeline))
         self._settings.debug_levels.serve(messaging)
-        messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: self._settings.reload(f"{message.src}"))
+        messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: self._reload(f"{message.src}"))
         messaging.register(MessageType.SHUTDOWN, lambda message: self._end(STOPPED, f"SHUTDOWN from {message.src}"))
         loop.on_readable(messaging.fileno(), self._dispatch)
         loop.on_readable(self._client.fileno(), self._read)
@@ -158,6 +151,33 @@ class _Connection:
         if self._half_closed is not None:
             self._half_closed.close()
         return self._why or "it has closed"
+
+    @property
+    def _config(self) -> Config:
+        return self._settings.config
+
+    def _limits(self) -> dict[str, object]:
+        config = self._config
+        return {
+            "line_bytes": config.client_line_bytes,
+            "message_bytes": config.max_message_size,
+            "idle_seconds": config.client_idle_timeout,
+            "calls": MAX_CALLS,
+            "types": MAX_TYPES,
+        }
+
+    def _reload(self, why: str) -> None:
+        """Read the settings anew, and keep this client to the bounds as they are now."""
+        before = self._config
+        self._settings.reload(why)
+        config = self._config
+        _limit_memory(config.client_memory)
+        self._lines.max_bytes = config.client_line_bytes
+        if config.client_idle_timeout != before.client_idle_timeout:
+            self._idle_timer.interval = config.client_idle_timeout
+        if self._stall_timer.interval and config.client_stall_timeout != before.client_stall_timeout:
+            self._stall_timer.interval = config.client_stall_timeout
+        self._on_writable()  # more may wait for it now, or less
 
     def _may_send(self, message_type: int) -> bool:
         allowed = self._peer.uid == 0 or self._settings.type_rules.allow(message_type)

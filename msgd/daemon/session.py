@@ -68,8 +68,9 @@ class _PendingCall:
 class Session:
     """One client's requests and events.
 
-    `may_send` says which types the client may send, `emit` takes lines for it.  `dispatch` is called when the context
-    should be looked after at once; whoever has dispatched tells by after_dispatch().  `fail` ends the connection.
+    `may_send` says which types the client may send, `emit` takes lines for it, `limits` are what it is told of its
+    bounds.  `dispatch` is called when the context should be looked after at once; whoever has dispatched tells by
+    after_dispatch().  `fail` ends the connection.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Session:
         emit: Callable[[bytes], None],
         dispatch: Callable[[], None],
         fail: Callable[[str], None],
-        limits: Mapping[str, object],
+        limits: Callable[[], Mapping[str, object]],
     ) -> None:
         self._messaging = messaging
         self._loop = loop
@@ -143,7 +144,7 @@ class Session:
                     "version": _registry.VERSION,
                     "backend": self._messaging.config.messaging_type,
                     "protocol": PROTOCOL,
-                    "limits": self._limits,
+                    "limits": self._limits(),
                 }
             case Send():
                 return self._send(asked, asked.request)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from msgd.errors import GatewayClosed, MalformedMessage, MsgdError, QueueFull
+from msgd.errors import GatewayClosed, MalformedMessage, MessageTooLarge, MsgdError, QueueFull
 from msgd.wire.header import Message
-from msgd.wire.json_lines import LineReader
+from msgd.wire.json_lines import LineReader, Members, write_data
 from msgd.wire.replies import Answer, Bye, Event, Refusal, last_word, read_reply
 from msgd.wire.requests import write_request
 
@@ -30,22 +30,41 @@ class Conversation:
         """The messages that have come in; the owner takes them out."""
         self.ended: MsgdError | None = None
         """Once nothing more comes: why."""
+        self._line_bytes = self._message_bytes = MAX_LINE
         self._lines = LineReader(MAX_LINE)
         self._last_tag = 0
         self._replies: dict[int, Answer | Refusal | None] = {}
 
-    def ask(self, op: str, **members: object) -> tuple[int, bytes]:
+    def keep_to(self, limits: object) -> None:
+        """Ask for nothing beyond the limits that the gateway has told in its answer to hello."""
+        if not isinstance(limits, dict):
+            raise MalformedMessage("the gateway's answer to hello holds no limits")
+        members = Members(dict(limits))
+        self._line_bytes = members.take_number("line_bytes", 1, MAX_LINE)
+        self._message_bytes = members.take_number("message_bytes", 1, MAX_LINE)
+
+    def ask(self, op: str, data: bytes = b"", /, **members: object) -> tuple[int, bytes]:
         """A new request: its id, and its line.
 
-        Raises what ended the connection, or QueueFull while MAX_EVENTS messages wait to be taken.
+        Raises what ended the connection, QueueFull while MAX_EVENTS messages wait to be taken, or MessageTooLarge for
+        what the gateway would refuse, or end the connection for.
         """
         if self.ended is not None:
             raise self.ended
         if len(self.events) >= MAX_EVENTS:
             raise QueueFull(f"{len(self.events)} messages wait to be received")
-        self._last_tag += 1
-        self._replies[self._last_tag] = None
-        return self._last_tag, write_request(op, self._last_tag, **members)
+        if len(data) > self._message_bytes:
+            raise MessageTooLarge(f"{len(data)} bytes of data; msgd:max message size is {self._message_bytes} there")
+        tag = self._last_tag + 1
+        line = write_request(op, tag, **members, **write_data(data))
+        length = len(line) - len(b"\n")
+        if length > self._line_bytes:
+            raise MessageTooLarge(
+                f"{len(data)} bytes of data make a line of {length}; msgd:client line bytes is {self._line_bytes} there"
+            )
+        self._last_tag = tag
+        self._replies[tag] = None
+        return tag, line
 
     def feed(self, data: bytes) -> None:
         """Take in what was read; bad lines end the connection."""

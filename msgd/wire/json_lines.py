@@ -31,11 +31,11 @@ _REQUIRED: Any = object()
 class LineReader:
     """Cuts what comes in into lines: feed() it, then take next_line() until that is None.
 
-    It holds at most `max_bytes` and what one feed() brings.
+    It holds at most `max_bytes`, which may be set to something else, and what one feed() brings.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._buffer = bytearray()
         self._searched = 0
 
@@ -47,8 +47,8 @@ class LineReader:
         """The next line without its newline, None if there is no whole one yet; MalformedMessage if it is too long."""
         end = self._buffer.find(b"\n", self._searched)
         self._searched = len(self._buffer)
-        if (end if end >= 0 else len(self._buffer)) > self._max_bytes:
-            raise MalformedMessage(f"the line is longer than {self._max_bytes} bytes")
+        if (end if end >= 0 else len(self._buffer)) > self.max_bytes:
+            raise MalformedMessage(f"the line is longer than {self.max_bytes} bytes")
         return None if end < 0 else self._take(end, end + 1)
 
     def last_line(self) -> bytes | None:

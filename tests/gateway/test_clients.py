@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ from msgd import (
 from msgd.client import Client
 from tests.daemon.daemons import PATIENCE, Place, end_process
 from tests.harness import TEXT, Peer, close, no_fd_leaks, send_many, take, take_data
+
+TOO_LONG = r"^3072 bytes of data make a line of \d+; msgd:client line bytes is 4096 there"
 
 
 def test_a_client(place: Place) -> None:
@@ -69,6 +72,29 @@ def test_errors_are_messagings(place: Place) -> None:
             client.send(peer.server_id, TEXT)
         with pytest.raises(MessageTooLarge):
             client.send(msgd.pid, "PING", bytes(1025))
+
+
+def test_what_is_too_large_for_the_gateway_is_not_sent(place: Place) -> None:
+    place.configure("log level = 3", "msgd:client line bytes = 4K", "msgd:max message size = 3K")
+    place.msgd()
+
+    async def send(data: bytes) -> SendStatus:
+        async with aio.Client(place.gateway) as client:
+            with pytest.raises(MessageTooLarge, match=TOO_LONG):
+                await client.send(peer.server_id, TEXT, b"\xff" * 3072)
+            return await client.send(peer.server_id, TEXT, data)
+
+    with Client(place.gateway) as client, Peer(place.config) as peer:
+        with pytest.raises(MessageTooLarge, match=r"3073 bytes of data; msgd:max message size is 3072 there"):
+            client.send(peer.server_id, TEXT, bytes(3073))
+        for ask in (client.send, partial(client.call, answer=TEXT)):
+            with pytest.raises(MessageTooLarge, match=TOO_LONG):
+                ask(peer.server_id, TEXT, b"\xff" * 3072)  # is longer in base64
+        with pytest.raises(MessageTooLarge, match=TOO_LONG):
+            client.send_all(TEXT, b"\xff" * 3072)
+        assert client.send(peer.server_id, TEXT, b"x" * 3072) is SendStatus.SENT  # the connection lives on
+        assert asyncio.run(send(b"y" * 3072)) is SendStatus.SENT
+        assert peer.call(take_data, 2) == [b"x" * 3072, b"y" * 3072]
 
 
 def test_the_last_word_is_raised(place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -76,6 +77,36 @@ def test_an_idle_client(place: Place) -> None:
         assert (bye["event"], bye["error"]) == ("bye", "idle")
         assert idle.is_ended()
     msgd.await_line("is disconnected: nothing was said for 0.1 seconds")
+
+
+def test_a_running_connection_obeys_new_bounds(place: Place) -> None:
+    msgd = place.msgd()
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    with RawClient(place) as long_winded, RawClient(place) as idle:
+        pid = long_winded.pid
+        assert idle.ask(op="ping")["ok"]
+        for memory in (100, 200):
+            place.configure("log level = 3", "msgd:client line bytes = 2K", f"msgd:client memory = {memory}M")
+            place.hangup(pid)
+            assert resource.prlimit(pid, resource.RLIMIT_DATA) == (memory << 20, hard)
+        assert long_winded.ask(op="hello")["limits"]["line_bytes"] == 2048
+        long_winded.write(b"x" * 2049 + b"\n")
+        assert long_winded.read()["error"] == "line-too-long"
+        place.configure("log level = 3", "msgd:client idle timeout = 0.1")
+        msgd.signal(signal.SIGHUP)
+        assert idle.read()["error"] == "idle"
+
+
+def test_a_running_connection_obeys_a_new_stall_timeout(place: Place) -> None:
+    place.configure("log level = 3", "msgd:client buffer bytes = 64K", "msgd:client stall timeout = 1000")
+    msgd = place.msgd()
+    with RawClient(place) as client, Peer(place.config) as peer:
+        pid = client.pid
+        client.ask(op="register", types=TEXT)
+        peer.call(fill, pid)
+        place.configure("log level = 3", "msgd:client buffer bytes = 64K", "msgd:client stall timeout = 0.1")
+        os.kill(pid, signal.SIGHUP)
+        msgd.await_line("is disconnected: nothing was read for 0.1 seconds (msgd:client stall timeout)")
 
 
 def test_who_waits_for_something_is_not_idle(place: Place) -> None:

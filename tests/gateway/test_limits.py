@@ -87,8 +87,9 @@ def test_a_running_connection_obeys_new_bounds(place: Place) -> None:
         assert idle.ask(op="ping")["ok"]
         for memory in (100, 200):
             place.configure("log level = 3", "msgd:client line bytes = 2K", f"msgd:client memory = {memory}M")
-            place.hangup(pid)
-            assert resource.prlimit(pid, resource.RLIMIT_DATA) == (memory << 20, hard)
+            os.kill(pid, signal.SIGHUP)
+            while resource.prlimit(pid, resource.RLIMIT_DATA) != (memory << 20, hard):
+                place.debuglevel(pid)
         assert long_winded.ask(op="hello")["limits"]["line_bytes"] == 2048
         long_winded.write(b"x" * 2049 + b"\n")
         assert long_winded.read()["error"] == "line-too-long"

@@ -464,7 +464,8 @@ class TdbBackend(Backend):
     def _announce_segment(self, peer: _Peer, key: bytes, size: int) -> None:
         """Say at the end of `key` in which segment our messages go on, one with room for a record of `size` bytes."""
         presence = self.presence
-        room = max(_PLACE, 1 << (SEGMENT_START_SIZE + size + CONTINUATION_SIZE - 1).bit_length())
+        room = SEGMENT_START_SIZE + size + CONTINUATION_SIZE
+        room += -room % _PLACE
         if peer.segments:
             self._forget_taken(peer)
         segment = peer.spare_for(room)
@@ -681,8 +682,14 @@ class TdbBackend(Backend):
             self._take_segment(source_key, source)
         return bool(self._inbox)
 
-    def _take_value(self, key: bytes, chain: ChainLock, source_key: tuple[int, int] | None) -> None:
-        """Empty a record, in one step with reading it, and have what was in it in hand.
+    def _take_value(
+        self,
+        key: bytes,
+        chain: ChainLock,
+        source_key: tuple[int, int] | None,
+        is_wanted: Callable[[bytes], bool] = bool,
+    ) -> None:
+        """Empty a record, in one step with reading it, and have what was in it in hand, if that is wanted.
 
         A signal's handler that raises, wherever it is called here, neither leaves the lock held nor loses a message.
         """
@@ -691,8 +698,10 @@ class TdbBackend(Backend):
         try:
             _acquire(chain)
             self._in_hand_from = source_key
-            self._in_hand = database.get(key) or b""
-            database.store(key, b"")
+            value = database.get(key) or b""
+            if is_wanted(value):
+                self._in_hand = value
+                database.store(key, b"")
         except BaseException:
             if database.get(key):
                 self._in_hand = b""
@@ -714,7 +723,9 @@ class TdbBackend(Backend):
                 if from_record:
                     self._end_continuations(messages[position:])
                     self._tell_of_room(ServerID(what.pid, unique_id=what.unique_id))
-            elif from_record or position or not isinstance(what, SegmentStart):
+            elif isinstance(what, SegmentStart) and not position and self._in_hand_from in self._sources:
+                self._sources[self._in_hand_from].begun = True
+            else:
                 self.drops("malformed", f"in messages.tdb: {what}")
         self._in_hand = b""
         self._inbox.extend(messages)
@@ -726,9 +737,8 @@ class TdbBackend(Backend):
 
     def _take_segment(self, source_key: tuple[int, int], source: _Source) -> None:
         """Take what is in the source's segment; forget the source if nothing is and it is dead."""
-        if self._has_segment(source):
-            source.begun = True
-            self._take_value(source.key, self._chains.of(source.key), source_key)
+        self._take_value(source.key, self._chains.of(source.key), source_key, source.owns)
+        if self._in_hand:
             self._sort()
             self._tell_of_room(ServerID(source_key[0], unique_id=source_key[1]))
             following = self._sources.get(source_key)

@@ -469,7 +469,6 @@ class TdbBackend(Backend):
         if peer.segments:
             self._forget_taken(peer)
         segment = peer.spare_for(room)
-        self._give_back(peer.spare)
         if segment is None:
             slot = peer.slots
             peer.slots += 1
@@ -484,6 +483,7 @@ class TdbBackend(Backend):
             peer.spare.append(segment)
             raise
         peer.continuation, peer.announced = record, segment
+        self._give_back(peer.spare)
 
     def _begin_segment(self, peer: _Peer, segment: _Segment, record: bytes) -> _Segment:
         """Put the first record into a segment that has been announced."""

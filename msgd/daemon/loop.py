@@ -2,7 +2,9 @@
 
 Signals.  The handlers do nothing: the interpreter's C-level handler writes each signal's number to a wake-up pipe,
 which is one of the descriptors the loop waits for, so what a signal asks for is done between two events and never in
-the middle of one.  A signal that comes just before the loop waits has its byte in the pipe already.
+the middle of one.  A signal that comes just before the loop waits has its byte in the pipe already.  Of the events that
+are there at once, signals come first: who sends a signal, and then asks twice, is answered by a process that has obeyed
+it (before the first answer its byte may come too late for the look, in the turn after that it cannot).
 
 Fork.  A child has copies of the pipe: a signal to the child would write into it and be taken for one to the parent.
 So the child is forked with all signals blocked and calls abandon() before it lets them in.
@@ -126,7 +128,9 @@ class Loop:
     def run(self) -> None:
         """Wait and call back until stop() is called; what a callback raises ends it."""
         while not self._stopping:
-            for key, events in self._selector.select(self._seconds_to_next_timer()):
+            ready = self._selector.select(self._seconds_to_next_timer())
+            ready.sort(key=self._signals_first)
+            for key, events in ready:
                 for event in (selectors.EVENT_READ, selectors.EVENT_WRITE):
                     callback = self._callbacks[key.fd].get(event)  # None: an earlier callback has seen to it
                     if events & event and callback is not None:
@@ -136,6 +140,9 @@ class Loop:
             now = time.monotonic()
             for timer in tuple(self._timers):
                 timer.run_if_due(now)
+
+    def _signals_first(self, event: tuple[selectors.SelectorKey, int]) -> bool:
+        return event[0].fd != self._wake_up
 
     def _seconds_to_next_timer(self) -> float | None:
         due = min((timer.due for timer in self._timers), default=float("inf"))

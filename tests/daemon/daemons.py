@@ -201,8 +201,8 @@ class Place:
     def hangup(self, pid: int) -> None:
         """Send SIGHUP and return when it has been obeyed.
 
-        The signal has come before the first question; it is obeyed at the latest in the turn of the loop in which
-        that question is answered, and the second question is answered in a later turn.
+        The signal has come before the first question; it is obeyed at the latest at the start of the turn of the loop
+        that follows on the first answer, and the second question is answered in that turn or a later one.
         """
         os.kill(pid, signal.SIGHUP)
         self.debuglevel(pid)

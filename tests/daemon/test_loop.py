@@ -22,6 +22,25 @@ def test_signal_before_the_loop_runs_is_not_lost() -> None:
     assert seen == ["one"]
 
 
+def test_a_signal_comes_before_an_event_that_was_there_before_it() -> None:
+    seen: list[str] = []
+    reader, writer = os.pipe()
+    with Loop() as loop:
+
+        def read() -> None:
+            seen.append("event")
+            loop.stop()
+
+        loop.on_signal(signal.SIGUSR1, lambda: seen.append("signal"))
+        loop.on_readable(reader, read)
+        os.write(writer, b"x")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        loop.run()
+    assert seen == ["signal", "event"]
+    os.close(reader)
+    os.close(writer)
+
+
 def test_signals_are_given_back() -> None:
     former = signal.getsignal(signal.SIGUSR1)
     descriptors = os.listdir("/proc/self/fd")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -94,6 +95,14 @@ class Children:
         os.close(pidfd)
         self._one_less(uid)
         return uid
+
+    def ended_adopted(self) -> list[tuple[int, int]]:
+        """The pids of adopted processes that have ended, and their pidfds."""
+        poll = select.poll()
+        for pidfd, _ in self._adopted.values():
+            poll.register(pidfd, select.POLLIN)
+        ended = {pidfd for pidfd, _ in poll.poll(0)}
+        return [(pid, pidfd) for pid, (pidfd, _) in self._adopted.items() if pidfd in ended]
 
     def reap(self) -> Iterator[Ended]:
         """Take note of the children that have ended."""

@@ -142,7 +142,7 @@ class _Connection:
         let_signals_in()
         if lifeline is not None:
             loop.on_readable(lifeline, lambda: self._lifeline_cut(lifeline))
-        self._settings.debug_levels.serve(messaging)
+        self._settings.debug_levels.serve(messaging, loop.obey_signals)
         messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: self._reload(f"{message.src}"))
         messaging.register(MessageType.SHUTDOWN, lambda message: self._end(STOPPED, f"SHUTDOWN from {message.src}"))
         loop.on_readable(messaging.fileno(), self._dispatch)

@@ -3,8 +3,12 @@
 Signals.  The handlers do nothing: the interpreter's C-level handler writes each signal's number to a wake-up pipe,
 which is one of the descriptors the loop waits for, so what a signal asks for is done between two events and never in
 the middle of one.  A signal that comes just before the loop waits has its byte in the pipe already.  Of the events that
-are there at once, signals come first: who sends a signal, and then asks twice, is answered by a process that has obeyed
-it (before the first answer its byte may come too late for the look, in the turn after that it cannot).
+are there at once, signals come first.
+
+Questions.  Who sends a signal and then asks is to be answered by a process that has obeyed it.  The kernel delivers the
+signal at the latest when the call returns that reads the question: by then its byte is in the pipe.  But the loop may
+have looked for events before, and one callback may read several questions.  So a callback that answers what depends on
+signals calls obey_signals() first.
 
 Fork.  A child has copies of the pipe: a signal to the child would write into it and be taken for one to the parent.
 So the child is forked with all signals blocked and calls abandon() before it lets them in.
@@ -63,7 +67,7 @@ class Loop:
         self._stopping = False
         self._wake_up, self._written_by_signals = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._former_wake_up = signal.set_wakeup_fd(self._written_by_signals)
-        self.on_readable(self._wake_up, self._run_signals)
+        self.on_readable(self._wake_up, self.obey_signals)
 
     def __enter__(self) -> Self:
         return self
@@ -92,17 +96,22 @@ class Loop:
         self._watch(fd, selectors.EVENT_WRITE, callback)
 
     def _watch(self, fd: int, event: int, callback: Callback | None) -> None:
-        before = self._callbacks.get(fd, {})
-        after = {watched: kept for watched, kept in before.items() if watched != event}
-        if callback is not None:
-            after[event] = callback
+        callbacks = self._callbacks.setdefault(fd, {})
+        before = sum(callbacks)
+        if callback is None:
+            callbacks.pop(event, None)
+        else:
+            callbacks[event] = callback
+        after = sum(callbacks)
         if not before and after:
-            self._selector.register(fd, sum(after))
-        elif before and not after:
-            self._selector.unregister(fd)
-        elif before.keys() != after.keys():
-            self._selector.modify(fd, sum(after))
-        self._callbacks[fd] = after
+            self._selector.register(fd, after, callbacks)
+        elif before and after != before:
+            if after:
+                self._selector.modify(fd, after, callbacks)
+            else:
+                self._selector.unregister(fd)
+        if not after:
+            del self._callbacks[fd]  # whatever has this number next is another descriptor
 
     def on_signal(self, signum: signal.Signals, callback: Callback) -> None:
         """Call back, in the loop, after the signal has come; it is caught from now on."""
@@ -132,7 +141,7 @@ class Loop:
             ready.sort(key=self._signals_first)
             for key, events in ready:
                 for event in (selectors.EVENT_READ, selectors.EVENT_WRITE):
-                    callback = self._callbacks[key.fd].get(event)  # None: an earlier callback has seen to it
+                    callback = key.data.get(event)  # None: an earlier callback has seen to it
                     if events & event and callback is not None:
                         callback()
                         if self._stopping:
@@ -148,8 +157,13 @@ class Loop:
         due = min((timer.due for timer in self._timers), default=float("inf"))
         return None if due == float("inf") else max(0.0, due - time.monotonic())
 
-    def _run_signals(self) -> None:
-        for signum in dict.fromkeys(os.read(self._wake_up, _PIPE_READ)):  # each once, in the order they came
+    def obey_signals(self) -> None:
+        """Call back now for the signals that have come."""
+        try:
+            numbers = os.read(self._wake_up, _PIPE_READ)
+        except BlockingIOError:
+            return
+        for signum in dict.fromkeys(numbers):  # each once, in the order they came
             callback = self._signal_callbacks.get(signum)
             if callback is not None:
                 callback()

@@ -130,7 +130,7 @@ class Server:
         self._gateway = Gateway(self._loop, self._settings, listener, self._children, watched, self._metrics)
 
     def _serve_messages(self, messaging: Messaging) -> None:
-        self._settings.debug_levels.serve(messaging)
+        self._settings.debug_levels.serve(messaging, self._loop.obey_signals)
         messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reload(_asked_by(one), **about(one)))
         messaging.register(MessageType.SHUTDOWN, lambda one: self._stop_all(_asked_by(one), **about(one)))
         messaging.register(MessageType.SMB_TELL_NUM_CHILDREN, self._tell_number_of_children)
@@ -240,6 +240,10 @@ class Server:
             self._loop.stop()
 
     def _tell_number_of_children(self, message: Message) -> None:
+        """Answer with those that run now: the news of one that has ended may be on its way."""
+        self._reap()
+        for pid, pidfd in self._children.ended_adopted():
+            self._adopted_has_ended(pid, pidfd)
         number = _NUMBER.pack(len(self._children))
         self._messaging.reply(message, MessageType.SMB_NUM_CHILDREN, number)
 

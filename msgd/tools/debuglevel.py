@@ -14,6 +14,7 @@ name, classes of other programs are passed over.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from msgd.config.kinds import LogLevel
 from msgd.messaging import Messaging
@@ -45,10 +46,11 @@ class DebugLevels:
         for name, number in self._levels.items():
             _LOGGERS[name].setLevel(python_level(number))
 
-    def serve(self, messaging: Messaging) -> None:
-        """Obey DEBUG and answer REQ_DEBUGLEVEL, as Samba's daemons do."""
+    def serve(self, messaging: Messaging, before: Callable[[], None] = lambda: None) -> None:
+        """Obey DEBUG and answer REQ_DEBUGLEVEL, as Samba's daemons do; `before` is called before each."""
 
         def debug(message: Message) -> None:
+            before()
             text = read_text(message.data)
             try:
                 self.set(LogLevel(text))
@@ -58,6 +60,7 @@ class DebugLevels:
                 logger.info("debug levels are %s now, says %s", self, message.src)
 
         def request(message: Message) -> None:
+            before()
             messaging.reply(message, MessageType.DEBUGLEVEL, write_text(f"{self}\n"))  # smbcontrol prints it as it is
 
         messaging.register(MessageType.DEBUG, debug)

@@ -186,12 +186,11 @@ class Place:
             return messaging.request(pid, MessageType.REQ_DEBUGLEVEL, b"", MessageType.DEBUGLEVEL, PATIENCE).data
 
     def number_of_children(self, pid: int) -> int:
-        """What msgd says, having taken note of every child that has ended by now (as in hangup())."""
+        """What msgd says, having taken note of every child that has ended by now."""
         with Messaging(self.config) as messaging:
-            for _ in range(2):
-                answer = messaging.request(
-                    pid, MessageType.SMB_TELL_NUM_CHILDREN, b"", MessageType.SMB_NUM_CHILDREN, PATIENCE
-                )
+            answer = messaging.request(
+                pid, MessageType.SMB_TELL_NUM_CHILDREN, b"", MessageType.SMB_NUM_CHILDREN, PATIENCE
+            )
         return int.from_bytes(answer.data, "little")
 
     def send(self, pid: int, message_type: int, data: bytes = b"") -> None:
@@ -199,14 +198,25 @@ class Place:
             messaging.send(pid, message_type, data)
 
     def hangup(self, pid: int) -> None:
-        """Send SIGHUP and return when it has been obeyed.
-
-        The signal has come before the first question; it is obeyed at the latest at the start of the turn of the loop
-        that follows on the first answer, and the second question is answered in that turn or a later one.
-        """
+        """Send SIGHUP and return when it has been obeyed: it is, before a question that came after it is answered."""
         os.kill(pid, signal.SIGHUP)
         self.debuglevel(pid)
-        self.debuglevel(pid)
+
+    @contextmanager
+    def amid_a_dispatch(self, pid: int) -> Iterator[None]:
+        """For the time of the block msgd is in the middle of a dispatch: it has read one message and no more.
+
+        That one makes it read its smb.conf, which is a pipe in which there is nothing yet.
+        """
+        text = self.smb_conf.read_text()
+        self.smb_conf.unlink()
+        os.mkfifo(self.smb_conf)
+        self.send(pid, MessageType.SMB_CONF_UPDATED)
+        with open(self.smb_conf, "w") as pipe:  # waits for it to open the other end
+            self.smb_conf.unlink()
+            self.smb_conf.write_text(text)
+            yield
+            pipe.write(text)
 
     def end_everything(self) -> None:
         for running in self._running:

@@ -100,6 +100,20 @@ def test_reload_of_a_broken_file_keeps_the_settings(place: Place) -> None:
     assert place.debuglevel(msgd.pid) == b"all:5 msgd:5\n\0"
 
 
+def test_a_question_after_a_signal_is_answered_by_one_that_has_obeyed_it(place: Place) -> None:
+    """Even if it reads the question in the very dispatch in whose middle the signal has come."""
+    msgd = place.msgd()
+    answers: list[bytes] = []
+    with Messaging(place.config) as messaging:
+        messaging.register(MessageType.DEBUGLEVEL, lambda message: answers.append(message.data))
+        with place.amid_a_dispatch(msgd.pid):
+            place.configure("log level = 5")
+            msgd.signal(signal.SIGHUP)
+            messaging.send(msgd.pid, MessageType.REQ_DEBUGLEVEL)
+        messaging.dispatch(PATIENCE)
+    assert answers == [b"all:5 msgd:5\n\0"]
+
+
 def test_reload_tells_what_waits_for_a_new_start(place: Place) -> None:
     msgd = place.msgd()
     place.configure("log level = 3", "msgd:close timeout = 1")

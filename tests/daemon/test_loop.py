@@ -41,6 +41,52 @@ def test_a_signal_comes_before_an_event_that_was_there_before_it() -> None:
     os.close(writer)
 
 
+def test_a_signal_that_comes_in_the_middle_of_a_callback_is_obeyed_there() -> None:
+    seen: list[str] = []
+    reader, writer = os.pipe()
+    with Loop() as loop:
+
+        def answer() -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            loop.obey_signals()
+            loop.obey_signals()
+            seen.append("answer")
+            loop.stop()
+
+        loop.on_signal(signal.SIGUSR1, lambda: seen.append("signal"))
+        loop.on_readable(reader, answer)
+        os.write(writer, b"x")
+        loop.run()
+    assert seen == ["signal", "answer"]
+    os.close(reader)
+    os.close(writer)
+
+
+def test_an_event_is_not_told_to_another_descriptor_of_the_same_number() -> None:
+    pipes = [os.pipe() for _ in range(2)]
+    quiet, its_writer = os.pipe()
+    seen: list[str] = []
+    with Loop() as loop:
+
+        def replace(other: int) -> None:
+            seen.append("event")
+            loop.on_readable(other, None)
+            os.dup2(quiet, other)
+            loop.on_readable(other, lambda: seen.append("nothing is there to read"))
+            loop.every(0.001, loop.stop)
+
+        (one, _), (two, _) = pipes
+        loop.on_readable(one, lambda: replace(two))
+        loop.on_readable(two, lambda: replace(one))
+        for _, writer in pipes:
+            os.write(writer, b"x")
+        loop.every(0.001, loop.stop)
+        loop.run()
+    assert set(seen) == {"event"}
+    for fd in (*sum(pipes, ()), quiet, its_writer):
+        os.close(fd)
+
+
 def test_signals_are_given_back() -> None:
     former = signal.getsignal(signal.SIGUSR1)
     descriptors = os.listdir("/proc/self/fd")

@@ -147,6 +147,25 @@ def test_num_children(place: Place) -> None:
     assert place.number_of_children(msgd.pid) == 0
 
 
+@pytest.mark.parametrize("adopted", [False, True])
+def test_who_has_ended_is_no_child_even_if_msgd_has_not_heard_of_it(place: Place, adopted: bool) -> None:
+    msgd = place.msgd()
+    numbers: list[bytes] = []
+    with RawClient(place) as client, Messaging(place.config) as messaging:
+        messaging.register(MessageType.SMB_NUM_CHILDREN, lambda message: numbers.append(message.data))
+        pid = client.pid
+        if adopted:
+            msgd.kill_alone()
+            msgd = place.msgd()
+        assert place.number_of_children(msgd.pid) == 1
+        numbers.clear()
+        with place.amid_a_dispatch(msgd.pid):
+            end_process(pid, signal.SIGKILL)
+            messaging.send(msgd.pid, MessageType.SMB_TELL_NUM_CHILDREN)
+        messaging.dispatch(PATIENCE)
+    assert numbers == [bytes(4)]
+
+
 def test_a_hangup_reaches_the_connection_processes(place: Place) -> None:
     log = place.directory / "log"
     place.configure("log level = 3", f"log file = {log}")
@@ -156,8 +175,7 @@ def test_a_hangup_reaches_the_connection_processes(place: Place) -> None:
         log.rename(place.directory / "log.1")
         place.configure("log level = 4", f"log file = {log}")
         place.hangup(msgd)
-        for _ in range(2):
-            answer = messaging.request(pid, MessageType.REQ_DEBUGLEVEL, b"", MessageType.DEBUGLEVEL, PATIENCE)
+        answer = messaging.request(pid, MessageType.REQ_DEBUGLEVEL, b"", MessageType.DEBUGLEVEL, PATIENCE)
         assert answer.data == b"all:4 msgd:4\n\0"
         assert f"msgd[{pid}] INFO: reloaded: SIGHUP" in log.read_text()
 

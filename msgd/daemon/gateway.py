@@ -3,6 +3,9 @@
 The main process looks at what the kernel says of a client and never at what the client says.  Who is not let in gets
 one line that says why.  It may be about to write its request: a closed socket would kill it (SIGPIPE) before it has
 read that line, so the connection stays open for a moment, with nobody behind it.
+
+The end.  Who has connected to our own socket is let in even if it waits in the socket's queue yet: it then hears the
+last word or is served on as all the others are.  In a socket of the service manager's it waits for the next msgd.
 """
 
 from __future__ import annotations
@@ -65,7 +68,13 @@ class Gateway:
         loop.on_readable(listener.fileno(), self._accept)
 
     def close(self) -> None:
-        """Let nobody in any more; those who are in stay."""
+        """Let in those who have come, and nobody any more; those who are in stay."""
+        try:
+            for client in self._listener.last_clients():
+                if self._let_in(client):
+                    client.close()
+        except OSError as error:
+            logger.error("not all who wait can be let in: %s", error, extra=fields(CONNECTION_FAILED))
         self._loop.forget(self._resume_timer)
         self._loop.on_readable(self._listener.fileno(), None)
         self._listener.close()

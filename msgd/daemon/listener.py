@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Iterator
 
 from msgd.errors import AlreadyRunning, ConfigError, TransportError, UnsafeDirectory
 from msgd.presence.presence import SUN_PATH_MAX
@@ -88,11 +89,25 @@ class Listener:
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             return None
 
+    def last_clients(self) -> Iterator[socket.socket]:
+        """Let nobody come any more, and give those who wait.  A socket without a path of ours has no last client.
+
+        OSError if the system cannot give one to us.
+        """
+        if self._path is not None:
+            self._remove_path()
+            self._socket.shutdown(socket.SHUT_RD)  # for one who has looked the path up and not connected yet
+            while (client := self.accept()) is not None:
+                yield client
+
     def close(self) -> None:
         """Listen no more, and remove the path if it is ours."""
+        self._remove_path()
+        self.abandon()
+
+    def _remove_path(self) -> None:
         if self._path is not None and self._identity is not None and _identity(self._path) == self._identity:
             os.unlink(self._path)
-        self.abandon()
 
     def abandon(self) -> None:
         """In a forked child: close the copy."""

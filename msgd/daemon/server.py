@@ -165,6 +165,7 @@ class Server:
     def _stop(self, why: str) -> None:
         logger.info("stopping: %s", why, extra=fields(STOPPING))
         self._manager.stopping()
+        self._close_gateway()
         if len(self._children):
             logger.info("%d connection processes go on", len(self._children))
         self._loop.stop()

@@ -11,7 +11,7 @@ import pytest
 
 from msgd import GatewayClosed, MessageType, Messaging
 from msgd.client import Client
-from tests.daemon.daemons import PATIENCE, Place, end_process, one_line
+from tests.daemon.daemons import PATIENCE, Place, Running, end_process, one_line
 from tests.gateway.raw import RawClient
 from tests.harness import TEXT, Peer, open_fds, send_many
 
@@ -192,17 +192,34 @@ def test_a_hangup_kills_no_client_that_is_just_connecting(place: Place) -> None:
             assert client.ask(op="ping")["ok"]
 
 
+def connected_to_a_stopped(msgd: Running, place: Place, stack: ExitStack) -> list[RawClient]:
+    """More clients than are let in at once: none of them is when the signal comes that ends msgd."""
+    msgd.stop()
+    return [stack.enter_context(RawClient(place)) for _ in range(40)]
+
+
 def test_a_client_that_is_just_connecting_gets_the_last_word(place: Place) -> None:
     msgd = place.msgd()
     with ExitStack() as stack:
-        msgd.stop()
-        clients = [stack.enter_context(RawClient(place)) for _ in range(16)]
-        msgd.signal(signal.SIGINT)  # it looks at it once it has let in those who came before
+        clients = connected_to_a_stopped(msgd, place, stack)
+        msgd.signal(signal.SIGINT)
         msgd.signal(signal.SIGCONT)
         for client in clients:
             assert client.read()["error"] == "stopped"
             client.close()
     assert msgd.wait() == 0
+
+
+def test_a_client_that_is_just_connecting_outlives_a_terminated_main_process(place: Place) -> None:
+    msgd = place.msgd()
+    with ExitStack() as stack:
+        clients = connected_to_a_stopped(msgd, place, stack)
+        msgd.signal(signal.SIGTERM)
+        msgd.signal(signal.SIGCONT)
+        assert msgd.wait() == 0
+        for client in clients:
+            assert client.ask(op="ping")["ok"]
+    assert f"{len(clients)} connection processes go on" in msgd.output
 
 
 def test_no_gateway_if_it_is_set_to_nothing(place: Place) -> None:

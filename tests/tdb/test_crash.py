@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import wait
@@ -18,12 +20,22 @@ import pytest
 from msgd import Config, Message, Messaging, MsgdError, NoSuchProcess, QueueFull, ServerID, TransportError
 from msgd.backends.tdb import TdbBackend
 from tests.conformance.conftest import MakeConfig, StartPeer
-from tests.harness import PATIENCE, TEXT, Child, Peer, Session, clean_up, close, send_many, take_data
+from tests.harness import PATIENCE, TEXT, Channel, Child, Peer, Session, clean_up, close, send_many, take_data
+from tests.machine_time import MachineTime
 from tests.tdb.conftest import MODES
 
 NUMBER = struct.Struct("=I")
+CLOCK = MachineTime()
+
 STORM = int(os.environ.get("MSGD_STORM", "1"))
 """How many times the suite's number of kills."""
+
+
+@pytest.fixture
+def machine_time() -> Iterator[MachineTime]:
+    """The clock that goes on for as long as the test runs, in its peers, too: so name it first."""
+    with CLOCK:
+        yield CLOCK
 
 
 def backend(messaging: Messaging) -> TdbBackend:
@@ -47,7 +59,7 @@ def lock_everything(session: Session, key: bytes | None) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("writing", [False, True])
 def test_owner_of_the_lock_over_all_is_killed(
-    make_config: MakeConfig, start: StartPeer, mode: str, writing: bool
+    machine_time: MachineTime, make_config: MakeConfig, start: StartPeer, mode: str, writing: bool
 ) -> None:
     """Those who wait for it go on, and nothing of theirs is gone."""
     config = make_config(**MODES[mode])
@@ -58,21 +70,26 @@ def test_owner_of_the_lock_over_all_is_killed(
     sender.begin(send_many, receiver.server_id, [b"after"])
     wait_until_waiting(sender)
     wait_until_waiting(receiver)
-    killed = time.monotonic()
+    killed = machine_time.now()
     owner.kill()
     assert receiver.hear() == [b"before", b"after"]
     assert sender.hear() is None
-    assert time.monotonic() - killed < 1
+    assert machine_time.since(killed) < 1
     with Messaging(config) as messaging:
         assert owner.pid in messaging.clean_up()
 
 
 def wait_until_waiting(peer: Peer) -> None:
-    """Until it waits in the kernel, for the lock: nothing else of what it does waits."""
+    """Until it has read what it is to do, and waits in the kernel, for the lock: nothing else of what it does waits."""
     deadline = time.monotonic() + PATIENCE
-    while Path(f"/proc/{peer.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+    while is_unread(peer.channel) or Path(f"/proc/{peer.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
         assert time.monotonic() < deadline
         os.sched_yield()
+
+
+def is_unread(channel: Channel) -> bool:
+    """Whether something that we have sent has not been read."""
+    return any(fcntl.ioctl(channel.fileno(), termios.TIOCOUTQ, bytes(4)))
 
 
 def lock_chain(session: Session, key: bytes) -> bool:
@@ -84,7 +101,9 @@ def lock_chain(session: Session, key: bytes) -> bool:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_owner_of_a_chains_lock_is_killed(make_config: MakeConfig, start: StartPeer, mode: str) -> None:
+def test_owner_of_a_chains_lock_is_killed(
+    machine_time: MachineTime, make_config: MakeConfig, start: StartPeer, mode: str
+) -> None:
     """The receiver's own chain: the sender's append and the receiver's look wait for it; those in others do not."""
     config = make_config(**MODES[mode])
     sender, receiver, owner, *bystanders = (start(config) for _ in range(3 + 4))
@@ -97,11 +116,11 @@ def test_owner_of_a_chains_lock_is_killed(make_config: MakeConfig, start: StartP
     for bystander in bystanders:
         bystander.begin(send_many, bystander.server_id, [b"goes on"])
     assert wait([bystander.channel for bystander in bystanders], PATIENCE)  # they are not all in that chain by chance
-    killed = time.monotonic()
+    killed = machine_time.now()
     owner.kill()
     assert receiver.hear() == [b"before", b"after"]
     assert sender.hear() is None
-    assert time.monotonic() - killed < 1
+    assert machine_time.since(killed) < 1
 
 
 # Storms
@@ -120,7 +139,7 @@ def shower(session: Session, others: list[ServerID], seed: int) -> None:
 
 
 def exchange(session: Session, dst: ServerID, number: int) -> float:
-    """Ping-pong numbered messages with one partner, in windows; the longest time without one, in seconds."""
+    """Ping-pong numbered messages with one partner, in windows; the longest time without one, in CLOCK's seconds."""
     messaging = session.messaging
     got = 0
 
@@ -132,7 +151,7 @@ def exchange(session: Session, dst: ServerID, number: int) -> float:
 
     messaging.deregister(TEXT)
     messaging.register(TEXT, take)
-    sent, longest, last = 0, 0.0, time.monotonic()
+    sent, longest, last = 0, 0.0, CLOCK.now()
     while got < number or sent < number:
         before = got
         while sent < number and sent < got + 200:
@@ -140,15 +159,15 @@ def exchange(session: Session, dst: ServerID, number: int) -> float:
             sent += 1
         if got < number:
             messaging.dispatch(PATIENCE)
-        now = time.monotonic()
+        longest = max(longest, CLOCK.since(last))
         if got > before:
-            longest, last = max(longest, now - last), now
-        assert now - last < PATIENCE
+            last = CLOCK.now()
+        assert longest < PATIENCE
     return longest
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_storm_of_kills(make_config: MakeConfig, start: StartPeer, mode: str) -> None:
+def test_storm_of_kills(machine_time: MachineTime, make_config: MakeConfig, start: StartPeer, mode: str) -> None:
     """Two pairs talk while others, who send to them and to each other, are killed at random moments.
 
     libtdb leaves unused space behind when it is killed while it takes or gives some, and `tdbtool check` says so; the

@@ -39,6 +39,8 @@ _BURST = 1000
 _STEP_TIMEOUT = 10.0
 """Seconds for what takes a fraction of one: a machine may be busy."""
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 _DIM, _BOLD, _GREEN, _RED, _PLAIN = "\033[2m", "\033[1m", "\033[32m", "\033[31m", "\033[0m"
 
 
@@ -68,6 +70,20 @@ def _run() -> int:
 
 def _end(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A signal that ends us does so at the end of the block: a process that has been started is known by then."""
+    came: list[int] = []
+    former = {signum: signal.signal(signum, lambda number, frame: came.append(number)) for signum in _ENDING}
+    try:
+        yield
+    finally:
+        for held, handler in former.items():
+            signal.signal(held, handler)
+    for signum in came:
+        signal.raise_signal(signum)
 
 
 class _Output:
@@ -132,7 +148,7 @@ class _Processes:
         return self
 
     def __exit__(self, *args: object) -> None:
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for signum in _ENDING:
             signal.signal(signum, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave half of them
         for process in self.all:
             process.terminate()
@@ -148,15 +164,16 @@ class _Processes:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a module of the package, in a session of its own: a Ctrl-C is ours to handle."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self.all.append(process)
+        with _undisturbed():
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self.all.append(process)
         return process
 
 

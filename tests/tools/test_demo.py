@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
+import select
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.daemon.daemons import Place, Running, end_process
+from msgd.tools.demo import _Processes
+from tests.daemon.daemons import ENVIRONMENT, PATIENCE, Place, Running, end_process
 
 
 def processes_naming(text: str) -> list[int]:
@@ -28,6 +34,42 @@ def processes_naming(text: str) -> list[int]:
 
 def start_demo(cwd: Path) -> Running:
     return Running([sys.executable, "-m", "msgd.tools.demo"], cwd)
+
+
+class StepByStep:
+    """A demo that is at most one line ahead of what was read of it: its output has room for one write."""
+
+    def __init__(self, cwd: Path) -> None:
+        self._output, writer = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1)
+        command = [sys.executable, "-m", "msgd.tools.demo"]
+        self._process = subprocess.Popen(command, cwd=cwd, stdout=writer, stderr=writer, env=ENVIRONMENT)
+        os.close(writer)
+        self.output = ""
+
+    def _read(self) -> str:
+        """The next write of it; nothing at its end."""
+        assert select.select([self._output], [], [], PATIENCE)[0], f"it says no more: {self.output}"
+        text = os.read(self._output, 1 << 16).decode()
+        self.output += text
+        return text
+
+    def await_line(self, beginning: str) -> None:
+        while not (text := self._read()).startswith(beginning):
+            assert text, f"it has not said {beginning!r}: {self.output}"
+
+    def end(self, signum: signal.Signals) -> int:
+        """Send it a signal; the exit status."""
+        self._process.send_signal(signum)
+        while self._read():
+            pass
+        return self._process.wait(PATIENCE)
+
+    def close(self) -> None:
+        """As far as it has not ended, it ends with its processes."""
+        self._process.terminate()
+        os.close(self._output)
+        self._process.wait(PATIENCE)
 
 
 def test_runs(place: Place) -> None:
@@ -65,15 +107,31 @@ def test_runs_elsewhere_where_there_is_no_room(place: Place, build: str) -> None
 @pytest.mark.parametrize("moment", ["1. ", "2. ", "3. ", "5. "])
 def test_interrupted(place: Place, signum: signal.Signals, moment: str) -> None:
     (place.directory / "build").mkdir()
-    demo = start_demo(place.directory)
-    try:
+    with contextlib.closing(StepByStep(place.directory)) as demo:
         demo.await_line(moment)
-        demo.signal(signum)
-        assert demo.wait() == 128 + signum, demo.output
-    finally:
-        demo.kill()
+        assert demo.end(signum) == 128 + signum, demo.output
     assert "Traceback" not in demo.output
     for pid in processes_naming(str(place.directory)):
         end_process(pid, None)  # msgcontrol, which Popen has killed with the demo
     assert list((place.directory / "build").iterdir()) == []
     assert not os.path.exists(place.directory / "build" / "demo")
+
+
+def test_a_process_that_is_just_being_started_does_not_outlive_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.Popen
+
+    def interrupted(command: list[str], **arguments: Any) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] = real([sys.executable, "-c", "input()"], **arguments)
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    former = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(KeyboardInterrupt), _Processes() as processes:
+            processes.start("anything")
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
+    (process,) = processes.all
+    assert process.poll() is not None

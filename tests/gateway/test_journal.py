@@ -11,7 +11,7 @@ from tests.daemon.daemons import Place
 from tests.daemon.system_log import SystemLog, needs_mounts
 from tests.gateway.raw import RawClient
 from tests.gateway.test_access import NOBODY, as_nobody, connect
-from tests.harness import TEXT, Channel
+from tests.harness import TEXT, Channel, drain
 
 pytest.importorskip("systemd.journal", reason="systemd-python is not installed")
 
@@ -60,7 +60,7 @@ def test_a_message_there_is_no_memory_for(place: Place) -> None:
         with RawClient(place) as client:
             client.ask(op="register", types=TEXT)
             messaging.send(client.pid, TEXT, b"\xff" * (16 << 20))
-            messaging.close()
+            drain(messaging)
             entry = log.entry("MESSAGE_ID", events.CONNECTION_FAILED)
         assert (entry["PEER_PID"], entry["PEER_UID"]) == (str(os.getpid()), str(os.geteuid()))
         assert "no memory for a message of 16777216 bytes" in entry["MESSAGE"]

@@ -178,7 +178,8 @@ def test_a_client_that_does_not_read_its_answers(place: Place) -> None:
 
 
 def test_a_client_that_reads_again_finds_whole_lines_and_the_last_word(place: Place) -> None:
-    place.configure("log level = 5", "msgd:client buffer bytes = 64K", "msgd:client stall timeout = 0.2")
+    bounds = ("msgd:client buffer bytes = 64K", "msgd:client stall timeout = 0.2", "msgd:close timeout = 1000")
+    place.configure("log level = 5", *bounds)
     msgd = place.msgd()
     with RawClient(place) as client, Peer(place.config) as peer:
         pid = client.pid

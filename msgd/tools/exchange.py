@@ -142,12 +142,12 @@ class Exchange:
         for pidfd in targets_by_pidfd:
             poll.register(pidfd, select.POLLIN)
         self._settle(outcome)
-        left = 1.0
-        while self._due and left > 0:
-            left = max(
-                0.0, deadline - time.monotonic()
-            )  # 0: a last look, as we may have been kept from looking in time
-            ended = [targets_by_pidfd[fd] for fd, _ in poll.poll(left * 1000) if fd in targets_by_pidfd]
+        is_over = False
+        while self._due and not is_over:
+            left = deadline - time.monotonic()
+            is_over = left <= 0  # this look is the last one: we may have been kept from looking in time
+            ready = poll.poll(max(0.0, left) * 1000)
+            ended = [targets_by_pidfd[fd] for fd, _ in ready if fd in targets_by_pidfd]
             while self._messaging.dispatch() and time.monotonic() < deadline:
                 pass
             self._settle(outcome)

@@ -104,7 +104,7 @@ def test_a_running_connection_obeys_a_new_stall_timeout(place: Place) -> None:
     with RawClient(place) as client, Peer(place.config) as peer:
         pid = client.pid
         client.ask(op="register", types=TEXT)
-        peer.call(fill, pid)
+        peer.begin(fill_and_drain, pid)
         place.configure("log level = 3", "msgd:client buffer bytes = 64K", "msgd:client stall timeout = 0.1")
         os.kill(pid, signal.SIGHUP)
         msgd.await_line("is disconnected: nothing was read for 0.1 seconds (msgd:client stall timeout)")
@@ -141,6 +141,12 @@ def fill(session: Session, dst: int) -> int:
             sent += 1
     except QueueFull:
         return sent
+
+
+def fill_and_drain(session: Session, dst: int) -> None:
+    """Send more than the receiver takes, however fast it reads at first: what waits here goes on leaving."""
+    fill(session, dst)
+    drain(session.messaging)
 
 
 def empty(session: Session) -> None:
@@ -184,7 +190,7 @@ def test_a_client_that_reads_again_finds_whole_lines_and_the_last_word(place: Pl
     with RawClient(place) as client, Peer(place.config) as peer:
         pid = client.pid
         client.ask(op="register", types=TEXT)
-        peer.call(fill, pid)
+        peer.begin(fill_and_drain, pid)
         msgd.await_line("the last word to")
         while (heard := client.read())["event"] == "message":
             assert heard["text"] == "x" * 1000

@@ -89,7 +89,17 @@ class Samba:
     def __enter__(self) -> Self:
         self.smbd = self.start("smbd", "-F", "--no-process-group", "-s", self.file, "-l", self.directory / "log")
         self.pid = self.smbd.pid
+        try:
+            for helper in self._children():
+                self._wait_until_it_answers("a helper of smbd's", helper, self.smbd)
+        except BaseException:
+            stop(self.smbd)
+            raise
         return self
+
+    def _children(self) -> list[int]:
+        """Smbd's helpers: it has forked them before it answered, and they open their endpoints after that."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def __exit__(self, *_: object) -> None:
         stop(self.smbd)
@@ -106,14 +116,17 @@ class Samba:
                 process_group=0,  # smbd ends its whole group when it ends
             )
         try:
-            self._wait_until_it_answers(program)
+            self._wait_until_it_answers(str(program.args), program.pid, program)
         except BaseException:
             stop(program)
             raise
         return program
 
-    def _wait_until_it_answers(self, program: subprocess.Popen[bytes]) -> None:
-        """Until a PING comes back: its lock file, its socket and its event loop are there then."""
+    def _wait_until_it_answers(self, what: str, pid: int, program: subprocess.Popen[bytes]) -> None:
+        """Until a PING comes back: its lock file, its socket and its event loop are there then.
+
+        `program`: with whose end it ends.
+        """
         deadline = time.monotonic() + PATIENCE
         pidfd = os.pidfd_open(program.pid)
         try:
@@ -122,13 +135,13 @@ class Samba:
                     if select.select([pidfd], [], [], 0.02)[0]:
                         raise AssertionError(f"{program.args!r} exited, status {program.wait()}:\n{self.log()}")
                     try:
-                        messaging.request(program.pid, MessageType.PING, b"", MessageType.PONG, timeout=1)
+                        messaging.request(pid, MessageType.PING, b"", MessageType.PONG, timeout=1)
                     except (NoSuchProcess, ReplyTimeout):
                         continue
                     return
         finally:
             os.close(pidfd)
-        raise AssertionError(f"{program.args!r} has not answered for {PATIENCE:g} seconds:\n{self.log()}")
+        raise AssertionError(f"{what} has not answered for {PATIENCE:g} seconds:\n{self.log()}")
 
     def log(self) -> str:
         """What smbd has logged."""
@@ -151,6 +164,21 @@ class Samba:
     def smbcontrol(self, *arguments: str | int) -> tuple[int, str]:
         """Run Samba's smbcontrol on this smb.conf."""
         return self.run("smbcontrol", "-s", self.file, *arguments)
+
+    def smbcontrol_until(self, wanted: set[str], *arguments: str | int) -> None:
+        """Run smbcontrol until it has printed these lines: it waits for answers for as long as it may."""
+        command = ["stdbuf", "-oL", "smbcontrol", "-s", str(self.file), "-t", f"{PATIENCE:g}", *map(str, arguments)]
+        left = set(wanted)
+        with subprocess.Popen(
+            command, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        ) as running:
+            assert running.stdout is not None
+            for line in running.stdout:
+                left.discard(line.rstrip("\n"))
+                if not left:
+                    break
+            running.terminate()
+        assert not left, f"{arguments} did not bring {left}"
 
     def msgcontrol(self, *arguments: str | int) -> tuple[int, str]:
         """Run our msgcontrol on this smb.conf."""

@@ -21,9 +21,7 @@ def test_smbcontrol_ping(samba: Samba, peer: Peer) -> None:
 
 def test_smbcontrol_all_ping(samba: Samba, peer: Peer) -> None:
     peer.begin(serve)
-    status, output = samba.smbcontrol("-t", "3", "all", "ping")  # waits as long as it may
-    assert status == 0
-    assert {f"PONG from pid {samba.pid}", f"PONG from pid {peer.pid}"} <= set(output.splitlines())
+    samba.smbcontrol_until({f"PONG from pid {samba.pid}", f"PONG from pid {peer.pid}"}, "all", "ping")
 
 
 def test_smbcontrol_ping_of_a_dead_process(samba: Samba, peer: Peer) -> None:

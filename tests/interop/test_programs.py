@@ -22,9 +22,7 @@ def test_smbcontrol_ping(samba: Samba, msgd: int) -> None:
 
 
 def test_smbcontrol_all_ping(samba: Samba, msgd: int) -> None:
-    status, output = samba.smbcontrol("-t", "3", "all", "ping")  # waits as long as it may
-    assert status == 0
-    assert {f"PONG from pid {msgd}", f"PONG from pid {samba.pid}"} <= lines(output)
+    samba.smbcontrol_until({f"PONG from pid {msgd}", f"PONG from pid {samba.pid}"}, "all", "ping")
 
 
 def test_smbcontrol_debug_and_debuglevel(samba: Samba, msgd: int) -> None:

@@ -73,9 +73,9 @@ def exchange(send: Callable[[bytes], object], receive: Callable[[], int], load: 
     bursts = cycle(load.bursts)
     limit = load.window - len(load.bursts[0])
     sent = received = 0
-    began = clock()
+    began = now = clock()
     end = began + load.seconds
-    while clock() < end:
+    while now < end:
         while sent - received <= limit:
             for data in next(bursts):
                 send(data)
@@ -84,6 +84,7 @@ def exchange(send: Callable[[bytes], object], receive: Callable[[], int], load: 
         if not got:
             return Tally(sent, received, clock() - began)
         received += got
+        now = clock()
     while received < sent:
         got = receive()
         if not got:

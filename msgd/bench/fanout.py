@@ -119,14 +119,15 @@ def _send(channel: Connection, config: Config, listeners: int, data: bytes, seco
 
     with Messaging(config) as messaging:
         messaging.register(ACK, answered)
-        began = time.perf_counter()
+        began = now = time.perf_counter()
         complete = True
-        while complete and time.perf_counter() < began + seconds:
+        while complete and now < began + seconds:
             for number in range(1, _ROUND + 1):
                 deliveries += messaging.send_all(ACK if number == _ROUND else DATA, data)
             broadcasts += _ROUND
             complete = dispatch_until(messaging, have_answered, patience)
             wanted += listeners
+            now = time.perf_counter()
         complete = complete and dispatch_until(messaging, have_answered, patience)
         elapsed = time.perf_counter() - began
         messaging.send_all(FINAL)

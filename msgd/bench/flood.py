@@ -120,11 +120,13 @@ def _send(channel: Connection, config: Config, dst: ServerID, data: bytes, secon
     with Messaging(config) as messaging:
         channel.send("ready")
         channel.recv()
-        end = clock() + seconds
-        while clock() < end:
+        now = clock()
+        end = now + seconds
+        while now < end:
             for _ in range(_BETWEEN_CLOCKS):
                 messaging.send(dst, DATA, data, timeout=patience)
             sent += _BETWEEN_CLOCKS
+            now = clock()
         messaging.send(dst, FINAL, str(sent).encode(), timeout=patience)
         drain(messaging, patience)
     return sent

@@ -33,6 +33,14 @@ def test_all_clients_with_and_without_messages(msgbench: Msgbench) -> None:
         assert run["counts"]["messages"] >= run["counts"]["notifies"]
 
 
+def test_the_load_is_replayed_to_its_end_however_short_the_time(msgbench: Msgbench) -> None:
+    done = msgbench.measure("dbench", "--clients", "2", "--types", "dgram", "--seconds", "0.000001")
+    assert done.status == 0, done.err
+    counts = done.rows["dgram"]["runs"][0]["counts"]
+    assert counts["operations"] == 2 * len(load.read(load.DEFAULT))
+    assert counts["notifies"] > 0
+
+
 def test_an_open_of_a_held_file_breaks(msgbench: Msgbench, scratch: Path) -> None:
     shared = scratch / "shared.load"
     shared.write_text(

@@ -35,6 +35,13 @@ def test_ping(msgbench: Msgbench) -> None:
     assert done.rows["dgram"]["page_2006"] == 58_400
 
 
+@pytest.mark.parametrize("command", ["ping", "flood", "latency", "fanout", "scale"])
+def test_something_is_done_however_short_the_time(msgbench: Msgbench, command: str) -> None:
+    """As on a machine that stands still until the time is over."""
+    for _, run in runs(msgbench.measure(command, "--types", "dgram", "--seconds", "0.000001")):
+        assert run["figures"]
+
+
 def test_ping_with_a_window_of_one_and_another_size(msgbench: Msgbench) -> None:
     done = msgbench.measure("ping", "--types", "dgram", "--window", "1", "--size", "5000", "--pin", "0")
     assert [run["counts"]["sent"] == run["counts"]["received"] >= 1 for _, run in runs(done)] == [True]

@@ -99,18 +99,19 @@ class Replay:
         }
 
     def run(self, operations: Sequence[Operation], seconds: float) -> Tally:
-        """Replay the operations, over and over, for so many seconds.  Raises Unexpected."""
+        """Replay the operations, over and over, for so many seconds, but once to their end.  Raises Unexpected."""
         clock, turn = time.perf_counter, self._sharing.turn
         done = 0
         os.makedirs(f"{self._root}/{own_directory(self._sharing.client)}", exist_ok=True)
-        began = clock()
+        began = now = clock()
         end = began + seconds
-        while clock() < end:
+        while now < end:
             for operation in operations:
                 self._do(operation)
                 done += 1
                 turn()
-                if clock() >= end:
+                now = clock()
+                if now >= end and done >= len(operations):
                     break
             self._close_all()
         return Tally(self._bytes, done, clock() - began)

@@ -16,11 +16,13 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
@@ -291,6 +293,14 @@ def no_fd_leaks() -> Iterator[None]:
     before = open_fds()
     yield
     assert open_fds() - before == set()
+
+
+def wait_until_asleep(pid: int) -> None:
+    """Until the process waits in the kernel; what it waits for is the test's to know."""
+    deadline = time.monotonic() + PATIENCE
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        assert time.monotonic() < deadline
+        os.sched_yield()
 
 
 def dead_pid() -> int:

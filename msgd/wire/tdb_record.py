@@ -1,4 +1,4 @@
-"""Records of messages.tdb, as Samba 3.0 writes them, and the three that only msgd writes.
+"""Records of messages.tdb, as Samba 3.0 writes them, and what only msgd writes.
 
 The value of key `PID/<pid>` NUL is any number of records one after the other, unpadded, in native byte order:
 i32 version, i32 type, i32 destination pid, i32 source pid, u64 length of the data (24 bytes on a 64-bit machine),
@@ -14,7 +14,10 @@ Version 3, "continued": the source pid's next messages are in the segment of thi
 `PID/<pid>/<source pid>/<unique>/<slot>` NUL; its data is u64 source unique id, u64 number, u64 slot.
 
 Version 4, "segment": the first record of a segment; its data is the u64 number.  A slot holds one segment after the
-other, each with another number.  See backends/tdb.py.
+other, each with another number.  See backends/tdb_destination.py.
+
+One key is not of messages: `msgd/space` NUL tells whether somebody was changing the file's free space when he was
+killed.  See backends/messages_tdb.py.
 """
 
 from __future__ import annotations
@@ -42,6 +45,10 @@ SEGMENT_VERSION = 4
 CONTINUATION_SIZE = RECORD.size + CONTINUED.size
 SEGMENT_START_SIZE = RECORD.size + SEGMENT.size
 """Bytes of a version 3 and of a version 4 record."""
+
+SPACE_KEY = b"msgd/space\0"
+SPACE_SOUND, SPACE_CHANGING = b"sound   ", b"changing"
+"""What its value may be."""
 
 TYPE_MAX = 0x7FFFFFFF
 """The record's type is an int."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ MODES: dict[str, dict[str, Any]] = {
     "nommap": {"use_mmap": False},
 }
 """The three ways of running the type, by the names used in the tests' ids."""
+
+needs_tdb_tools = pytest.mark.skipif(
+    shutil.which("tdbtool") is None, reason="tdbtool not found: apt-get install tdb-tools"
+)
+
+TDB_MAGIC = (0x26011999).to_bytes(4, "little")
+"""What stands before a record's key in the file."""
 
 
 @pytest.fixture

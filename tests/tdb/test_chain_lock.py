@@ -22,15 +22,15 @@ class Elsewhere:
 def test_debians_module_leads_to_its_handle(messaging: Messaging) -> None:
     backend = messaging._endpoint.backend
     assert isinstance(backend, TdbBackend)
-    assert backend._chains.are_single
+    assert backend._file.chains.are_single
 
 
 def test_without_handle_it_is_the_lock_over_all(messaging: Messaging, start: StartPeer) -> None:
     backend = messaging._endpoint.backend
     assert isinstance(backend, TdbBackend)
-    backend._chains = ChainLocks(Elsewhere(backend._tdb))
-    assert not backend._chains.are_single
-    backend._chain = backend._chains.of(backend._key)
+    backend._file.chains = ChainLocks(Elsewhere(backend._tdb))
+    assert not backend._file.chains.are_single
+    backend._chain = backend._file.chains.of(backend._key)
     assert backend._chain.acquire == backend._tdb.lock_all
     seen: list[bytes] = []
     messaging.register(TEXT, lambda message: seen.append(message.data))

@@ -18,11 +18,24 @@ from typing import Any
 import pytest
 
 from msgd import Config, Message, Messaging, MsgdError, NoSuchProcess, QueueFull, ServerID, TransportError
+from msgd.backends import messages_tdb
 from msgd.backends.tdb import TdbBackend
 from tests.conformance.conftest import MakeConfig, StartPeer
-from tests.harness import PATIENCE, TEXT, Channel, Child, Peer, Session, clean_up, close, send_many, take_data
+from tests.harness import (
+    PATIENCE,
+    TEXT,
+    Channel,
+    Child,
+    Peer,
+    Session,
+    clean_up,
+    close,
+    send_many,
+    take_data,
+    wait_until_asleep,
+)
 from tests.machine_time import MachineTime
-from tests.tdb.conftest import MODES
+from tests.tdb.conftest import MODES, TDB_MAGIC, needs_tdb_tools
 
 NUMBER = struct.Struct("=I")
 CLOCK = MachineTime()
@@ -82,9 +95,10 @@ def test_owner_of_the_lock_over_all_is_killed(
 def wait_until_waiting(peer: Peer) -> None:
     """Until it has read what it is to do, and waits in the kernel, for the lock: nothing else of what it does waits."""
     deadline = time.monotonic() + PATIENCE
-    while is_unread(peer.channel) or Path(f"/proc/{peer.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+    while is_unread(peer.channel):
         assert time.monotonic() < deadline
         os.sched_yield()
+    wait_until_asleep(peer.pid)
 
 
 def is_unread(channel: Channel) -> bool:
@@ -94,7 +108,7 @@ def is_unread(channel: Channel) -> bool:
 
 def lock_chain(session: Session, key: bytes) -> bool:
     """Hold the lock of one key's chain, as a receiver does that empties its record; whether it is only that one."""
-    chains = backend(session.messaging)._chains
+    chains = backend(session.messaging)._file.chains
     assert not chains.of(key).acquire()
     session.kept.append(chains)
     return chains.are_single
@@ -127,9 +141,11 @@ def test_owner_of_a_chains_lock_is_killed(
 
 
 def shower(session: Session, others: list[ServerID], seed: int) -> None:
-    """Send to all the others and read, for ever: what is killed."""
+    """Send to all the others, read, and clean up after the dead, for ever: what is killed."""
     moments = random.Random(seed)
     while True:
+        if moments.random() < 0.2:
+            session.messaging.clean_up()
         for dst in others:
             with contextlib.suppress(MsgdError):
                 for _ in range(moments.choice((1, 3, 50, 1000))):
@@ -166,12 +182,18 @@ def exchange(session: Session, dst: ServerID, number: int) -> float:
     return longest
 
 
+@needs_tdb_tools
 @pytest.mark.parametrize("mode", MODES)
-def test_storm_of_kills(machine_time: MachineTime, make_config: MakeConfig, start: StartPeer, mode: str) -> None:
-    """Two pairs talk while others, who send to them and to each other, are killed at random moments.
+def test_storm_of_kills(
+    machine_time: MachineTime,
+    make_config: MakeConfig,
+    start: StartPeer,
+    mode: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Two pairs talk while others, who send to them and to each other and clean up, are killed at random moments.
 
-    libtdb leaves unused space behind when it is killed while it takes or gives some, and `tdbtool check` says so; the
-    file goes when all processes have.
+    Free space that somebody was changing when he was killed is listed anew by the next one who changes it.
     """
     config = make_config(**MODES[mode], send_queue_messages=3000)
     pairs = [start(config) for _ in range(4)]
@@ -204,6 +226,20 @@ def test_storm_of_kills(machine_time: MachineTime, make_config: MakeConfig, star
     pairs[0].begin(exchange, pairs[1].server_id, number)
     pairs[1].begin(exchange, pairs[0].server_id, number)
     end_exchange(pairs[:2])
+    assert pairs[0].call(is_whole)
+    assert "made anew" not in capfd.readouterr().err, "the file was damaged"
+
+
+def is_whole(session: Session) -> bool:
+    """What tdbtool says of the file, once somebody has changed its free space."""
+    one = backend(session.messaging)
+    with one._file.changing_space():
+        pass
+    found = subprocess.run(
+        ["tdbtool", f"{session.config.lock_directory}/messages.tdb", "check"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return "Database integrity is OK" in found.stdout
 
 
 def begin_exchange(pairs: list[Peer], number: int) -> None:
@@ -217,7 +253,7 @@ def end_exchange(pairs: list[Peer]) -> None:
 
 
 def all_keys(session: Session) -> list[bytes]:
-    with backend(session.messaging)._all_keys() as keys:
+    with backend(session.messaging)._file.all_keys() as keys:
         return keys
 
 
@@ -265,9 +301,6 @@ def scribble(config: Config, key: bytes) -> None:
         file.write(b"\xff" * 4)
 
 
-TDB_MAGIC = (0x26011999).to_bytes(4, "little")
-
-
 @pytest.mark.parametrize("who_finds", ["sender", "receiver"])
 def test_damage_in_the_file_is_repaired(config: Config, start: StartPeer, who_finds: str) -> None:
     """What cannot be read any more is lost and the others' is not; everybody goes on.
@@ -285,6 +318,45 @@ def test_damage_in_the_file_is_repaired(config: Config, start: StartPeer, who_fi
     assert receiver.call(take_data, 3000) == [b"%d" % number for number in range(3000)]
     sender.call(send_many, other.server_id, [b"after"])
     assert other.call(take_data, 1) in ([b"kept"], [b"after"]), "kept, unless it was in the same chain"
+
+
+def begin_to_change_space(session: Session, place: int, length: int) -> None:
+    """Get stuck in it, with `length` bytes at `place`, which are others' records, in the list of free space as well.
+
+    That is how the list looks when it has had a whole record and its first half for a moment, and the whole was used.
+    """
+    file = backend(session.messaging)._file
+    changing = file.changing_space()
+    changing.__enter__()
+    session.kept.append(changing)
+    fd = file._descriptor()
+    assert fd is not None
+    base = int.from_bytes(os.pread(fd, 4, 64), "little")
+    free_list = base + 168
+    first = os.pread(fd, 4, free_list)
+    os.pwrite(fd, first + struct.pack("=5I", length - 24, 0, 0, 0, 0xD9FEE666), place)
+    os.pwrite(fd, struct.pack("=I", place - base), free_list)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_killed_while_changing_the_free_space(make_config: MakeConfig, start: StartPeer, mode: str) -> None:
+    """Nobody takes from a list that may have the space of records in it."""
+    config = make_config(**MODES[mode])
+    one, other, owner, sender = (start(config) for _ in range(4))
+    for receiver in (one, other):
+        sender.call(send_many, receiver.server_id, [b"kept"])
+    content = (Path(config.lock_directory) / "messages.tdb").read_bytes()
+    place = min(content.index(TDB_MAGIC + b"PID/%d\0" % peer.pid) for peer in (one, other))
+    owner.call(begin_to_change_space, place + 2000, messages_tdb.PLACE * 3 // 2)
+    owner.kill()
+    newcomers = [start(config) for _ in range(3)]
+    texts = [b"%d" % number for number in range(3000)]
+    for receiver in (one, other, *newcomers):
+        sender.call(send_many, receiver.server_id, texts)
+    for receiver in (one, other):
+        assert receiver.call(take_data, 3001) == [b"kept", *texts]
+    for receiver in newcomers:
+        assert receiver.call(take_data, 3000) == texts
 
 
 def dispatch_once(session: Session) -> int:

@@ -15,8 +15,9 @@ import tdb
 
 import msgd.backends.tdb as module
 from msgd import Messaging, NoSuchProcess, QueueFull, ServerID
+from msgd.backends import messages_tdb, tdb_destination
 from msgd.backends.tdb import TdbBackend
-from msgd.wire.tdb_record import pack_message
+from msgd.wire.tdb_record import pack_message, queue_key
 from tests.conformance.conftest import MakeConfig, StartPeer
 from tests.harness import (
     PATIENCE,
@@ -31,8 +32,9 @@ from tests.harness import (
     open_fds,
     send_many,
     take_data,
+    wait_until_asleep,
 )
-from tests.tdb.conftest import MODES
+from tests.tdb.conftest import MODES, TDB_MAGIC
 
 DEEP = 20_000
 MANY = {"send_queue_messages": 1_000_000}
@@ -90,7 +92,7 @@ def test_deep_queue_of_several_senders(make_config: MakeConfig, start: StartPeer
 def leftovers(session: Session) -> int:
     """The keys in the file for this process."""
     session.messaging.dispatch()
-    with backend(session.messaging)._all_keys() as keys:
+    with backend(session.messaging)._file.all_keys() as keys:
         return sum(b"/%d\0" % os.getpid() in key or b"/%d/" % os.getpid() in key for key in keys)
 
 
@@ -307,8 +309,95 @@ def test_short_lived_senders_do_not_make_the_record_deep(messaging: Messaging, s
 
     for _ in range(100):
         Child(body).wait()
-    assert len(backend(messaging)._tdb.get(b"PID/%d\0" % receiver.pid)) < module._DEEP + 100 * 40
+    assert len(backend(messaging)._tdb.get(b"PID/%d\0" % receiver.pid)) < tdb_destination.DEEP + 100 * 40
     assert receiver.call(take_data, 100) == [b"." * 400] * 100
+
+
+# Room in the record
+
+
+def place_of(session: Session, pid: int) -> int:
+    """Where the record of a process stands in the file."""
+    file = backend(session.messaging)._file
+    fd = file._descriptor()
+    assert fd is not None
+    return os.pread(fd, os.fstat(fd).st_size, 0).index(TDB_MAGIC + queue_key(pid))
+
+
+@pytest.mark.parametrize("size", [4, 4000])
+def test_no_append_outgrows_the_record(make_config: MakeConfig, start: StartPeer, size: int) -> None:
+    """Many more senders than there are grants: the record stays where it was made, so that no kill can lose it."""
+    config = make_config(**MANY)
+    receiver, senders = start(config), [start(config) for _ in range(4 * len(tdb_destination.GRANTS))]
+    for sender in senders:
+        sender.call(send_many, receiver.server_id, [b"meets it"])
+        assert receiver.call(take_data, 1) == [b"meets it"]
+    place = receiver.call(place_of, receiver.pid)
+    for again in range(3):
+        for sender in senders:
+            sender.begin(send_sized, receiver.server_id, 60, size)
+        for sender in senders:
+            assert sender.hear() is None
+        assert receiver.call(place_of, receiver.pid) == place
+        assert len(receiver.call(take_data, 60 * len(senders))) == 60 * len(senders), again
+
+
+def send_sized(session: Session, dst: ServerID, number: int, size: int) -> None:
+    for _ in range(number):
+        session.messaging.send(dst, TEXT, bytes(size))
+
+
+def test_grants_are_for_the_first_and_go_on_from_the_dead(
+    make_config: MakeConfig, start: StartPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SOURCE_CHECK", 0.0)
+    config = make_config()
+    senders = [start(config) for _ in range(len(tdb_destination.GRANTS) + 2)]
+    with Messaging(config) as messaging:
+        seen: list[bytes] = []
+        messaging.register(TEXT, lambda message: seen.append(message.data))
+
+        def hear_all(who: list[Peer]) -> list[bool]:
+            for sender in who:
+                sender.call(send_many, messaging.server_id, [b"here"])
+                messaging.dispatch(None)
+            return [sender.call(is_granted, messaging.server_id) for sender in who]
+
+        hear_all(senders)
+        assert hear_all(senders) == [True] * len(tdb_destination.GRANTS) + [False] * 2
+        senders.pop(3).kill()
+        hear_all(senders[-1:])
+        assert hear_all(senders) == [True] * (len(tdb_destination.GRANTS) - 1) + [False, True]
+
+
+def is_granted(session: Session, dst: ServerID) -> bool:
+    return backend(session.messaging)._destinations[dst.pid].quota > 0
+
+
+def crowd(session: Session, dst: ServerID) -> int:
+    """Fill the record as hundreds of senders do that each say they go on elsewhere; the number of messages."""
+    one = backend(session.messaging)
+    record = pack_message(dst, session.messaging.server_id, TEXT, b"." * 24)
+    number = tdb_destination.CROWDED // len(record) + 1
+    one._tdb.append(queue_key(dst.pid), record * number)
+    return number
+
+
+def send_patiently(session: Session, dst: ServerID) -> None:
+    """Send one message with a time-out that no test waits for."""
+    session.messaging.send(dst, TEXT, b"waited", timeout=10 * PATIENCE)
+
+
+def test_no_room_to_say_where_one_goes_on(start: StartPeer) -> None:
+    """That is a full receiver; and when it has read, who waits for room is told."""
+    receiver, sender, waiting = start(), start(), start()
+    number = sender.call(crowd, receiver.server_id)
+    with pytest.raises(ChildFailed, match=r"QueueFull: pid \d+ does not read: the messages of too many processes"):
+        sender.call(send_numbered, receiver.server_id, b"", 1)
+    waiting.begin(send_patiently, receiver.server_id)
+    wait_until_asleep(waiting.pid)
+    assert receiver.call(take_data, number + 1)[-1] == b"waited"
+    assert waiting.hear() is None
 
 
 # Peers that are forgotten
@@ -330,7 +419,7 @@ def test_sender_that_forgets_and_continues_again(make_config: MakeConfig, start:
 def forget_all(session: Session) -> None:
     """Forget the peers, as when there are too many."""
     one = backend(session.messaging)
-    for peer in list(one._peers.values()):
+    for peer in list(one._destinations.values()):
         one._forget(peer)
 
 
@@ -373,8 +462,8 @@ def test_slots_are_used_again_behind_what_is_in_the_record(make_config: MakeConf
 
 
 def come_back_and_go_on(session: Session, dst: ServerID) -> None:
-    peer = backend(session.messaging)._peers[dst.pid]
-    peer.unlooked_in_segment = module._LOOK_AT_SEGMENT_AFTER
+    peer = backend(session.messaging)._destinations[dst.pid]
+    peer.unlooked_in_segment = tdb_destination._LOOK_AT_SEGMENT_AFTER
     send_numbered(session, dst, b"b", 1)
     assert not peer.continuation
     send_numbered(session, dst, b"b", 3000)
@@ -384,7 +473,7 @@ def come_back_and_go_on(session: Session, dst: ServerID) -> None:
 def slots(session: Session) -> tuple[int, int]:
     """The number of slots in the file, and its size."""
     database = backend(session.messaging)._tdb
-    with backend(session.messaging)._all_keys() as keys:
+    with backend(session.messaging)._file.all_keys() as keys:
         return sum(key.count(b"/") > 1 for key in keys), database.map_size
 
 
@@ -398,7 +487,7 @@ def test_slots_are_kept_and_go_with_their_processes(make_config: MakeConfig, sta
         assert receiver.call(take_data, 8000) == numbered(name, 8000)
         sizes.append(receiver.call(slots))
     number, _ = sizes[1]
-    assert 10 < number <= module._SPARE_BYTES // module._PLACE
+    assert 10 < number <= tdb_destination.SPARE_BYTES // messages_tdb.PLACE
     assert sizes[1:] == sizes[1:2] * 3, "the first time, the end of the last slot was still free"
     sender.kill()
     assert receiver.call(clean_up) == [sender.pid]
@@ -426,11 +515,11 @@ def test_large_slots_are_given_back(make_config: MakeConfig, start: StartPeer) -
             assert receiver.call(take_data, 40) == texts
             sender.hear()
     kept = sender.call(spare_bytes)
-    assert kept <= module._SPARE_BYTES
+    assert kept <= tdb_destination.SPARE_BYTES
 
 
 def spare_bytes(session: Session) -> int:
-    return sum(slot.room for peer in backend(session.messaging)._peers.values() for slot in peer.spare)
+    return sum(slot.room for peer in backend(session.messaging)._destinations.values() for slot in peer.spare)
 
 
 def test_peers_that_died_deep_are_forgotten(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +533,7 @@ def test_peers_that_died_deep_are_forgotten(make_config: MakeConfig, monkeypatch
                 fill(messaging, peer.server_id)
             counts.append(len(open_fds()))
         assert counts[-1] == counts[15]
-        assert len(backend(messaging)._peers) <= 8
+        assert len(backend(messaging)._destinations) <= 8
 
 
 def test_many_short_lived_senders(messaging: Messaging) -> None:
@@ -526,5 +615,5 @@ def test_source_that_ends_between_two_looks(
 def append_to_segment(session: Session, dst: ServerID) -> None:
     """Send as a source does that found something in its segment, a moment before that was taken."""
     one = backend(session.messaging)
-    peer = one._peers[dst.pid]
+    peer = one._destinations[dst.pid]
     one._tdb.append(peer.segments[-1].key, pack_message(dst, ServerID(os.getpid()), TEXT, b"the last"))

@@ -15,6 +15,7 @@ import tdb
 from msgd import Messaging, NoSuchProcess, ServerID
 from msgd.backends.chain_lock import ChainLock, ChainLocks
 from msgd.backends.tdb import TdbBackend
+from msgd.backends.tdb_destination import EPOCH
 from tests.conformance.conftest import StartPeer
 from tests.harness import PATIENCE, TEXT, Session, close, send_many, take_data
 
@@ -72,15 +73,15 @@ def backend(messaging: Messaging) -> TdbBackend:
 
 def interrupt(one: TdbBackend, step: str) -> Callable[[], None]:
     """Have the next of the named steps interrupted; what is returned undoes that."""
-    real, chains, chain = one._tdb, one._chains, one._chain
+    real, chains, chain = one._tdb, one._file.chains, one._chain
     if step in ChainLock._fields:
-        one._chains = Interrupting(chains, step)  # type: ignore[assignment]
-        one._chain = one._chains.of(one._key)
+        one._file.chains = Interrupting(chains, step)  # type: ignore[assignment]
+        one._chain = one._file.chains.of(one._key)
     else:
         one._tdb = Interrupting(real, step)
 
     def undo() -> None:
-        one._tdb, one._chains, one._chain = real, chains, chain
+        one._tdb, one._file.chains, one._chain = real, chains, chain
 
     return undo
 
@@ -104,22 +105,26 @@ def test_while_messages_are_taken(alarm: None, messaging: Messaging, start: Star
     assert seen == texts
 
 
-def test_between_append_and_signal(alarm: None, messaging: Messaging, start: StartPeer) -> None:
-    """The message is there, so the receiver is woken."""
+@pytest.mark.parametrize("before", [1, 2], ids=["with a look at the depth", "without"])
+def test_between_append_and_signal(alarm: None, messaging: Messaging, start: StartPeer, before: int) -> None:
+    """The message is there, so the receiver is woken, and no lock stays."""
     receiver = start()
-    messaging.send(receiver.server_id, TEXT, b"first")
-    assert receiver.call(take_data, 1) == [b"first"]
+    for _ in range(before):
+        messaging.send(receiver.server_id, TEXT, b"before")
+        assert receiver.call(take_data, 1) == [b"before"]
     receiver.begin(take_data, 1)
     one = backend(messaging)
-    words = one._peers[receiver.pid].words
-    while not words[0]:
+    destination = one._destinations[receiver.pid]
+    while not destination.words[EPOCH]:
         pass
-    real = one._append
-    one._append = Interrupting(one._tdb, "append").append
+    interrupting = Interrupting(one._tdb, "append")
+    real, one._append = one._append, interrupting.append
+    destination._tdb = interrupting
     with pytest.raises(Alarm):
-        messaging.send(receiver.server_id, TEXT, b"second")
-    one._append = real
-    assert receiver.hear() == [b"second"]
+        messaging.send(receiver.server_id, TEXT, b"here")
+    one._append, destination._tdb = real, one._tdb
+    assert receiver.hear() == [b"here"]
+    assert (destination.quota > 0) == (before > 1)
 
 
 def take_under_alarms(session: Session, last: bytes, seed: int) -> tuple[list[bytes], int]:

@@ -21,7 +21,18 @@ from msgd import BackendUnavailable, Config, Message, Messaging, NoSuchProcess, 
 from msgd.aio import AsyncMessaging
 from msgd.backends.doorbell import Doorbell
 from tests.conformance.conftest import MakeConfig, StartPeer
-from tests.harness import PATIENCE, TEXT, Channel, Child, Peer, Session, is_gone, send_many, take_data
+from tests.harness import (
+    PATIENCE,
+    TEXT,
+    Channel,
+    Child,
+    Peer,
+    Session,
+    is_gone,
+    send_many,
+    take_data,
+    wait_until_asleep,
+)
 
 ROUNDS = 200
 
@@ -103,14 +114,6 @@ def test_signal_blocked_or_ignored_by_who_started_us(config: Config, messaging: 
         wait_until_asleep(child.pid)
         messaging.send(dst, TEXT, b"wake up")
         assert child.hear() == [b"wake up"]
-
-
-def wait_until_asleep(pid: int) -> None:
-    """Until the process waits in the kernel; what it waits for is the test's to know."""
-    deadline = time.monotonic() + PATIENCE
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
-        assert time.monotonic() < deadline
-        os.sched_yield()
 
 
 # After the end

@@ -13,7 +13,7 @@ import pytest
 from build_support import bootstrap, interpreter
 from build_support.bootstrap import Requirement, SuitePackage
 from build_support.report import ConfigureError, Report
-from tests.build.conftest import Tree
+from tests.build.conftest import NETWORK_PATIENCE, Tree
 
 MISSING = (Requirement("no_such_module", "python3-no-such"),)
 INSTALL = (
@@ -82,6 +82,7 @@ def test_a_user_is_told_in_one_line_which_tests_will_be_skipped(
 
 
 @pytest.mark.network
+@pytest.mark.timeout(NETWORK_PATIENCE)
 def test_bootstrap_makes_an_environment_once(tree: Tree) -> None:
     said = tree.configure("--bootstrap").stdout
     assert "configure: making build/venv" in said

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from build_support import registry
-from tests.build.conftest import Tree
+from tests.build.conftest import NETWORK_PATIENCE, Tree
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.timeout(NETWORK_PATIENCE)]
 
 
 class Environment:

@@ -73,7 +73,8 @@ class MessagesTdb:
     def __init__(self, config: Config, directory: RendezvousDirectory, known_keys: Callable[[], set[bytes]]) -> None:
         """Open or make it; the first process of a directory finds it empty.
 
-        `known_keys` gives keys that a repair looks for besides those it finds.  Raises BackendUnavailable, UnsafeDirectory.
+        `known_keys` gives keys that a repair looks for besides those it finds.
+        Raises BackendUnavailable, UnsafeDirectory.
         """
         path = os.path.join(config.lock_directory, FILE_NAME)
         _set_aside_if_damaged(directory.directory_fd, path)

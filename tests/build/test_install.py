@@ -94,7 +94,7 @@ def test_what_systemd_needs_is_said_where_systemd_looks(destination: Destination
     assert TAKE_UP[0] not in destination.make("install", "prefix=/usr")
 
 
-NOT_DEBIANS = ("rich", "prometheus_client", "matplotlib", "zmq", "pynng", "dbus_fast")
+NOT_DEBIANS = ("rich", "prometheus_client", "matplotlib", "zmq", "pynng", "redis", "dbus_fast")
 """What the programs may use where it is, and must do without."""
 
 

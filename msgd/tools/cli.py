@@ -48,7 +48,9 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.completion_words: list[str] = []
-        self.add_argument("-s", "--configfile", metavar="FILE", help=f"the smb.conf to read (default: {DEFAULT_PATH})")
+        self.configfile = self.add_argument(
+            "-s", "--configfile", metavar="FILE", help=f"the smb.conf to read (default: {DEFAULT_PATH})"
+        )
         self.add_argument("-V", "--version", action="version", version=f"Version {_registry.VERSION}")
 
     def error(self, message: str) -> NoReturn:
@@ -70,9 +72,8 @@ def run(program: str, body: Callable[[], int]) -> int:
         if isinstance(error, OSError) and error.filename == _STDOUT:
             # What is still buffered would raise again at exit: let it go where anything may be written.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if isinstance(error, BrokenPipeError):
-                return EXIT_FAILURE
-        sys.stderr.write(complaint(program, error))
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(complaint(program, error))
         return EXIT_FAILURE
 
 

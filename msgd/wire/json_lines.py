@@ -41,6 +41,11 @@ class LineReader:
         self._buffer = bytearray()
         self._searched = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds as much as a line may have, or more."""
+        return len(self._buffer) >= self.max_bytes
+
     def feed(self, data: bytes) -> None:
         """Take in what was read."""
         self._buffer += data

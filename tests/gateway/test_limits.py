@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from msgd import QueueFull
+from msgd import QueueFull, ServerID
 from tests.daemon.daemons import PATIENCE, Place
 from tests.gateway.raw import RawClient
 from tests.harness import TEXT, Peer, Session, drain, send_many, serve
@@ -78,6 +78,17 @@ def test_an_idle_client(place: Place) -> None:
         assert (bye["event"], bye["error"]) == ("bye", "idle")
         assert idle.is_ended()
     msgd.await_line("is disconnected: nothing was said for 0.1 seconds")
+
+
+def test_idle_for_ever(place: Place) -> None:
+    place.configure("log level = 3", "msgd:client idle timeout = 0")
+    place.msgd()
+    with RawClient(place) as client:
+        hello = client.ask(op="hello")
+        assert hello["limits"]["idle_seconds"] == 0
+        for _ in range(3):  # turns of its loop, in which it would be due
+            place.debuglevel(ServerID.parse(hello["server_id"]).pid)
+        assert client.ask(op="ping")["ok"]
 
 
 def test_a_running_connection_obeys_new_bounds(place: Place) -> None:

@@ -132,6 +132,13 @@ def test_uninstall_takes_away_what_install_brought_and_nothing_else(destination:
     assert destination.contents() == before
 
 
+def test_what_is_in_the_way_is_one_line(destination: Destination) -> None:
+    (destination.path / PREFIX / "lib").write_text("no directory")
+    said = destination.tree.run("make", "install", f"DESTDIR={destination.path}", expect=2).stderr
+    first, *_ = said.splitlines()
+    assert first == f"make install: error: {destination.path}/{PREFIX}/lib: File exists"
+
+
 def test_an_edited_configuration_is_the_administrators(destination: Destination) -> None:
     destination.make("install")
     shipped = destination.config.read_text()

@@ -244,6 +244,13 @@ def _digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
+def _reason(error: Exception) -> str:
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    hint = "; be root, or choose another prefix= or DESTDIR=" if isinstance(error, PermissionError) else ""
+    return f"{error.filename}: {error.strerror}{hint}"
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="build_support.install", description="Install a configured tree.")
     parser.add_argument("action", choices=("install", "uninstall"))
@@ -257,7 +264,7 @@ def main(arguments: Sequence[str]) -> int:
         else:
             installation.uninstall()
     except (ConfigureError, OSError, subprocess.CalledProcessError) as error:
-        print(f"make {given.action}: error: {error}", file=sys.stderr)
+        print(f"make {given.action}: error: {_reason(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Self
@@ -17,6 +18,7 @@ from msgd.client import (
     Destination,
     Type,
     answering_message,
+    connect,
     delivered,
     gateway_path,
     listed_names,
@@ -52,9 +54,8 @@ class Client:
 
     async def __aenter__(self) -> Self:
         try:
-            async with asyncio.timeout(self._timeout):
-                self._reader, self._writer = await asyncio.open_unix_connection(self._path)
-        except OSError as error:  # TimeoutError is one
+            self._reader, self._writer = await asyncio.open_unix_connection(sock=await self._connect())
+        except OSError as error:
             raise no_gateway(self._path, error) from error
         self._reading = asyncio.create_task(self._read())
         try:
@@ -67,6 +68,12 @@ class Client:
             await self._close()
             raise
         return self
+
+    async def _connect(self) -> socket.socket:
+        try:
+            return connect(self._path, 0)
+        except BlockingIOError:  # a thread waits for room, since no event tells of it
+            return await asyncio.to_thread(connect, self._path, self._timeout)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import struct
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -37,6 +38,10 @@ TIMEOUT = 30.0
 
 _READ = 1 << 16
 
+_TIMEVAL = struct.Struct("ll")
+_SOON = 1e-3
+"""Seconds; 0 would be for ever."""
+
 Destination = ServerID | int | str
 Type = int | str
 
@@ -54,7 +59,11 @@ class Client:
         self._timeout = timeout
         self._conversation = Conversation()
         self._unsent = bytearray()
-        self._socket = _connect(gateway_path(path), timeout)
+        path = gateway_path(path)
+        try:
+            self._socket = connect(path, timeout)
+        except OSError as error:
+            raise no_gateway(path, error) from error
         try:
             hello = Members(dict(self._ask("hello")))
             self.server_id: ServerID = hello.take_server_id("server_id")
@@ -194,8 +203,10 @@ def gateway_path(path: str | None) -> str:
 
 def no_gateway(path: str, error: OSError) -> GatewayClosed:
     """What to raise if the gateway cannot be reached."""
+    if error.errno == errno.EAGAIN:
+        return GatewayClosed(f"{path}: so many wait to be let in that there was no room to wait in time")
     hint = "; is msgd running?" if error.errno in (errno.ENOENT, errno.ECONNREFUSED) else ""
-    return GatewayClosed(f"{path}: {error.strerror or error}{hint}")
+    return GatewayClosed(f"{path}: {error.strerror}{hint}")
 
 
 def wire_address(to: Destination) -> int | str:
@@ -236,13 +247,32 @@ def _server_ids(listed: object) -> list[ServerID]:
     return [Members({"process": one}).take_server_id("process") for one in listed]
 
 
-def _connect(path: str, timeout: float) -> socket.socket:
+def connect(path: str, timeout: float) -> socket.socket:
+    """A socket connected to the gateway, which does not block; OSError if nobody listens, or has room in `timeout`.
+
+    Where many wait to be let in, a connect() that does not block fails at once, and asyncio takes that for a success,
+    as Python does where a signal has come in between.  So this one blocks, and the kernel says whether it is connected.
+    """
+    deadline = time.monotonic() + timeout
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connected.settimeout(timeout)
-        connected.connect(path)
+        connected.setblocking(timeout > 0)
+        while not _is_connected(connected):
+            left = max(_SOON, deadline - time.monotonic())
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(left), int(left % 1 * 1e6)))
+            connected.connect(path)
         connected.setblocking(False)
-    except OSError as error:
+    except BaseException:
         connected.close()
-        raise no_gateway(path, error) from error
+        raise
     return connected
+
+
+def _is_connected(one: socket.socket) -> bool:
+    try:
+        one.getpeername()
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            return False
+        raise
+    return True

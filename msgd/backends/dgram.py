@@ -26,6 +26,7 @@ import socket
 import struct
 import time
 from collections.abc import Collection
+from functools import partial
 
 from msgd.backends.base import (
     Backend,
@@ -38,6 +39,7 @@ from msgd.backends.base import (
     check_unique_id,
 )
 from msgd.backends.drops import Drops
+from msgd.backends.looks import Looks
 from msgd.config import Config
 from msgd.errors import MalformedMessage, NoSuchProcess, TransportError
 from msgd.presence import Presence, Process
@@ -106,6 +108,8 @@ class DgramBackend(Backend):
         self._closed = False
         self._cached_destinations = cached_destinations(1)
         self._epoll = select.epoll()
+        self._looks = Looks()
+        self._look = partial(self._epoll.poll, 0)
         self._socket = _new_socket()
         try:
             self._bind()
@@ -290,7 +294,8 @@ class DgramBackend(Backend):
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
         if watched >= 0:
             return super().wait(timeout, watched)
-        self._epoll.poll(timeout)  # one call and no set-up: every message of a ping-pong waits here
+        if not self._looks(self._look):
+            self._epoll.poll(timeout)  # one call and no set-up: every message of a ping-pong waits here
         return False
 
     def receive(self, deliver: Deliver) -> None:

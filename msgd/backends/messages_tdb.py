@@ -7,7 +7,7 @@ leaves the space of one in the list twice, and later two records in one place; a
 record deletes it first, so a kill, or a full disk, takes what others have written with it.  So
 
 - no append ever outgrows its record: each is made with all of its room (make_place), and who appends knows that there
-  is room (destination.py);
+  is room (tdb_destination.py);
 - space is taken and given back in changing_space() only: under the lock over all, with a record that says "changing"
   meanwhile.  Who finds it saying so under that lock knows that somebody was killed there.  The chains of records are
   whole whatever the instruction was (a record gets into one, or leaves it, by one word), so he lists anew what is in
@@ -67,18 +67,19 @@ class MessagesTdb:
     """The open file.
 
     `tdb` is libtdb's own handle, for what reads, and writes into records that have the room.  Its calls raise
-    RuntimeError: see repaired().
+    RuntimeError: see repair().
     """
 
-    def __init__(self, config: Config, directory: RendezvousDirectory, others: Callable[[], set[bytes]]) -> None:
+    def __init__(self, config: Config, directory: RendezvousDirectory, known_keys: Callable[[], set[bytes]]) -> None:
         """Open or make it; the first process of a directory finds it empty.
 
-        `others` gives keys that a repair looks for besides those it finds.  Raises BackendUnavailable, UnsafeDirectory.
+        `known_keys` gives keys that a repair looks for besides those it finds.
+        Raises BackendUnavailable, UnsafeDirectory.
         """
         path = os.path.join(config.lock_directory, FILE_NAME)
         _set_aside_if_damaged(directory.directory_fd, path)
         self.tdb = _open(config, directory, os.O_CREAT)
-        self._known_keys = others
+        self._known_keys = known_keys
         status = os.stat(FILE_NAME, dir_fd=directory.directory_fd, follow_symlinks=False)
         self._inode = status.st_dev, status.st_ino
         self.chains = ChainLocks(self.tdb)

@@ -39,6 +39,7 @@ import select
 import socket
 import time
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 
 from msgd.backends.base import (
     Backend,
@@ -52,6 +53,7 @@ from msgd.backends.base import (
 )
 from msgd.backends.connection import Connection, credentials
 from msgd.backends.drops import Drops
+from msgd.backends.looks import Looks
 from msgd.backends.timer import Timer
 from msgd.config import Config
 from msgd.errors import MalformedMessage, NoSuchProcess, TransportError
@@ -130,6 +132,8 @@ class StreamBackend(Backend):
         self._ready: list[tuple[int, int]] = []
         self._closed = False
         self._epoll = select.epoll()
+        self._looks = Looks()
+        self._look = partial(self._epoll.poll, 0, _EVENTS_A_ROUND)
         self._timer = Timer()
         self._listener = _new_socket()
         self._reserve: socket.socket | None = _new_socket()
@@ -492,7 +496,8 @@ class StreamBackend(Backend):
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
         if watched >= 0:
             return super().wait(timeout, watched)
-        self._ready = self._epoll.poll(timeout, _EVENTS_A_ROUND)  # receive() goes on with them
+        found = self._looks(self._look)
+        self._ready = found or self._epoll.poll(timeout, _EVENTS_A_ROUND)  # receive() goes on with them
         return False
 
     def receive(self, deliver: Deliver) -> None:

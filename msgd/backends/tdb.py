@@ -16,9 +16,6 @@ message does not lie there with the receiver asleep.  The same holds for a segme
 the receiver that was woken for it looks at everything before the next.  The word is the receiver's alone to write and
 each sender signals for itself, so one that is killed before it signals misleads nobody.
 
-Not sleeping.  A signal costs both sides more than a score of messages, so a receiver that has nothing to do goes on
-looking for some microseconds first.  How long follows from how that went: while it is in vain, it hardly looks.
-
 Signalling.  A pid that is reused has another pidfd and another lock file than the process that was found to be the
 peer.  The lock is looked at again before each signal: a process that executes another program keeps its pid and loses
 its lock.  A receiver says CLOSED in its word before it lets go of its lock.
@@ -49,6 +46,7 @@ from msgd.backends.base import (
 from msgd.backends.chain_lock import ChainLock
 from msgd.backends.doorbell import Doorbell
 from msgd.backends.drops import Drops
+from msgd.backends.looks import Looks
 from msgd.backends.messages_tdb import MessagesTdb, acquire, read_messages_tdb, tdb_errors
 from msgd.backends.tdb_destination import (
     AWAKE,
@@ -82,9 +80,6 @@ from msgd.wire.tdb_record import (
 )
 
 _SENT = SendStatus.SENT
-
-_LOOKS_MIN, _LOOKS_MAX = 16, 128
-"""How often a receiver looks for a message before it goes to sleep; a look takes a third of a microsecond."""
 
 _TAKES_A_ROUND = 16
 """receive() returns after this many, so that a flood does not keep dispatch from its other work."""
@@ -166,8 +161,7 @@ class TdbBackend(Backend):
         self._tdb = self._file.tdb
         self._append = self._tdb.append
         self._chain = self._file.chains.of(self._key)
-        self._looks = _LOOKS_MIN
-        """How often we look for a message before the next sleep."""
+        self._looks = Looks()
 
     def _take_place(self) -> None:
         """Make our record, in place of what a process with our pid has left behind."""
@@ -449,7 +443,7 @@ class TdbBackend(Backend):
             self._doorbell.ring()
 
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
-        if self._comes_soon():
+        if self._looks(self._has_messages):
             return False
         self._announce_sleep()
         if self._has_messages():
@@ -457,15 +451,6 @@ class TdbBackend(Backend):
         ended = wait_readable(self._doorbell.fileno(), timeout, watched)
         self._doorbell.rung = True  # the handler may not have run yet, if this is not the main thread
         return ended
-
-    def _comes_soon(self) -> bool:
-        """Whether there is a message while we look a little longer."""
-        for _ in range(self._looks):
-            if self._has_messages():
-                self._looks = min(2 * self._looks, _LOOKS_MAX)
-                return True
-        self._looks = max(self._looks // 2, _LOOKS_MIN)
-        return False
 
     def _known_keys(self) -> set[bytes]:
         """The records that we know of."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -77,7 +78,7 @@ def _end(signum: int, frame: FrameType | None) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of msgbench\'s arguments; its manual page is made from it, too."""
-    parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG, usage="msgbench [-V] COMMAND [OPTION...]")
+    parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG, usage="msgbench [-s FILE] [-V] COMMAND [OPTION...]")
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, prog=PROGRAM, parser_class=_CommandParser
     )
@@ -165,6 +166,7 @@ class _CommandParser(cli.Parser):
 
     def __init__(self, *, prog: str, description: str, epilog: str, arguments: str = "[OPTION...]") -> None:
         super().__init__(prog, description, epilog, usage=f"{prog} {arguments}")
+        self.configfile.default = argparse.SUPPRESS  # else it overrules a -s that stands before the command
 
 
 def _add_common_options(parser: argparse.ArgumentParser, command: Command) -> None:
@@ -229,13 +231,24 @@ def _measure(parser: argparse.ArgumentParser, arguments: argparse.Namespace, com
     result.settings = {**settings, **result.settings}
     tables.show(tables.table_of(result))
     if arguments.json:
-        record.write(arguments.json, [result], ran_on)
+        with _errors_at(arguments.json):
+            record.write(arguments.json, [result], ran_on)
     if arguments.plot:
-        plot.draw(result, arguments.plot)
+        with _errors_at(arguments.plot):
+            plot.draw(result, arguments.plot)
     if result.failed:
         sys.stderr.write(f"{PROGRAM}: {command.name} failed: {_failures(result)}\n")
         return cli.EXIT_FAILURE
     return 0
+
+
+@contextlib.contextmanager
+def _errors_at(path: Path) -> Iterator[None]:
+    """A disk that is full does not say which file had no room any more."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _failures(result: Result) -> str:

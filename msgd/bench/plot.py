@@ -26,7 +26,7 @@ def missing(path: Path) -> str:
     if path.suffix.lower() not in _SUFFIXES:
         return f"a picture is {', '.join(_SUFFIXES)}"
     if importlib.util.find_spec("matplotlib") is None:
-        return "matplotlib is not installed (pip install 'msgd[bench]')"
+        return "matplotlib is not installed (Debian's python3-matplotlib, or pip install matplotlib)"
     return ""
 
 

@@ -19,7 +19,7 @@ from msgd.bench.results import Figure, Outcome, Result, Row
 FORMAT = 1
 """The number of this layout; a file that has another is refused."""
 
-_PACKAGES = ("pyzmq", "pynng", "dbus-fast", "matplotlib", "rich")
+_PACKAGES = ("pyzmq", "pynng", "redis", "dbus-fast", "matplotlib", "rich")
 
 
 def machine() -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 What the client sends is cut into lines and done by the session; answers and events go to the outbox.  Memory is
 bounded from both sides: while more than `msgd:client buffer bytes` wait for the client, no line of it is looked at
-and no message is taken in for it, so those who send to it find its queue full, and are told so.
+and no message is taken in for it, so those who send to it find its queue full, and are told so.  And while one of its
+requests holds up the others, no more of them is read than a line may have.
 
 The end.  A client that says no more (the end of its stream) is still answered what it has asked, and still gets the
 messages it has registered for, as long as it is there to read.  A client that breaks a bound gets a last word: what
@@ -125,8 +126,11 @@ class _Connection:
         self._pace = Pace()
         self._paused = False
         """Whether so much waits for the client that nothing is taken in."""
-        self._half_closed: select.epoll | None = None
-        """Once the client says no more: readable when it is gone altogether."""
+        self._gone = select.epoll()
+        """Readable when the client is gone altogether: hangups are told unasked."""
+        self._gone.register(client, 0)
+        self._half_closed = False
+        """Whether the client says no more."""
         self._why: str | None = None
         """Once the last word is said: why."""
         self._idle_timer = loop.every(config.client_idle_timeout, self._idle)
@@ -146,10 +150,9 @@ class _Connection:
         messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: self._reload(f"{message.src}"))
         messaging.register(MessageType.SHUTDOWN, lambda message: self._end(STOPPED, f"SHUTDOWN from {message.src}"))
         loop.on_readable(messaging.fileno(), self._dispatch)
-        loop.on_readable(self._client.fileno(), self._read)
+        self._watch_client()
         loop.run()
-        if self._half_closed is not None:
-            self._half_closed.close()
+        self._gone.close()
         return self._why or "it has closed"
 
     @property
@@ -214,7 +217,7 @@ class _Connection:
         try:
             while self._may_go_on() and (line := self._lines.next_line()) is not None:
                 self._session.handle(line)
-            if self._may_go_on() and self._half_closed is not None and (line := self._lines.last_line()) is not None:
+            if self._may_go_on() and self._half_closed and (line := self._lines.last_line()) is not None:
                 self._session.handle(line)
         except MalformedMessage as error:
             self._end(TOO_LONG, f"{error} (msgd:client line bytes)")
@@ -225,11 +228,15 @@ class _Connection:
 
     def _say_no_more(self) -> None:
         """The client has closed its side, or all of it."""
-        self._loop.on_readable(self._client.fileno(), None)
-        gone = self._half_closed = select.epoll()
-        gone.register(self._client, 0)  # hangups are told unasked
-        self._loop.on_readable(gone.fileno(), self._loop.stop)
+        self._half_closed = True
         self._handle_lines()
+
+    def _watch_client(self) -> None:
+        """Read what the client says if there is room for it; where nothing is read, see at least whether it is gone."""
+        is_full = self._session.is_blocked and self._lines.is_full and self._why is None
+        reads = not (self._paused or self._half_closed or is_full)
+        self._loop.on_readable(self._client.fileno(), self._read if reads else None)
+        self._loop.on_readable(self._gone.fileno(), self._loop.stop if self._half_closed or is_full else None)
 
     def _dispatch(self) -> None:
         if not self._paused:
@@ -250,6 +257,7 @@ class _Connection:
     def _look_after(self) -> None:
         """After every turn: send what waits, and see whether it is the end, or the client keeps up again."""
         self._flush()
+        self._watch_client()
         if self._half_closed and not (
             self._outbox.bytes or self._paused or self._session.is_pending or self._session.is_listening
         ):
@@ -282,8 +290,7 @@ class _Connection:
         if paused != self._paused:
             self._paused = paused
             self._loop.on_readable(self._messaging.fileno(), None if paused else self._dispatch)
-            if self._half_closed is None:
-                self._loop.on_readable(self._client.fileno(), None if paused else self._read)
+            self._watch_client()
 
     # The end
 

@@ -78,10 +78,7 @@ class Presence(RendezvousDirectory):
         """
         assert self._lock_file is not None
         self.classes = classes
-        try:
-            self._lock_file.write(self.unique_id, self._lines)
-        except OSError as error:
-            raise TransportError(f"the lock file of pid {self.pid}: {error.strerror}") from error
+        self._lock_file.write(self.unique_id, self._lines)
 
     def process(self, pid: int) -> Process | None:
         """The entry of the living process `pid`, this one included; None if there is none."""

@@ -155,13 +155,19 @@ class LockFile:
             raise TransportError(f"{self._path}: {error.strerror}") from error
 
     def write(self, unique_id: int, lines: tuple[str, ...] = ()) -> None:
-        """Put down the unique id and the lines behind it; the first line never changes under a reader."""
+        """Put down the unique id and the lines behind it; the first line never changes under a reader.
+
+        Raises TransportError.
+        """
         text = format_text(unique_id, lines)
-        if self._memory is None:
-            os.pwrite(self._fd, text, 0)
-            os.ftruncate(self._fd, len(text))
-        else:
-            os.pwrite(self._fd, text.ljust(TEXT_MAX, b"\n"), 0)
+        try:
+            if self._memory is None:
+                os.pwrite(self._fd, text, 0)
+                os.ftruncate(self._fd, len(text))
+            else:
+                os.pwrite(self._fd, text.ljust(TEXT_MAX, b"\n"), 0)
+        except OSError as error:
+            raise TransportError(f"{self._path}: {error.strerror}") from error
 
     def share_words(self, first: int) -> memoryview:
         """Give the file, still without text, its 64 shared words, the first as given.  Release the view at the end."""

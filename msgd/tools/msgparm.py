@@ -11,9 +11,12 @@ from typing import Any
 
 from msgd.config import Config, Parameter
 from msgd.config.config import DEFAULT_PATH
+from msgd.config.kinds import UNIX
 from msgd.config.parameters import find, no_such_parameter
+from msgd.daemon.listener import check_path
 from msgd.daemon.peer import TypeRules
 from msgd.errors import ConfigError
+from msgd.presence.presence import check_socket_path
 from msgd.tools import cli
 
 PROGRAM = "msgparm"
@@ -47,12 +50,20 @@ def make_parser() -> cli.Parser:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = Config.load(arguments.configfile)
-    TypeRules(config.allow_types)  # the names in it are not smb.conf's to know
+    _check_what_the_programs_find(config)
     output = _output(config, arguments)
     if arguments.parameter_name is None:
         _notice(config)
     print(output)
     return 0
+
+
+def _check_what_the_programs_find(config: Config) -> None:
+    """ConfigError for what is good for a smb.conf, and not for who is to live with it."""
+    TypeRules(config.allow_types)
+    check_socket_path(config.socket_directory)
+    check_path("msgd:listen", config.listen)
+    check_path("msgd:metrics", config.metrics.removeprefix(UNIX))
 
 
 def _output(config: Config, arguments: argparse.Namespace) -> str:

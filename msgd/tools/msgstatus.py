@@ -192,7 +192,7 @@ def _watch(config: Config, interval: float) -> int:
         from rich.live import Live
         from rich.text import Text
     except ImportError:
-        raise BackendUnavailable("--watch needs Python's rich: pip install 'msgd[status]', or python3-rich") from None
+        raise BackendUnavailable("--watch needs Python's rich: install python3-rich, or pip install rich") from None
     if not sys.stdout.isatty():
         raise BackendUnavailable("--watch needs a terminal; use --json in a loop instead")
     with Live(screen=True, auto_refresh=False) as live:

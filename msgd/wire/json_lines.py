@@ -22,6 +22,8 @@ from msgd.wire.message_types import TYPE_MAX, type_number
 from msgd.wire.server_id import ServerID
 
 _PLAIN_TEXT = re.compile(rb"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*\x00?")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Half of a surrogate pair, which in a line of UTF-8 can only stand like this; the other half may be there, or not."""
 _SHOWN = 64
 """Characters of what was wrong that a complaint repeats."""
 
@@ -38,6 +40,11 @@ class LineReader:
         self.max_bytes = max_bytes
         self._buffer = bytearray()
         self._searched = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds as much as a line may have, or more."""
+        return len(self._buffer) >= self.max_bytes
 
     def feed(self, data: bytes) -> None:
         """Take in what was read."""
@@ -63,14 +70,18 @@ class LineReader:
 
 
 def write_object(members: Mapping[str, object]) -> bytes:
-    """The object as a line, with its newline."""
-    return json.dumps(members, ensure_ascii=False).encode() + b"\n"
+    """The object as a line, with its newline; what is no Unicode (a path's or a name's bytes) is a `?` in it."""
+    return json.dumps(members, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
 def read_object(line: bytes) -> Members:
     """The members of the object in a line."""
     try:
         value = _DECODER.decode(line.decode())
+        if _SURROGATE.search(line):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise MalformedMessage("not JSON: half of a surrogate pair; other bytes than UTF-8 go as base64") from None
     except (ValueError, RecursionError) as error:  # ValueError: UnicodeDecodeError, JSONDecodeError, numbers too long
         raise MalformedMessage(f"not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -166,10 +177,7 @@ class Members:
             decoded = base64.b64decode(encoded, validate=True)
         except ValueError as error:  # binascii.Error, or not ASCII
             raise MalformedMessage(f"base64: {error}") from None
-        try:
-            return decoded or text.encode()
-        except UnicodeEncodeError:
-            raise MalformedMessage("text: half of a surrogate pair; other bytes than UTF-8 go as base64") from None
+        return decoded or text.encode()
 
     def take_rest(self) -> dict[str, object]:
         """All that nobody has taken."""

@@ -205,6 +205,21 @@ def test_wrong_usage(msgbench: Msgbench, arguments: str, complaint: str) -> None
     assert not done.out
 
 
+def test_the_configuration_may_stand_before_the_command(msgbench: Msgbench, scratch: Path) -> None:
+    smb_conf = scratch / "smb.conf"
+    smb_conf.write_text("log level = loud")
+    for arguments in (("-s", str(smb_conf), "ping"), ("ping", "-s", str(smb_conf))):
+        done = msgbench(*arguments)
+        assert (done.status, done.out) == (1, "")
+        assert done.err.startswith(f"msgbench: {smb_conf}:1: log level = loud")
+
+
+def test_no_room_for_its_files(msgbench: Msgbench) -> None:
+    done = msgbench.measure("ping", "--types", "dgram", "--json", "/dev/full")
+    assert done.status == 1
+    assert done.err == "msgbench: /dev/full: No space left on device\n"
+
+
 def test_types_that_are_not_compiled_in(msgbench: Msgbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("msgd.bench.subjects.MESSAGING_MODULES", ())
     done = msgbench("ping", "--types", "stream")

@@ -94,7 +94,7 @@ def test_what_systemd_needs_is_said_where_systemd_looks(destination: Destination
     assert TAKE_UP[0] not in destination.make("install", "prefix=/usr")
 
 
-NOT_DEBIANS = ("rich", "prometheus_client", "matplotlib", "zmq", "pynng", "dbus_fast")
+NOT_DEBIANS = ("rich", "prometheus_client", "matplotlib", "zmq", "pynng", "redis", "dbus_fast")
 """What the programs may use where it is, and must do without."""
 
 
@@ -130,6 +130,13 @@ def test_uninstall_takes_away_what_install_brought_and_nothing_else(destination:
     destination.make("install")
     destination.make("uninstall")
     assert destination.contents() == before
+
+
+def test_what_is_in_the_way_is_one_line(destination: Destination) -> None:
+    (destination.path / PREFIX / "lib").write_text("no directory")
+    said = destination.tree.run("make", "install", f"DESTDIR={destination.path}", expect=2).stderr
+    first, *_ = said.splitlines()
+    assert first == f"make install: error: {destination.path}/{PREFIX}/lib: File exists"
 
 
 def test_an_edited_configuration_is_the_administrators(destination: Destination) -> None:

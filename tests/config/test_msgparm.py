@@ -157,7 +157,7 @@ def test_a_full_disk_is_one_line(smb_conf: str) -> None:
     with open("/dev/full", "wb") as stdout:
         ended = subprocess.run([*PROGRAM, "-s", smb_conf], stdout=stdout, stderr=subprocess.PIPE, check=False)
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == b"msgparm: No space left on device"
+    assert ended.stderr.splitlines()[-1] == b"msgparm: stdout: No space left on device"
 
 
 def test_bytes_that_are_no_text_go_through(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 
@@ -12,7 +14,9 @@ import pytest
 
 from msgd import GatewayClosed, NotAllowed
 from msgd.client import Client
+from msgd.daemon.main import main
 from msgd.daemon.peer import TypeRules
+from msgd.messaging import backend_class
 from tests.daemon.daemons import PATIENCE, Place, end_process, one_line
 from tests.gateway.raw import RawClient
 from tests.harness import TEXT, Channel, Child, Peer, take_data
@@ -24,14 +28,16 @@ AUDIENCE = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 
 
-def as_nobody(place: Place, body: Callable[[Channel], object], groups: tuple[int, ...] = ()) -> Child:
-    """A child of user nobody that runs `body` and tells what it returned."""
+def as_nobody(
+    place: Place, body: Callable[[Channel], object], groups: tuple[int, ...] = (), uid: int = NOBODY
+) -> Child:
+    """A child of user nobody, or another, that runs `body` and tells what it returned."""
     place.directory.chmod(0o755)
 
     def run(channel: Channel) -> None:
         os.setgroups(groups)
         os.setgid(NOBODY)
-        os.setuid(NOBODY)
+        os.setuid(uid)
         channel.send(body(channel))
 
     return Child(run)
@@ -108,6 +114,25 @@ def test_nobody_is_let_in_by_the_parameter(place: Place, parameter: str, groups:
 
 
 @needs_root
+def test_root_and_its_own_user_are_let_in_by_a_daemon_that_is_not_root_s(place: Place) -> None:
+    os.chown(place.directory, NOBODY, NOBODY)
+    importlib.import_module("daemon")  # now: nobody may not be able to read it
+    backend_class(place.config.messaging_type)
+
+    def start(channel: Channel) -> int:
+        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__  # pytest's are no files
+        return main(["-D", "-s", str(place.smb_conf), "-l", str(place.directory)])  # the daemon itself tells nothing
+
+    with as_nobody(place, start) as child:
+        assert child.hear() == 0
+    with as_nobody(place, lambda channel: connect(place)) as child:
+        assert child.hear() == "served"
+    assert connect(place) == "served"
+    with as_nobody(place, lambda channel: connect(place), uid=NOBODY - 1) as child:
+        assert f"uid {NOBODY - 1} may not connect" in child.hear()
+
+
+@needs_root
 def test_a_reload_lets_in_and_keeps_out(place: Place) -> None:
     msgd = place.msgd()
     for users, expected in (("nobody", "served"), ("", "NotAllowed")):
@@ -152,19 +177,26 @@ def test_no_more_clients_than_may_be(place: Place) -> None:
     place.configure("log level = 3", "max connections = 2")
     msgd = place.msgd()
     with RawClient(place) as one, RawClient(place) as two:
-        assert one.ask(op="ping")["ok"]
-        assert two.ask(op="ping")["ok"]
+        pids = one.pid, two.pid
         with RawClient(place) as three:
             three.say(op="ping")  # into the open connection of a client that is not let in
             bye = three.read()
             assert (bye["event"], bye["error"]) == ("bye", "too-many")
             assert three.is_ended()
         msgd.await_line("2 clients are connected (msgd:max clients)")
-    for _ in range(2):
-        msgd.await_line("is disconnected")
-    place.number_of_children(msgd.pid)
+    for pid in pids:
+        end_process(pid, signum=None)  # not when it says so: it ends a moment later
+    assert place.number_of_children(msgd.pid) == 0
     with RawClient(place) as four:
         assert four.ask(op="ping")["ok"]
+
+
+def test_there_is_no_limit_to_clients_if_it_is_0(place: Place) -> None:
+    place.configure("log level = 3", "max connections = 0")
+    place.msgd()
+    with RawClient(place) as one, RawClient(place) as two:
+        assert one.ask(op="ping")["ok"]
+        assert two.ask(op="ping")["ok"]
 
 
 @needs_root

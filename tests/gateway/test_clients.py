@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import signal
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -142,6 +145,63 @@ def test_what_is_no_gateway(scratch: Path) -> None:
         thread.join()
         with pytest.raises(ReplyTimeout, match="did not answer hello within"):
             Client(path, timeout=0.05)
+
+
+@contextmanager
+def crowded(scratch: Path) -> Iterator[socket.socket]:
+    """Something that listens, and there is no room to wait for it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening, socket.socket(socket.AF_UNIX) as waiting:
+        listening.bind(str(scratch / "socket"))
+        listening.listen(0)
+        waiting.connect(listening.getsockname())
+        yield listening
+
+
+async def enter(path: str, timeout: float) -> str:
+    async with aio.Client(path, timeout=timeout) as client:
+        return client.version
+
+
+def enter_without_asyncio(path: str, timeout: float) -> str:
+    with Client(path, timeout=timeout) as client:
+        return client.version
+
+
+ENTERING: dict[str, Callable[[str, float], str]] = {
+    "client": enter_without_asyncio,
+    "aio": lambda path, timeout: asyncio.run(enter(path, timeout)),
+}
+"""Both kinds of clients: what they do to come in."""
+
+
+@pytest.mark.parametrize("kind", ENTERING)
+def test_there_is_no_room_to_wait(scratch: Path, kind: str) -> None:
+    refused = pytest.raises(GatewayClosed, match="so many wait to be let in")
+    with no_fd_leaks(), crowded(scratch) as listening, refused:
+        ENTERING[kind](listening.getsockname(), 0.05)
+
+
+@pytest.mark.parametrize("kind", ENTERING)
+def test_room_to_wait_is_waited_for(scratch: Path, kind: str) -> None:
+    """A signal comes while there is none, and its handler lets in who waits."""
+    hello = b'{"ok": true, "id": 1, "server_id": "1/2", "version": "here", "backend": "dgram", "limits": %s}\n'
+
+    def serve() -> None:
+        listening.accept()[0].close()
+        with listening.accept()[0] as client:
+            client.recv(1000)
+            client.sendall(hello % b'{"line_bytes": 1, "message_bytes": 1}')
+
+    with crowded(scratch) as listening:
+        gateway = threading.Thread(target=serve, daemon=True)
+        former = signal.signal(signal.SIGALRM, lambda *_: gateway.start())
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            assert ENTERING[kind](listening.getsockname(), PATIENCE) == "here"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, former)
+        gateway.join()
 
 
 def test_an_asyncio_client(place: Place) -> None:

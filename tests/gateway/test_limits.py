@@ -8,13 +8,14 @@ import resource
 import signal
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from msgd import QueueFull
-from tests.daemon.daemons import Place
+from msgd import QueueFull, ServerID
+from tests.daemon.daemons import PATIENCE, Place
 from tests.gateway.raw import RawClient
-from tests.harness import TEXT, Peer, Session, drain, send_many
+from tests.harness import TEXT, Peer, Session, drain, send_many, serve
 from tests.wire.test_gateway_lines import GARBAGE
 
 GARBAGE_LINES = 10_000
@@ -77,6 +78,17 @@ def test_an_idle_client(place: Place) -> None:
         assert (bye["event"], bye["error"]) == ("bye", "idle")
         assert idle.is_ended()
     msgd.await_line("is disconnected: nothing was said for 0.1 seconds")
+
+
+def test_idle_for_ever(place: Place) -> None:
+    place.configure("log level = 3", "msgd:client idle timeout = 0")
+    place.msgd()
+    with RawClient(place) as client:
+        hello = client.ask(op="hello")
+        assert hello["limits"]["idle_seconds"] == 0
+        for _ in range(3):  # turns of its loop, in which it would be due
+            place.debuglevel(ServerID.parse(hello["server_id"]).pid)
+        assert client.ask(op="ping")["ok"]
 
 
 def test_a_running_connection_obeys_new_bounds(place: Place) -> None:
@@ -196,6 +208,47 @@ def test_a_client_that_reads_again_finds_whole_lines_and_the_last_word(place: Pl
             assert heard["text"] == "x" * 1000
         assert (heard["event"], heard["error"]) == ("bye", "not-reading")
         assert client.is_ended()
+
+
+PING = b'{"op": "ping"}\n'
+
+
+def ping_until_nothing_is_read(client: RawClient, place: Place, pid: int) -> int:
+    """The bytes of pings that were sent."""
+    client.socket.setblocking(False)
+    sent = 0
+    while sent < (16 << 20):
+        try:
+            sent += client.socket.send((PING * 1000)[sent % len(PING) :])
+        except BlockingIOError:
+            break
+        place.debuglevel(pid)  # it has had its turn
+    client.socket.settimeout(PATIENCE)
+    return sent
+
+
+@pytest.mark.parametrize("end", ["room", "hangup"])
+def test_who_says_more_while_a_request_of_its_is_held_up(place: Place, end: str) -> None:
+    """No more is read than a line may have; what was said is done when there is room, unless the client is gone."""
+    bounds = ("msgd:client line bytes = 64K", "msgd:send queue messages = 1", "msgd:close timeout = 0.1")
+    place.configure("log level = 3", *bounds)
+    msgd = place.msgd()
+    with Peer(place.config) as peer, RawClient(place) as client:
+        pid, before = client.pid, memory_of(client.pid)
+        request = {"op": "send", "to": peer.server_id.pid, "type": TEXT, "text": "x"}
+        while client.ask(**request).get("error") != "queue-full":
+            pass
+        client.say(timeout=PATIENCE, **request)
+        sent = ping_until_nothing_is_read(client, place, pid)
+        assert memory_of(pid) - before < 4 << 20
+        if end == "room":
+            peer.begin(serve)
+            assert client.read()["op"] == "send"
+            for _ in range(sent // len(PING)):
+                assert client.read()["op"] == "ping"
+        else:
+            client.close()
+            msgd.await_line("is disconnected")
 
 
 def test_runaway_memory_is_the_end_of_one_process_only(place: Place) -> None:

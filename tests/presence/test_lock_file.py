@@ -7,6 +7,7 @@ import os
 import resource
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -226,3 +227,19 @@ def test_no_descriptors_left_is_no_dead_process(config: Config) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         presence.close()
+
+
+def test_no_room_for_it(config: Config) -> None:
+    def announce(channel: Channel) -> None:
+        with closing(Presence(config)) as presence:
+            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+            try:
+                presence.announce()
+            except TransportError as error:
+                channel.send(str(error))
+
+    with Child(announce) as child:
+        assert child.hear() == f"{lock_path(config, child.pid)}: File too large"
+        assert child.wait() == 0
+    assert not lock_path(config, child.pid).exists()

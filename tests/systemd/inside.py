@@ -25,6 +25,7 @@ TREE_WITHOUT_SYSTEMD = "/srv/tree-without-systemd"
 PACKAGE = "/usr/lib/msgd"
 SMB_CONF = Path("/etc/msgd/smb.conf")
 RUN = Path("/run/msgd")
+PRIVATE = "/var/lib/msgd/private"
 LOG = Path("/var/log/msgd/log.msgd")
 PATIENCE = 30.0
 DROP_IN = Path("/etc/systemd/system/msgd.service.d/check.conf")
@@ -118,7 +119,8 @@ def make_install() -> None:
     run("sh", "-ec", commands)
     SMB_CONF.write_text("[global]\nlog level = 3\n")
     sys.path.insert(0, PACKAGE)
-    assert RUN.is_dir()
+    modes = {path: Path(path).stat().st_mode & 0o777 for path in ("/run/msgd", PRIVATE, "/var/log/msgd")}
+    assert modes == {"/run/msgd": 0o755, PRIVATE: 0o700, "/var/log/msgd": 0o755}
     assert grp.getgrnam("msgd").gr_mem == []
     assert Path("/proc/sys/net/unix/max_dgram_qlen").read_text() == "4096\n"
 

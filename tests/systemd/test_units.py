@@ -85,6 +85,13 @@ def test_nothing_is_left_to_fill_in() -> None:
         assert unit.path.startswith("/the/")
 
 
+def test_a_main_process_that_hangs_is_noticed() -> None:
+    """That it is started anew then, tests/systemd/inside.py sees, with less patience."""
+    (service,) = (one for one in units(ROOT, DIRECTORIES, with_systemd=True) if one.name == "msgd.service")
+    (seconds,) = re.findall(r"^WatchdogSec=(\d+)$", service.text, re.MULTILINE)
+    assert 0 < int(seconds) <= 60
+
+
 def test_without_systemd_nothing_is_left_to_it_that_it_cannot_do() -> None:
     made = {unit.name: unit.text for unit in units(ROOT, DIRECTORIES, with_systemd=False)}
     service = made["msgd.service"].splitlines()

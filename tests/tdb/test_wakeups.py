@@ -15,7 +15,7 @@ import struct
 import pytest
 
 from msgd import Message, ServerID
-from msgd.backends import tdb
+from msgd.backends import looks
 from tests.conformance.conftest import MakeConfig, StartPeer
 from tests.harness import PATIENCE, TEXT, Session
 from tests.tdb.conftest import MODES
@@ -53,7 +53,7 @@ def by_dispatch(session: Session, number: int) -> dict[str, int]:
 
 def by_dispatch_that_sleeps_at_once(session: Session, number: int) -> dict[str, int]:
     """Without looking a little longer before each sleep."""
-    tdb._LOOKS_MIN = tdb._LOOKS_MAX = 0
+    looks._MIN = looks._MAX = 0
     return by_dispatch(session, number)
 
 

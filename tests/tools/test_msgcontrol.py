@@ -319,7 +319,7 @@ def test_no_room_for_its_output(place: Place) -> None:
     place.msgd()
     with open("/dev/full", "wb") as full:
         done = _run_into(place, full.fileno(), ["msgd", "ping"])
-    assert (done.returncode, done.stderr) == (1, b"msgcontrol: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, b"msgcontrol: stdout: No space left on device\n")
 
 
 def _run_into(place: Place, stdout: int, arguments: list[str]) -> subprocess.CompletedProcess[bytes]:

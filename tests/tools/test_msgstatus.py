@@ -275,7 +275,7 @@ def test_watch_where_it_cannot(place: Place, peers: tuple[Peer, Peer]) -> None:
     assert one_line(failed).startswith("msgstatus: --watch needs a terminal")
     running = terminal(place, "--watch", program=("-c", NO_RICH))
     assert running.wait() == 1
-    assert running.shown.startswith("msgstatus: --watch needs Python's rich: pip install")
+    assert running.shown.startswith("msgstatus: --watch needs Python's rich: install python3-rich")
 
 
 # Manners

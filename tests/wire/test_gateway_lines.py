@@ -43,8 +43,11 @@ from msgd.wire.requests import (
 )
 from tests.wire.strategies import server_ids
 
+TEXTS = st.text(st.characters() | st.sampled_from("\ud800\udfff"))
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner), max_leaves=5
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner),
+    max_leaves=5,
 )
 MEMBERS = st.sampled_from(["op", "id", "to", "type", "types", "text", "base64", "answer", "timeout", "more"])
 VALUES = JSON | st.sampled_from(["hello", "send", "send_all", "register", "call", "names", "ping", "PING", "1", "AAA="])
@@ -161,7 +164,10 @@ def test_a_tag_is_kept(tag: str | int | None) -> None:
         (b'{"op": "send", "to": 1, "type": 1.0}', "type: a message type's name, or its number"),
         (b'{"op": "send", "to": 1, "type": 1, "text": "a", "base64": ""}', "one of the two is needed, not both"),
         (b'{"op": "send", "to": 1, "type": 1, "text": 1}', "text: a string is needed"),
-        (b'{"op": "send", "to": 1, "type": 1, "text": "\\ud800"}', "text: half of a surrogate pair"),
+        (b'{"op": "send", "to": 1, "type": 1, "text": "\\ud800"}', "half of a surrogate pair"),
+        (b'{"op": "ping", "id": "\\uDFFF"}', "half of a surrogate pair"),
+        (b'{"op": "\\udC00\\ud800"}', "half of a surrogate pair"),
+        (b'{"\\ud800": {"a": 1}}', "half of a surrogate pair"),
         (b'{"op": "send", "to": 1, "type": 1, "base64": "?"}', "base64: "),
         (b'{"op": "send", "to": 1, "type": 1, "base64": "\xc3\xbc"}', "base64: "),
         (b'{"op": "send", "to": 1, "type": 1, "base64": []}', "base64: a string is needed"),
@@ -178,6 +184,10 @@ def test_what_is_no_request_is_refused(line: bytes, complaint: str) -> None:
     assert complaint in str(refused.value)
     assert len(str(refused.value)) < 300
     assert read_reply(write_refusal(refused.value.op, refused.value.tag, refused.value))
+
+
+def test_a_whole_surrogate_pair_is_text() -> None:
+    assert read_request(rb'{"op": "ping", "id": "\ud83d\uDE00"}').tag == "\U0001f600"
 
 
 def test_a_refusal_repeats_what_was_understood() -> None:
@@ -205,6 +215,13 @@ def test_answers_and_refusals_come_back() -> None:
         assert isinstance(reply, Refusal)
         assert (reply.tag, type(reply.error), str(reply.error)) == (None, kind, "one line; and another")
         assert error_code(reply.error) == code
+
+
+def test_what_is_no_unicode_is_told_all_the_same() -> None:
+    """Names and paths are bytes, whatever they mean."""
+    line = write_answer("names", None, {"names": {"caf\udce9": ["1/2"]}})
+    assert read_reply(line) == Answer(None, {"op": "names", "names": {"caf?": ["1/2"]}})
+    assert read_reply(write_bye("failed", "/run/caf\udce9: No such file")) == Bye("failed", "/run/caf?: No such file")
 
 
 @given(st.builds(Message, st.integers(0, 0xFFFFFFFF), server_ids, server_ids, st.binary()))

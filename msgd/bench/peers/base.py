@@ -44,7 +44,7 @@ class PythonPeer(Peer):
 
     def missing(self) -> str:
         if importlib.util.find_spec(self.module) is None:
-            return f"{self.package} is not installed (pip install 'msgd[bench]')"
+            return f"{self.package} is not installed (pip install {self.package})"
         return ""
 
     def run(self, team: Team, directory: Path, load: Load) -> Outcome:

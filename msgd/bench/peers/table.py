@@ -8,6 +8,7 @@ from msgd.bench.peers.dbus import DBus
 from msgd.bench.peers.multiprocessing_connection import MultiprocessingConnection
 from msgd.bench.peers.nanomsg import Nng
 from msgd.bench.peers.programs import DatagramFloor, Smbtorture, StreamFloor
+from msgd.bench.peers.redis_server import Redis
 from msgd.bench.peers.zeromq import ZeroMq
 
 PEERS: tuple[Peer, ...] = (
@@ -15,6 +16,7 @@ PEERS: tuple[Peer, ...] = (
     Nng(),
     MultiprocessingConnection(),
     AsyncioStreams(),
+    Redis(),
     DBus(),
     DatagramFloor(),
     StreamFloor(),

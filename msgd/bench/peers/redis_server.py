@@ -1,0 +1,90 @@
+"""Redis: PUBLISH and SUBSCRIBE with redis-py through a redis-server that is started for it."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from msgd.bench.exchange import Load, Tally, exchange
+from msgd.bench.peers.base import STARTING, PythonPeer
+from msgd.bench.results import Outcome
+from msgd.bench.workers import RunFailed, Team
+
+_PING, _PONG = "ping", "pong"
+_READY = b"eady to accept connections"
+"""What it says of its socket, in one way or another."""
+
+
+class Redis(PythonPeer):
+    """A message in one channel for each ping, and one in another channel for its pong."""
+
+    name = "redis"
+    module = "redis"
+    package = "redis"
+    note = "PUBLISH and SUBSCRIBE through a redis-server on a unix socket"
+
+    def missing(self) -> str:
+        return super().missing() or ("" if shutil.which("redis-server") else "redis-server is not installed")
+
+    def run(self, team: Team, directory: Path, load: Load) -> Outcome:
+        keeps_nothing = ("--save", "", "--appendonly", "no", "--dir", os.fspath(directory))
+        command = ["redis-server", "--port", "0", "--unixsocket", _socket(directory), *keeps_nothing]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        ) as server:
+            try:
+                assert server.stdout is not None
+                _await_ready(server.stdout.fileno())
+                return self.measure(team, directory, load, (server.pid,)).outcome()
+            finally:
+                server.kill()
+
+    def serve(self, directory: Path, ready: Callable[[], None]) -> None:
+        client, subscription = _connect(directory, _PING)
+        ready()
+        for message in subscription.listen():
+            client.publish(_PONG, self.answer(message["data"]))
+
+    def ping(self, directory: Path, load: Load) -> Tally:
+        client, subscription = _connect(directory, _PONG)
+
+        def send(data: bytes) -> None:
+            client.publish(_PING, data)
+
+        def receive() -> int:
+            return 0 if subscription.get_message(timeout=load.patience) is None else 1
+
+        return exchange(send, receive, load)
+
+
+def _socket(directory: Path) -> str:
+    return os.fspath(directory / "redis.sock")
+
+
+def _await_ready(output: int) -> None:
+    poll = select.poll()
+    poll.register(output, select.POLLIN)
+    said = b""
+    while poll.poll(STARTING * 1000) and (more := os.read(output, 4096)):
+        said += more
+        if _READY in said:
+            return
+    raise RunFailed(f"redis-server did not start: {said.decode(errors='replace').strip()}")
+
+
+def _connect(directory: Path, channel: str) -> tuple[Any, Any]:
+    """A client, and its subscription to a channel, which the server has confirmed."""
+    import redis
+
+    client = redis.Redis(unix_socket_path=_socket(directory))
+    subscription = client.pubsub()
+    subscription.subscribe(channel)
+    for message in subscription.listen():
+        if message["type"] == "subscribe":
+            break
+    return client, subscription

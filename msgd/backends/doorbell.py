@@ -5,6 +5,10 @@ arrives, so a signal between the last look and the sleep is not lost.  The proce
 asyncio loop that handles signals sets its own, at any time: arm() leaves it in place, the loop then wakes by it, and
 the handler in Python, which runs next, rings here.  When nobody else's is set, arm() sets this one.
 
+Who waits for fileno() alone, with another's wake-up descriptor set, would sleep through a signal that comes after the
+interpreter has last looked for handlers to run, and before the kernel's sleep: the byte is in the other descriptor, and
+the handler does not run.  So while we wait ourselves, the descriptor is ours, whosever it was: listening().
+
 SIGUSR1 kills a process that has no handler.  A signal may still be on its way when the doorbell is taken down, so the
 handler stays for the life of the process; a doorbell that comes later recognises it and is not in anybody's way.  The
 interpreter takes all handlers away before the process ends: from then on SIGUSR1 is ignored.
@@ -17,6 +21,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 from msgd.errors import BackendUnavailable
@@ -73,13 +78,22 @@ class Doorbell:
         return self._read_fd
 
     def arm(self) -> None:
-        """To be called before each sleep: makes sure that a signal from now on is not slept through."""
+        """To be called before a sleep that is others': makes sure that a signal from now on is not slept through."""
+        with self.listening():
+            pass
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """In the block, which looks once more and sleeps, a signal makes fileno() readable at once."""
         try:
             previous = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         except ValueError:
-            return  # outside the main thread: what the main thread set stays
-        if previous not in (self._write_fd, -1):
-            self._give_back(previous)
+            previous = self._write_fd  # outside the main thread: what the main thread set stays
+        try:
+            yield
+        finally:
+            if previous not in (self._write_fd, -1):
+                self._give_back(previous)
 
     def _give_back(self, wakeup_fd: int) -> None:
         """Set the program's wake-up descriptor again, and hand on the signals that came in between."""

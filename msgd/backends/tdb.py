@@ -229,13 +229,14 @@ class TdbBackend(Backend):
         if not timeout or not self._full:
             return
         self._doorbell.drain()
-        self._announce_sleep()
-        if not self._some_have_room():
-            poll = select.poll()
-            for fd in (self._doorbell.fileno(), *(peer.pidfd for peer in self._full.values())):
-                poll.register(fd, select.POLLIN)
-            poll.poll(timeout * 1000)
-            self._some_have_room()
+        with self._doorbell.listening():
+            self._announce_sleep()
+            if not self._some_have_room():
+                poll = select.poll()
+                for fd in (self._doorbell.fileno(), *(peer.pidfd for peer in self._full.values())):
+                    poll.register(fd, select.POLLIN)
+                poll.poll(timeout * 1000)
+                self._some_have_room()
         self._doorbell.drain()
         self._words[EPOCH] = AWAKE
         if self._watched:
@@ -432,12 +433,12 @@ class TdbBackend(Backend):
 
     def _announce_sleep(self) -> None:
         """From here on senders signal."""
-        self._doorbell.arm()
         self._epoch += 1
         self._words[EPOCH] = self._epoch
 
     def _fall_asleep(self) -> None:
         """Announce it, and look once more: fileno() is readable if there is something."""
+        self._doorbell.arm()
         self._announce_sleep()
         if self._has_messages():
             self._doorbell.ring()
@@ -445,10 +446,11 @@ class TdbBackend(Backend):
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
         if self._looks(self._has_messages):
             return False
-        self._announce_sleep()
-        if self._has_messages():
-            return False
-        ended = wait_readable(self._doorbell.fileno(), timeout, watched)
+        with self._doorbell.listening():
+            self._announce_sleep()
+            if self._has_messages():
+                return False
+            ended = wait_readable(self._doorbell.fileno(), timeout, watched)
         self._doorbell.rung = True  # the handler may not have run yet, if this is not the main thread
         return ended
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 import os
 import select
 import signal
@@ -12,12 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
-from msgd import BackendUnavailable, Config, Message, Messaging, NoSuchProcess, ServerID
+from msgd import BackendUnavailable, Config, Message, Messaging, NoSuchProcess, QueueFull, ServerID
 from msgd.aio import AsyncMessaging
 from msgd.backends.doorbell import Doorbell
 from tests.conformance.conftest import MakeConfig, StartPeer
@@ -261,13 +264,17 @@ def receive_with_own_descriptor(config: Config, when: str) -> Callable[[Channel]
             if when == "after fileno":
                 signal.set_wakeup_fd(write_fd)
             channel.send(messaging.server_id)
+            came = b""
             for number in range(ROUNDS):
                 while len(received) <= number:
-                    assert select.select([fileno], [], [], PATIENCE)[0], f"message {number} was slept through"
+                    readable, _, _ = select.select([fileno, read_fd], [], [], PATIENCE)
+                    assert readable, f"message {number} was slept through"
+                    if read_fd in readable:
+                        came += os.read(read_fd, 65536)
                     messaging.dispatch()
                 messaging.reply(received[number], TEXT, received[number].data)
             assert signal.set_wakeup_fd(-1) == write_fd, "the program's own descriptor is not set any more"
-            assert set(os.read(read_fd, 65536)) == {signal.SIGUSR1}
+            assert set(came) == {signal.SIGUSR1}
 
     return body
 
@@ -277,6 +284,58 @@ def test_programs_own_wakeup_descriptor(config: Config, messaging: Messaging, wh
     with Child(receive_with_own_descriptor(config, when)) as child:
         ping_one_by_one(messaging, child.hear())
         assert child.wait() == 0
+
+
+class SignalledLate:
+    """A select.poll() to which the signal comes in the last moment: no Python code runs between it and the sleep."""
+
+    woken = 0
+
+    def __init__(self) -> None:
+        self._real = REAL_POLL()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        pidfd = os.pidfd_open(os.getpid())
+        steps: list[Callable[[], Any]] = [
+            partial(signal.pidfd_send_signal, pidfd, signal.SIGUSR1),
+            partial(self._real.poll, timeout),
+        ]
+        ready: list[tuple[int, int]]
+        _, ready = map(operator.call, steps)
+        os.close(pidfd)
+        SignalledLate.woken += bool(ready)
+        return ready
+
+
+REAL_POLL = select.poll
+
+
+@pytest.mark.parametrize("what", ["for a message", "for room"])
+def test_signal_just_before_the_sleep(
+    make_config: MakeConfig, start: StartPeer, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It ends the sleep, though the wake-up descriptor is the program's."""
+    full = start()
+    with Messaging(make_config(send_queue_messages=1)) as messaging:
+        with contextlib.suppress(QueueFull):
+            while True:
+                messaging.send(full.server_id, TEXT)
+        read_fd, write_fd = os.pipe2(os.O_NONBLOCK)
+        signal.set_wakeup_fd(write_fd)
+        monkeypatch.setattr(SignalledLate, "woken", 0)
+        monkeypatch.setattr(select, "poll", SignalledLate)
+        if what == "for a message":
+            messaging._endpoint.backend.wait(PATIENCE)
+        else:
+            messaging._endpoint.backend.flush(PATIENCE)
+        assert SignalledLate.woken == 1
+        monkeypatch.undo()
+        assert signal.set_wakeup_fd(-1) == write_fd
+        os.close(read_fd)
+        os.close(write_fd)
 
 
 def test_no_signal_of_the_program_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:

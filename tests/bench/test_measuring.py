@@ -140,7 +140,7 @@ def test_torture(msgbench: Msgbench) -> None:
 
 
 def test_loss_makes_ping_fail(msgbench: Msgbench, lossy: str) -> None:
-    done = msgbench.measure("ping", "--seconds", "0.5", "--patience", "0.5")
+    done = msgbench.measure("ping", "--seconds", "0.5", "--patience", "4")  # by how much the process may be late, too
     assert done.status == 1
     assert "answers are missing" in done.rows[lossy]["runs"][0]["failure"]
     assert "FAILED" in done.out

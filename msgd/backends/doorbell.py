@@ -7,7 +7,7 @@ the handler in Python, which runs next, rings here.  When nobody else's is set, 
 
 Who waits for fileno() alone, with another's wake-up descriptor set, would sleep through a signal that comes after the
 interpreter has last looked for handlers to run, and before the kernel's sleep: the byte is in the other descriptor, and
-the handler does not run.  So while we wait ourselves, the descriptor is ours, whosever it was: listening().
+the handler does not run.  So while we wait ourselves, the descriptor is ours, whosever it was: begin_listening().
 
 SIGUSR1 kills a process that has no handler.  A signal may still be on its way when the doorbell is taken down, so the
 handler stays for the life of the process; a doorbell that comes later recognises it and is not in anybody's way.  The
@@ -21,7 +21,6 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from types import FrameType
 
 from msgd.errors import BackendUnavailable
@@ -79,21 +78,22 @@ class Doorbell:
 
     def arm(self) -> None:
         """To be called before a sleep that is others': makes sure that a signal from now on is not slept through."""
-        with self.listening():
-            pass
+        self.end_listening(self.begin_listening())
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """In the block, which looks once more and sleeps, a signal makes fileno() readable at once."""
+    def begin_listening(self) -> int:
+        """From now on a signal makes fileno() readable at once; what is returned is for end_listening().
+
+        In between one looks once more, and sleeps.
+        """
         try:
-            previous = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
+            return signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         except ValueError:
-            previous = self._write_fd  # outside the main thread: what the main thread set stays
-        try:
-            yield
-        finally:
-            if previous not in (self._write_fd, -1):
-                self._give_back(previous)
+            return -1  # outside the main thread: what the main thread set stays
+
+    def end_listening(self, previous: int) -> None:
+        """Have the wake-up descriptor that was there set again, if there was another's."""
+        if previous not in (self._write_fd, -1):
+            self._give_back(previous)
 
     def _give_back(self, wakeup_fd: int) -> None:
         """Set the program's wake-up descriptor again, and hand on the signals that came in between."""

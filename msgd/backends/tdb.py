@@ -229,7 +229,8 @@ class TdbBackend(Backend):
         if not timeout or not self._full:
             return
         self._doorbell.drain()
-        with self._doorbell.listening():
+        previous = self._doorbell.begin_listening()
+        try:
             self._announce_sleep()
             if not self._some_have_room():
                 poll = select.poll()
@@ -237,6 +238,8 @@ class TdbBackend(Backend):
                     poll.register(fd, select.POLLIN)
                 poll.poll(timeout * 1000)
                 self._some_have_room()
+        finally:
+            self._doorbell.end_listening(previous)
         self._doorbell.drain()
         self._words[EPOCH] = AWAKE
         if self._watched:
@@ -446,11 +449,14 @@ class TdbBackend(Backend):
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
         if self._looks(self._has_messages):
             return False
-        with self._doorbell.listening():
+        previous = self._doorbell.begin_listening()
+        try:
             self._announce_sleep()
             if self._has_messages():
                 return False
             ended = wait_readable(self._doorbell.fileno(), timeout, watched)
+        finally:
+            self._doorbell.end_listening(previous)
         self._doorbell.rung = True  # the handler may not have run yet, if this is not the main thread
         return ended
 

@@ -13,9 +13,11 @@ that are still in PID/<pid>.
 
 Room.  PID/<pid> never has more in it than it has room for (messages_tdb.py says what that is good for).  A sender looks
 how deep it is and appends in one step, under the lock of the record's chain: messages up to DEEP, and behind them only
-"continued" records, one for each sender.  That lock costs as much as the append itself.  So the receiver grants a few
-of its sources, by their unique ids in words of its shared memory, that each may append QUOTA bytes between two such
-looks; it takes a grant back only from the dead, and there is room for all of them.
+"continued" records, one for each sender.  But a lock that is held costs the others a sleep.  So the receiver grants a
+few of its sources, by their unique ids in words of its shared memory, that they need not have it: they look, and then
+append QUOTA bytes at most until they look again.  What is in the record is at most DEEP at the last look that finds
+room, whosever it is; of what comes after it, each grant has one quota.  The receiver takes a grant back only from the
+dead, and there is room for all of them.
 """
 
 from __future__ import annotations
@@ -59,10 +61,10 @@ TAKING = 1
 _TURNS = 200
 """How often a sender looks at that word at most, some ten microseconds: then the receiver has been interrupted."""
 
-GRANTS = range(2, 14)
+GRANTS = range(2, 8)
 """The words with the unique ids of the sources that have a grant; 0: nobody has this one."""
-QUOTA = 1024
-"""Bytes that these may append to PID/<pid> between two looks at its depth."""
+QUOTA = 2048
+"""Bytes that each of these may append to PID/<pid> from one look at its depth to the next."""
 DEEP = 8192
 """Bytes in PID/<pid> from which on a sender continues elsewhere."""
 CROWDED = PLACE - (len(GRANTS) + 1) * QUOTA - CONTINUATION_SIZE
@@ -163,6 +165,8 @@ class Destination:
         self._file = file
         self._tdb = file.tdb
         self._chain: ChainLock | None = None
+        self._depth = 0
+        """Bytes in PID/<pid> when we last looked."""
         self._bounds = bounds
         self._granted = False
         self._slots = 0
@@ -244,26 +248,34 @@ class Destination:
 
     def _append_to_queue(self, record: bytes) -> bool:
         """Append to PID/<pid>, or that our messages go on elsewhere; whether the record has been."""
+        size = len(record)
+        if self._granted and size <= self._bounds.quota and self._has_queue_room(size):
+            self._append_behind_look(record)
+            return True
         if self._chain is None:
             self._chain = self._file.chains.of(self.key)
-        size, slot = len(record), self._free_slot(len(record))
         try:
             acquire(self._chain)
-            depth = len(self._tdb.get(self.key) or b"")
-            self._look(depth)
-            if depth + size <= self._bounds.deep and self.appended < self._bounds.plain_messages:
-                self._tdb.append(self.key, record)
-                self.unlooked, self.unlooked_bytes = 1, size
-                if not self._granted:
-                    self._granted = self._own[1] in self.words[GRANTS.start : GRANTS.stop].tolist()
+            if self._has_queue_room(size):
+                self._append_behind_look(record)
+                self._granted = self._granted or self._own[1] in self.words[GRANTS.start : GRANTS.stop].tolist()
                 self.quota = self._bounds.quota if self._granted else 0
                 return True
-            if depth > CROWDED:
+            if self._depth > CROWDED:
                 raise QueueFull(f"pid {self.pid} does not read: the messages of too many processes wait for it")
-            self._continue_in(self.key, slot)
+            self._continue_in(self.key, self._free_slot(size))
         finally:
             self._chain.release()
         return False
+
+    def _has_queue_room(self, size: int) -> bool:
+        """Look how deep PID/<pid> is, and whether a record of `size` bytes may go there."""
+        self._look(len(self._tdb.get(self.key) or b""))
+        return self._depth + size <= self._bounds.deep and self.appended < self._bounds.plain_messages
+
+    def _append_behind_look(self, record: bytes) -> None:
+        self._tdb.append(self.key, record)
+        self.unlooked, self.unlooked_bytes = 1, len(record)
 
     def _free_slot(self, size: int) -> Segment:
         """The smallest empty slot that has room for a record of `size` bytes, or one that is to be made."""
@@ -382,6 +394,7 @@ class Destination:
 
     def _look(self, depth: int) -> None:
         """Take in that PID/<pid> has `depth` bytes now."""
+        self._depth = depth
         self.appended = min(self.appended + self.unlooked, depth // RECORD.size)
         self.appended_bytes = min(self.appended_bytes + self.unlooked_bytes, depth)
         self.unlooked = self.unlooked_bytes = 0

@@ -200,9 +200,9 @@ class TdbBackend(Backend):
                 peer.let_it_take()
             unlooked_bytes = peer.unlooked_bytes + len(record)
             if unlooked_bytes <= peer.quota:
-                self._append(peer.key, record)
                 peer.unlooked += 1
                 peer.unlooked_bytes = unlooked_bytes
+                self._append(peer.open_key, record)
             else:
                 peer.append_with_care(record)
         except RuntimeError as error:

@@ -11,6 +11,9 @@ mebibytes for each pair.  A segment has a number that no other of its source has
 a segment only with the number it was led to, so it never takes what a source has put into an old slot after messages
 that are still in PID/<pid>.
 
+Counting.  What is about to be appended is counted first, so that an exception in between (a full disk, a signal's
+handler) makes the counts too high and never too low: a segment never outgrows its slot.
+
 Room.  PID/<pid> never has more in it than it has room for (messages_tdb.py says what that is good for).  A sender looks
 how deep it is and appends in one step, under the lock of the record's chain: messages up to DEEP, and behind them only
 "continued" records, one for each sender.  But a lock that is held costs the others a sleep.  So the receiver grants a
@@ -144,10 +147,12 @@ class Destination:
         self.pidfd = pidfd
         self.rung_epoch = AWAKE
         """The epoch this sender has signalled for."""
+        self.open_key = self.key
+        """The record that our messages go to: PID/<pid>, or that of the open segment."""
         self.quota = 0
-        """Bytes that may be appended to PID/<pid> without a look; 0 without a grant, and while we go on in segments."""
+        """Bytes that may be appended there until append_with_care() is needed again; 0 if it is in any case."""
         self.unlooked = self.unlooked_bytes = 0
-        """What we appended to PID/<pid> since we last looked at its depth."""
+        """What has been, beginning with the message for which we looked at PID/<pid>, or without that in a segment."""
         self.appended = self.appended_bytes = 0
         """Upper bounds of what was ours in PID/<pid> at that look."""
         self.continuation = b""
@@ -219,7 +224,8 @@ class Destination:
     # Appending
 
     def append_with_care(self, record: bytes) -> None:
-        """Append to PID/<pid> while that is not deep, else to a segment.  Raises QueueFull."""
+        """Append to PID/<pid> while that is not deep, else to a segment, and set the quota.  Raises QueueFull."""
+        self._book_unlooked()
         segment = self.segments[-1] if self.segments else None
         is_full = segment is not None and not segment.has_room(len(record))
         if segment is not None and (is_full or self.unlooked_in_segment >= _LOOK_AT_SEGMENT_AFTER):
@@ -236,15 +242,33 @@ class Destination:
         self._check_room(len(record))
         if self.announced is not None:
             segment = self._begin_segment(self.announced, record)
+            self._book(segment, 1, len(record))
         else:
             segment = self.segments[-1]
+            self._book(segment, 1, len(record))
             self._tdb.append(segment.key, record)
-            segment.used += len(record)
-        segment.messages += 1
-        segment.bytes += len(record)
-        self.segments_messages += 1
-        self.segments_bytes += len(record)
-        self.unlooked_in_segment += 1
+        messages, waiting_bytes = self._waiting()
+        self.quota = min(
+            QUOTA,
+            segment.room - segment.used - CONTINUATION_SIZE,
+            self._bounds.bytes - waiting_bytes,
+            (self._bounds.messages - messages) * RECORD.size,
+        )
+        self.open_key = segment.key
+
+    def _book_unlooked(self) -> None:
+        """Book what was appended to the open segment by the way."""
+        if self.open_key is not self.key:
+            self._book(self.segments[-1], self.unlooked, self.unlooked_bytes)
+            self.unlooked = self.unlooked_bytes = self.quota = 0
+
+    def _book(self, segment: Segment, messages: int, size: int) -> None:
+        segment.used += size
+        segment.messages += messages
+        segment.bytes += size
+        self.segments_messages += messages
+        self.segments_bytes += size
+        self.unlooked_in_segment += messages
 
     def _append_to_queue(self, record: bytes) -> bool:
         """Append to PID/<pid>, or that our messages go on elsewhere; whether the record has been."""
@@ -257,9 +281,8 @@ class Destination:
         try:
             acquire(self._chain)
             if self._has_queue_room(size):
-                self._append_behind_look(record)
                 self._granted = self._granted or self._own[1] in self.words[GRANTS.start : GRANTS.stop].tolist()
-                self.quota = self._bounds.quota if self._granted else 0
+                self._append_behind_look(record)
                 return True
             if self._depth > CROWDED:
                 raise QueueFull(f"pid {self.pid} does not read: the messages of too many processes wait for it")
@@ -274,8 +297,9 @@ class Destination:
         return self._depth + size <= self._bounds.deep and self.appended < self._bounds.plain_messages
 
     def _append_behind_look(self, record: bytes) -> None:
-        self._tdb.append(self.key, record)
         self.unlooked, self.unlooked_bytes = 1, len(record)
+        self._tdb.append(self.key, record)
+        self.quota = self._bounds.quota if self._granted else 0
 
     def _free_slot(self, size: int) -> Segment:
         """The smallest empty slot that has room for a record of `size` bytes, or one that is to be made."""
@@ -309,7 +333,7 @@ class Destination:
                 self._file.make_place(segment.key, room)
             segment.room = room
         self._tdb.store(segment.key, value)
-        segment.used = len(value)
+        segment.used = SEGMENT_START_SIZE
         self.announced = None
         self.segments.append(segment)
         return segment
@@ -335,6 +359,7 @@ class Destination:
             self.spare.append(self.announced)
             self.announced = None
         self.continuation = b""
+        self.open_key = self.key
         self._look(0)
 
     # What waits
@@ -346,6 +371,7 @@ class Destination:
 
     def forget_taken(self) -> bool:
         """Strike out what has been taken since, first what is in PID/<pid>; whether there was any."""
+        self._book_unlooked()
         if not self.continuation:
             return len(self._tdb.get(self.key) or b"") <= CROWDED
         if not self.segments:

@@ -463,7 +463,7 @@ def test_slots_are_used_again_behind_what_is_in_the_record(make_config: MakeConf
 
 def come_back_and_go_on(session: Session, dst: ServerID) -> None:
     peer = backend(session.messaging)._destinations[dst.pid]
-    peer.unlooked_in_segment = tdb_destination._LOOK_AT_SEGMENT_AFTER
+    peer.unlooked_in_segment, peer.quota = tdb_destination._LOOK_AT_SEGMENT_AFTER, 0
     send_numbered(session, dst, b"b", 1)
     assert not peer.continuation
     send_numbered(session, dst, b"b", 3000)

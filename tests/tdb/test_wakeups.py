@@ -53,7 +53,7 @@ def by_dispatch(session: Session, number: int) -> dict[str, int]:
 
 def by_dispatch_that_sleeps_at_once(session: Session, number: int) -> dict[str, int]:
     """Without looking a little longer before each sleep."""
-    looks._MIN = looks._MAX = 0
+    looks._FEW = looks._MANY = 0
     return by_dispatch(session, number)
 
 

@@ -4,8 +4,8 @@ To sleep and to be woken takes tens of microseconds, as long as a score of messa
 does so within that time.  So a receiver that has nothing to do goes on looking first.  How long follows from how that
 went: while it finds something it looks longer, while it is in vain it hardly looks.  Two that wait for each other's
 answers and hardly look would both always sleep: so from time to time each looks as long as it takes a peer to wake up
-and to answer.  Looking costs nothing on a processor that nobody else wants.  So it is short where more processes want
-to run than there are processors.
+and to answer.  Looking costs nothing on a processor that nobody else wants; where more processes want to run than there
+are processors, nobody looks.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ T = TypeVar("T")
 _FEW, _MANY = 16, 256
 """Looks before the next sleep; each takes a third of a microsecond to one."""
 _CHECK_AFTER = 32
-"""Calls between two looks at the processors, after which it looks as long as it may."""
+"""Calls after which it finds out whether the processors are free, and looks as long as it then may."""
 
 
 class Looks:
-    """How often this receiver looks."""
+    """How often this receiver looks: `number` times before the next sleep."""
 
     def __init__(self) -> None:
-        self.number = self._most = _FEW
+        self.number = _FEW
+        self._most = _MANY
         self._calls = 0
 
     def __call__(self, look: Callable[[], T]) -> T | None:
@@ -38,11 +39,11 @@ class Looks:
                 break
         self._calls += 1
         if self._calls % _CHECK_AFTER == 0:
-            self.number = self._most = _MANY if _processors_are_free() else _FEW
+            self.number = self._most = _MANY if _processors_are_free() else 0
         elif found:
             self.number = min(2 * self.number, self._most)
         else:
-            self.number = max(self.number // 2, _FEW)
+            self.number = max(self.number // 2, min(_FEW, self._most))
         return found or None
 
 

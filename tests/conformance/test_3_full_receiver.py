@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
+from types import FrameType
 
 import pytest
 
@@ -110,6 +112,28 @@ def test_timeout_runs_out(make_config: MakeConfig, peer: Peer) -> None:
         peer.begin(take_data, accepted)
         drain(messaging)
         assert peer.hear() == numbered(accepted)
+
+
+def test_signals_do_not_prolong_the_timeout(make_config: MakeConfig, peer: Peer) -> None:
+    """They come far more often than the time-out would take."""
+    signals = 0
+
+    def count(number: int, frame: FrameType | None) -> None:
+        nonlocal signals
+        signals += 1
+        assert signals < 50 * PATIENCE, "it never ends"
+
+    with Messaging(make_config(send_queue_messages=20)) as messaging:
+        fill_to_the_bound(messaging, peer.server_id)
+        before = signal.signal(signal.SIGALRM, count)
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        try:
+            with pytest.raises(QueueFull):
+                messaging.send(peer.server_id, TEXT, b"too late", timeout=0.3)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert signals > 1
 
 
 def fill_for(session: Session, dst: ServerID) -> int:

@@ -423,7 +423,7 @@ class Destination:
         self._depth = depth
         self.appended = min(self.appended + self.unlooked, depth // RECORD.size)
         self.appended_bytes = min(self.appended_bytes + self.unlooked_bytes, depth)
-        self.unlooked = self.unlooked_bytes = 0
+        self.unlooked = self.unlooked_bytes = self.quota = 0
 
 
 def open_destination(

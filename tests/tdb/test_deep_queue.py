@@ -383,6 +383,30 @@ def crowd(session: Session, dst: ServerID) -> int:
     return number
 
 
+def send_though_crowded(session: Session, dst: ServerID) -> tuple[int, int]:
+    """Crowd the record and go on sending; how often that was refused, and how many bytes are in the record then."""
+    refused = 0
+    crowd(session, dst)
+    for _ in range(40):
+        try:
+            session.messaging.send(dst, TEXT, bytes(1000))
+        except QueueFull:
+            refused += 1
+    return refused, len(backend(session.messaging)._tdb.get(queue_key(dst.pid)))
+
+
+def test_grant_is_no_way_around_a_crowded_record(start: StartPeer) -> None:
+    """What is left of it is for once: a look that finds no room gives nothing anew."""
+    receiver, sender = start(), start()
+    for _ in range(2):
+        sender.call(send_many, receiver.server_id, [b"here"])
+        assert receiver.call(take_data, 1) == [b"here"]
+    assert sender.call(is_granted, receiver.server_id)
+    refused, depth = sender.call(send_though_crowded, receiver.server_id)
+    assert refused == 39
+    assert depth < messages_tdb.PLACE
+
+
 def send_patiently(session: Session, dst: ServerID) -> None:
     """Send one message with a time-out that no test waits for."""
     session.messaging.send(dst, TEXT, b"waited", timeout=10 * PATIENCE)

@@ -198,8 +198,7 @@ class DgramBackend(Backend):
     def flush(self, timeout: float = 0.0) -> None:
         blocked = list(self._blocked.values())
         if timeout and blocked:
-            head = blocked[0].queue.head
-            if len(blocked) > 1 or head.size > WHOLE_MAX or head.fds:
+            if len(blocked) > 1 or not _is_whole(blocked[0].queue):
                 poll = select.poll()
                 for destination in blocked:
                     poll.register(destination.socket, select.POLLOUT)
@@ -215,10 +214,11 @@ class DgramBackend(Backend):
         """
         queue, refusals = destination.queue, 0
         while queue:
-            head, wait, timeout = queue.head, timeout, 0.0
+            head = queue.head
             try:
-                if wait:
-                    _send_waiting(destination.socket, WHOLE_COOKIE + head.message, wait)
+                if timeout:
+                    waiting, timeout = timeout, 0.0
+                    _send_waiting(destination.socket, WHOLE_COOKIE + head.message, waiting)
                 else:
                     self._transmit(destination, head.message, head.fds)
             except (BlockingIOError, InterruptedError):
@@ -261,7 +261,8 @@ class DgramBackend(Backend):
         """A socket connected to the endpoint of `pid`, None if nobody listens there."""
         connected = None
         try:
-            connected = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # it blocks where it is to: _send_waiting()
+            connected = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            connected.setblocking(True)  # it blocks in _send_waiting(), and nowhere by the program's default time-out
             connected.connect(f"/proc/self/fd/{self.presence.socket_dir_fd}/{pid}")
             return connected
         except OSError as error:
@@ -431,6 +432,11 @@ class DgramBackend(Backend):
 
 class _NotHeard(Exception):
     """The sender's user is not to be heard."""
+
+
+def _is_whole(queue: OutQueue) -> bool:
+    """Whether the next message is one datagram of nothing but bytes; an interrupt may have left the queue empty."""
+    return bool(queue) and queue.head.size <= WHOLE_MAX and not queue.head.fds
 
 
 def _send_waiting(connected: socket.socket, datagram: bytes, timeout: float) -> None:

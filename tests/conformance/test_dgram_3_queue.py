@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import select
+import socket
 
 import pytest
 
@@ -123,3 +124,43 @@ def test_largest_message_type(messaging: Messaging) -> None:
     messaging.send(messaging.server_id, 0xFFFFFFFF)
     assert messaging.dispatch() == 1
     assert received == [0xFFFFFFFF]
+
+
+def test_default_timeout_of_the_programs_sockets(messaging: Messaging, peer: Peer) -> None:
+    """It is for the program's own: a full receiver makes messages wait here, at once, and none fails."""
+    socket.setdefaulttimeout(0.05)
+    try:
+        texts = fill(messaging, peer.server_id)
+    finally:
+        socket.setdefaulttimeout(None)
+    assert messaging.statistics().queued_messages
+    peer.begin(take_data, len(texts))
+    drain(messaging)
+    assert peer.hear() == texts
+
+
+class Interrupt(BaseException):
+    """What a signal's handler raises."""
+
+
+def test_interrupted_behind_the_last_that_waited(
+    messaging: Messaging, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The destination still counts as full, and nothing waits for it: who waits for room copes with that."""
+    while not messaging.statistics().queued_messages:
+        messaging.send(peer.server_id, TEXT)
+    number = messaging.statistics().sent
+    assert len(peer.call(take_data, number - 1)) == number - 1
+    backend = messaging._endpoint.backend
+
+    def interrupted(destination: object) -> None:
+        raise Interrupt
+
+    monkeypatch.setattr(backend, "_unblock", interrupted)
+    with pytest.raises(Interrupt):
+        backend.flush()
+    monkeypatch.undo()
+    assert messaging.pending(peer.server_id) == 0
+    backend.flush(PATIENCE)
+    assert messaging.statistics().blocked_destinations == 0
+    assert len(peer.call(take_data, 1)) == 1

@@ -12,15 +12,17 @@ a segment only with the number it was led to, so it never takes what a source ha
 that are still in PID/<pid>.
 
 Counting.  What is about to be appended is counted first, so that an exception in between (a full disk, a signal's
-handler) makes the counts too high and never too low: a segment never outgrows its slot.
+handler) makes the counts too high and never too low: a segment never outgrows its slot.  That our messages go on
+elsewhere is noted first, too, and taken back if libtdb refuses it: nothing goes behind a "continued" record.
 
 Room.  PID/<pid> never has more in it than it has room for (messages_tdb.py says what that is good for).  A sender looks
 how deep it is and appends in one step, under the lock of the record's chain: messages up to DEEP, and behind them only
 "continued" records, one for each sender.  But a lock that is held costs the others a sleep.  So the receiver grants a
 few of its sources, by their unique ids in words of its shared memory, that they need not have it: they look, and then
-append QUOTA bytes at most until they look again.  What is in the record is at most DEEP at the last look that finds
-room, whosever it is; of what comes after it, each grant has one quota.  The receiver takes a grant back only from the
-dead, and there is room for all of them.
+append QUOTA bytes at most until they look again; a look that finds no room ends the quota.  What is in the record is at
+most DEEP at the last look that finds room, whosever it is; of what comes after it, each grant has one quota, and who
+holds the lock one message that with what was there makes no more than DEEP.  "Continued" records come behind all that
+until it is CROWDED.  The receiver takes a grant back only from the dead, and there is room for all of them.
 """
 
 from __future__ import annotations
@@ -242,7 +244,6 @@ class Destination:
         self._check_room(len(record))
         if self.announced is not None:
             segment = self._begin_segment(self.announced, record)
-            self._book(segment, 1, len(record))
         else:
             segment = self.segments[-1]
             self._book(segment, 1, len(record))
@@ -314,13 +315,22 @@ class Destination:
             self.forget_taken()
         slot.number = next(_segment_numbers)
         record = pack_continuation(self.pid, Continuation(*self._own, slot.number, slot.slot))
-        self._tdb.append(key, record)
-        if slot in self.spare:
+        was_spare, before = slot in self.spare, self.continuation
+        if was_spare:
             self.spare.remove(slot)
         else:
             self._slots += 1
         self.quota = 0
         self.continuation, self.announced = record, slot
+        try:
+            self._tdb.append(key, record)
+        except RuntimeError:
+            self.continuation, self.announced = before, None
+            if was_spare:
+                self.spare.append(slot)
+            else:
+                self._slots -= 1
+            raise
 
     def _begin_segment(self, segment: Segment, record: bytes) -> Segment:
         """Put the first record into a segment that has been announced."""
@@ -334,6 +344,7 @@ class Destination:
             segment.room = room
         self._tdb.store(segment.key, value)
         segment.used = SEGMENT_START_SIZE
+        self._book(segment, 1, len(record))
         self.announced = None
         self.segments.append(segment)
         return segment
@@ -351,15 +362,13 @@ class Destination:
 
     def _come_back(self) -> None:
         """Everything has been taken: go on in PID/<pid>."""
-        for segment in self.segments:
-            self._strike_out(segment)
-        self.spare += self.segments
-        self.segments.clear()
-        if self.announced is not None:
-            self.spare.append(self.announced)
-            self.announced = None
-        self.continuation = b""
-        self.open_key = self.key
+        empty = [*self.segments, *([] if self.announced is None else [self.announced])]
+        none: deque[Segment] = deque()
+        self.continuation, self.open_key, self.announced, self.segments = b"", self.key, None, none
+        self.segments_messages = self.segments_bytes = 0
+        for slot in empty:
+            slot.messages = slot.bytes = 0
+            self.spare.append(slot)
         self._look(0)
 
     # What waits

@@ -177,3 +177,74 @@ def test_at_random_moments(start: StartPeer) -> None:
     assert numbers == sorted(set(numbers))
     assert number - len(numbers) <= interrupted
     assert len(numbers) > number // 2
+
+
+def take_up_to(session: Session, last: bytes) -> list[bytes]:
+    data: list[bytes] = []
+    while last not in data[-1:]:
+        data += take_data(session, 1)
+    return data
+
+
+@pytest.mark.parametrize("step", ["append", "store", "get"])
+def test_while_messages_are_sent(alarm: None, messaging: Messaging, start: StartPeer, step: str) -> None:
+    """From PID/<pid> into segments, from one to the next and back: only the interrupted one may be missing."""
+    receiver = start()
+    messaging.send(receiver.server_id, TEXT, b"first")
+    one = backend(messaging)
+    destination = one._destinations[receiver.pid]
+    interrupting = Interrupting(one._tdb, step)
+    number, interrupted = 0, set()
+    for again in range(3):
+        destination._tdb = interrupting
+        for _ in range(2000):
+            interrupting.armed = number % 3 > 0
+            text = b"%d" % number + b"." * (number * 7 % 150)
+            try:
+                messaging.send(receiver.server_id, TEXT, text)
+            except Alarm:
+                interrupted.add(number)
+            number += 1
+        destination._tdb = one._tdb
+        assert len(destination.segments) > 2
+        for segment in destination.segments:
+            assert len(one._tdb.get(segment.key)) <= segment.room
+        last = b"last %d" % again
+        messaging.send(receiver.server_id, TEXT, last)
+        data = receiver.call(take_up_to, last)
+        numbers = [int(text.partition(b".")[0]) for text in data[:-1] if text != b"first"]
+        assert numbers == sorted(set(numbers))
+        assert set(range(2000 * again, number)) - interrupted <= set(numbers)
+    assert interrupted
+
+
+class Slots(list[Any]):
+    """The signal comes as soon as one has been added, or all have been taken away."""
+
+    def append(self, slot: Any) -> None:
+        super().append(slot)
+        raise Alarm
+
+    def clear(self) -> None:
+        super().clear()
+        raise Alarm
+
+
+def test_while_it_comes_back_to_the_record(messaging: Messaging, start: StartPeer) -> None:
+    """Whatever of that was left undone, the next message takes its way."""
+    receiver = start()
+    for number in range(1500):
+        messaging.send(receiver.server_id, TEXT, b"%d" % number)
+    destination = backend(messaging)._destinations[receiver.pid]
+    assert len(receiver.call(take_data, 1500)) == 1500
+    assert destination.segments
+    destination.spare = Slots(destination.spare)
+    destination.segments = Slots(destination.segments)  # type: ignore[assignment]
+    with pytest.raises(Alarm):
+        for _ in range(1000):
+            messaging.send(receiver.server_id, TEXT, b"one by one")
+            assert receiver.call(take_data, 1) == [b"one by one"]
+    destination.spare = list(destination.spare)
+    messaging.send(receiver.server_id, TEXT, b"last")
+    assert receiver.call(take_data, 1) == [b"last"]
+    assert destination.open_key == destination.key

@@ -197,13 +197,12 @@ class DgramBackend(Backend):
 
     def flush(self, timeout: float = 0.0) -> None:
         blocked = list(self._blocked.values())
-        if timeout and blocked:
-            if len(blocked) > 1 or not _is_whole(blocked[0].queue):
-                poll = select.poll()
-                for destination in blocked:
-                    poll.register(destination.socket, select.POLLOUT)
-                poll.poll(timeout * 1000)
-                timeout = 0.0
+        if timeout and blocked and (len(blocked) > 1 or not _is_whole(blocked[0].queue)):
+            poll = select.poll()
+            for destination in blocked:
+                poll.register(destination.socket, select.POLLOUT)
+            poll.poll(timeout * 1000)
+            timeout = 0.0
         for destination in blocked:
             self._flush(destination, timeout)
 

@@ -240,10 +240,10 @@ class TdbBackend(Backend):
                 self._some_have_room()
         finally:
             self._doorbell.end_listening(previous)
-        self._doorbell.drain()
-        self._words[EPOCH] = AWAKE
-        if self._watched:
-            self._fall_asleep()
+            self._doorbell.drain()
+            self._words[EPOCH] = AWAKE
+            if self._watched:
+                self._fall_asleep()
 
     def _some_have_room(self) -> bool:
         """Strike out the full destinations that have taken something or have ended; whether there were any."""
@@ -302,10 +302,7 @@ class TdbBackend(Backend):
             self._sort()
         if self._tdb.get(self._key):
             self._take_value(self._key, self._chain, None)
-            was_crowded = len(self._in_hand) > CROWDED
             self._sort()
-            if was_crowded:
-                self._tell_all_of_room()
         for source_key, source in list(self._sources.items()):
             self._take_segment(source_key, source)
         return bool(self._inbox)
@@ -355,6 +352,8 @@ class TdbBackend(Backend):
                 self._sources[self._in_hand_from].begun = True
             else:
                 self.drops("malformed", f"in messages.tdb: {what}")
+        if from_record and len(self._in_hand) > CROWDED:
+            self._tell_all_of_room()
         self._in_hand = b""
         self._inbox.extend(messages)
         if from_record and messages and messages[-1].src.unique_id not in self._grants:
@@ -364,19 +363,16 @@ class TdbBackend(Backend):
         """Let a source append to our record without a look at its depth each time, if there is a grant for it."""
         if source.unique_id in ANY_PROCESS:
             return
-        if len(self._grants) < len(GRANTS):
-            word = GRANTS[len(self._grants)]
-        elif time.monotonic() - self._grants_looked_at > _SOURCE_CHECK:
+        if len(self._grants) == len(GRANTS) and time.monotonic() - self._grants_looked_at > _SOURCE_CHECK:
             self._grants_looked_at = time.monotonic()
-            dead = next((one for one in self._grants.values() if not self.presence.is_alive(one.source)), None)
-            if dead is None:
-                return
-            del self._grants[dead.source.unique_id]
-            word = dead.word
-        else:
-            return
-        self._grants[source.unique_id] = _Grant(word, source)
-        self._words[word] = source.unique_id
+            with contextlib.suppress(TransportError):  # no descriptors left to look with
+                dead = next((one for one in self._grants.values() if not self.presence.is_alive(one.source)), None)
+                if dead is not None:
+                    del self._grants[dead.source.unique_id]
+        if len(self._grants) < len(GRANTS):
+            word = min(set(GRANTS) - {one.word for one in self._grants.values()})
+            self._grants[source.unique_id] = _Grant(word, source)
+            self._words[word] = source.unique_id
 
     def _end_continuations(self, messages: list[Message]) -> None:
         """A source that appends to our record (again) has nothing left in segments."""
@@ -394,9 +390,10 @@ class TdbBackend(Backend):
                 self._take_segment(source_key, following)
         elif time.monotonic() - source.seen_alive > _SOURCE_CHECK:
             source.seen_alive = time.monotonic()
-            is_alive = self.presence.is_alive(ServerID(source_key[0], unique_id=source_key[1]))
-            if not is_alive and not self._has_segment(source):
-                del self._sources[source_key]
+            with contextlib.suppress(TransportError):  # no descriptors left to look with
+                is_alive = self.presence.is_alive(ServerID(source_key[0], unique_id=source_key[1]))
+                if not is_alive and not self._has_segment(source):
+                    del self._sources[source_key]
 
     def _has_segment(self, source: _Source) -> bool:
         """Whether there is something in the segment to be read; only we take it away again."""
@@ -412,8 +409,9 @@ class TdbBackend(Backend):
 
     def _tell_all_of_room(self) -> None:
         """Wake everybody: among them are those who could not even say in our record that they go on elsewhere."""
-        for process in self.presence.processes():
-            self._tell_of_room(ServerID(process.pid, unique_id=process.unique_id))
+        with contextlib.suppress(TransportError, OSError):  # no descriptors left to look with
+            for process in self.presence.processes():
+                self._tell_of_room(ServerID(process.pid, unique_id=process.unique_id))
 
     def _source_id(self, pid: int) -> ServerID:
         """Who has `pid` now, as the source of a record that names the pid alone."""

@@ -14,7 +14,7 @@ import pytest
 import tdb
 
 import msgd.backends.tdb as module
-from msgd import Messaging, NoSuchProcess, QueueFull, ServerID
+from msgd import Messaging, NoSuchProcess, QueueFull, ServerID, TransportError
 from msgd.backends import messages_tdb, tdb_destination
 from msgd.backends.tdb import TdbBackend
 from msgd.wire.tdb_record import pack_message, queue_key
@@ -582,7 +582,37 @@ def test_many_short_lived_senders(messaging: Messaging) -> None:
     assert messaging.pending(dst) == 0
 
 
+def test_receiver_that_closes_tells_who_could_not_say_anything(start: StartPeer) -> None:
+    """Its record has no room for where they go on, so it knows nothing of them."""
+    receiver, sender, waiting = start(), start(), start()
+    sender.call(crowd, receiver.server_id)
+    waiting.begin(send_patiently, receiver.server_id)
+    wait_until_asleep(waiting.pid)
+    receiver.call(close)
+    with pytest.raises(ChildFailed, match="NoSuchProcess"):
+        waiting.hear()
+
+
 # When descriptors run out
+
+
+def test_nobody_can_be_looked_at(messaging: Messaging, start: StartPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither who has a grant, nor who waits for room: that is no reason to deliver nothing."""
+    monkeypatch.setattr(module, "_SOURCE_CHECK", 0.0)
+    senders = [start() for _ in range(len(tdb_destination.GRANTS) + 1)]
+    seen: list[bytes] = []
+    messaging.register(TEXT, lambda message: seen.append(message.data))
+    for sender in senders[1:]:
+        sender.call(send_many, messaging.server_id, [b"gets a grant"])
+        messaging.dispatch()
+
+    def process(pid: int) -> None:
+        raise TransportError("no descriptors left")
+
+    monkeypatch.setattr(backend(messaging).presence, "process", process)
+    number = senders[0].call(crowd, messaging.server_id)
+    while len(seen) < len(senders) - 1 + number:
+        assert messaging.dispatch()
 
 
 def take_without_descriptors(session: Session, number: int) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import select
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -12,11 +13,11 @@ from typing import Any
 import pytest
 import tdb
 
-from msgd import Messaging, NoSuchProcess, ServerID
+from msgd import Messaging, NoSuchProcess, QueueFull, ServerID
 from msgd.backends.chain_lock import ChainLock, ChainLocks
 from msgd.backends.tdb import TdbBackend
 from msgd.backends.tdb_destination import EPOCH
-from tests.conformance.conftest import StartPeer
+from tests.conformance.conftest import MakeConfig, StartPeer
 from tests.harness import PATIENCE, TEXT, Session, close, send_many, take_data
 
 
@@ -240,11 +241,41 @@ def test_while_it_comes_back_to_the_record(messaging: Messaging, start: StartPee
     assert destination.segments
     destination.spare = Slots(destination.spare)
     destination.segments = Slots(destination.segments)  # type: ignore[assignment]
-    with pytest.raises(Alarm):
+
+    def one_by_one() -> None:
         for _ in range(1000):
             messaging.send(receiver.server_id, TEXT, b"one by one")
             assert receiver.call(take_data, 1) == [b"one by one"]
+
+    with pytest.raises(Alarm):
+        one_by_one()
     destination.spare = list(destination.spare)
     messaging.send(receiver.server_id, TEXT, b"last")
     assert receiver.call(take_data, 1) == [b"last"]
     assert destination.open_key == destination.key
+
+
+def test_while_it_waits_for_room(make_config: MakeConfig, start: StartPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has come in the meantime still makes its descriptor readable."""
+    sender, full = start(), start()
+    with Messaging(make_config(send_queue_messages=20)) as messaging:
+        seen: list[bytes] = []
+        messaging.register(TEXT, lambda message: seen.append(message.data))
+        messaging.fileno()
+        with contextlib.suppress(QueueFull):
+            while True:
+                messaging.send(full.server_id, TEXT)
+        sender.call(send_many, messaging.server_id, [b"here"])
+        one = backend(messaging)
+
+        def interrupted() -> bool:
+            raise Alarm
+
+        monkeypatch.setattr(one, "_some_have_room", interrupted)
+        with pytest.raises(Alarm):
+            messaging.send(full.server_id, TEXT, timeout=PATIENCE)
+        monkeypatch.undo()
+        assert select.select([messaging.fileno()], [], [], 0)[0]
+        assert one._words[EPOCH], "nobody would wake it for the next"
+        messaging.dispatch()
+        assert seen == [b"here"]

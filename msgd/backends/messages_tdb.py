@@ -13,8 +13,9 @@ record deletes it first, so a kill, or a full disk, takes what others have writt
   whole whatever the instruction was (a record gets into one, or leaves it, by one word), so he lists anew what is in
   none of them (wire/tdb_space.py).  Nothing of the list is believed for that, so he may be killed at it, too.
 
-Two appends may still take space unseen: that of a Samba 3.0, which knows nothing of this, and that to a process which
-died, and was cleaned up after, between a look at its lock and the append.  Should the file be damaged by those, by a
+Three appends may still take space unseen: that of a Samba 3.0, which knows nothing of this, that to a process which
+died, and was cleaned up after, between a look at its lock and the append, and that to a slot of which a repair has kept
+no more than what was in it.  Should the file be damaged by those, by a
 program or by a disk, libtdb says so to whoever comes across it, who makes it anew under the lock over all, with every
 record that can be read.
 """
@@ -143,19 +144,26 @@ class MessagesTdb:
     def _list_free_space(self) -> None:
         """Make the list of free space anew: somebody may have been changing it when he was killed."""
         was_killed = self.tdb.get(SPACE_KEY) is not None
-        fd = self._descriptor()
-        writes = None if fd is None else free_list_anew(partial(os.pread, fd), os.fstat(fd).st_size)
-        if fd is None or writes is None:
-            self._make_anew()
-            return
         try:
-            os.posix_fallocate(fd, 0, os.fstat(fd).st_size)  # it may have been at making it longer
+            is_listed = self._write_free_list()
         except OSError as error:
             raise RuntimeError(_IO_ERROR, error.strerror) from error
+        if not is_listed:
+            self._make_anew()
+        elif was_killed:
+            logger.info("messages.tdb: a process was killed while it changed the file; its free space is listed anew")
+
+    def _write_free_list(self) -> bool:
+        """Write it as it should be; False, and nothing is written, if that cannot be told."""
+        fd = self._descriptor()
+        size = 0 if fd is None else os.fstat(fd).st_size
+        writes = None if fd is None else free_list_anew(partial(os.pread, fd), size)
+        if fd is None or writes is None:
+            return False
+        os.posix_fallocate(fd, 0, size)  # somebody may have been at making it longer
         for place, data in writes:
             os.pwrite(fd, data, place)
-        if was_killed:
-            logger.info("messages.tdb: a process was killed while it changed the file; its free space is listed anew")
+        return True
 
     def _descriptor(self) -> int | None:
         """The descriptor by which libtdb has the file open: another one would, once closed, drop its locks."""
@@ -182,19 +190,21 @@ class MessagesTdb:
         if error.args[:1] == (_CORRUPT,):
             try:
                 with self.all_locked():
-                    number = self._make_anew()
+                    self._make_anew()
             except RuntimeError:
                 raise _transport_error(error) from error
-            logger.error("messages.tdb was damaged; it is made anew with %d queues", number)
         else:
             raise _transport_error(error) from error
 
-    def _make_anew(self) -> int:
-        """Put every record that can be read into an empty file; their number.  Under the lock over all."""
-        keys = self._known_keys()
+    def _make_anew(self) -> None:
+        """Put every record that can be read into an empty file.  Under the lock over all."""
+        found: set[bytes] = set()
         with contextlib.suppress(RuntimeError):
             for key in self.tdb:  # as far as that goes
-                keys.add(key)
+                if key in found:
+                    break  # in a circle
+                found.add(key)
+        keys = found | self._known_keys()
         records: dict[bytes, bytes] = {}
         for key in keys - {SPACE_KEY}:
             with contextlib.suppress(RuntimeError):
@@ -208,7 +218,7 @@ class MessagesTdb:
             self.tdb.store(key, value)
         self.tdb.store(SPACE_KEY, SPACE_SOUND)
         list(self.tdb.keys())  # a traversal that failed goes on holding the lock of a record: not any more
-        return len(records)
+        logger.error("messages.tdb was damaged; it is made anew with %d queues", len(records))
 
 
 def read_messages_tdb(config: Config, directory: RendezvousDirectory) -> dict[bytes, bytes]:

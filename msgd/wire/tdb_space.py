@@ -72,18 +72,17 @@ def free_list_anew(read: Callable[[int, int], bytes], size: int) -> list[Write] 
 def _used(
     read: Callable[[int, int], bytes], base: int, chains: int, start: int, end: int
 ) -> list[tuple[int, int]] | None:
-    """Begin and end of each record that is in a chain, in order; None if one cannot be a record."""
-    used: list[tuple[int, int]] = []
+    """Begin and end of each record that is in a chain, in order; None if one cannot be a record, or is there twice."""
+    used: dict[int, int] = {}
     for (place,) in _WORD.iter_unpack(read(chains * _WORD.size, base + start - chains * _WORD.size)):
         while place:
             head = read(_RECORD.size, base + place)
-            if place < start or len(head) < _RECORD.size or len(used) > end // _SMALLEST:
+            if place < start or place in used or len(head) < _RECORD.size:
                 return None
             following, length, _, _, _, magic = _RECORD.unpack(head)
             record_end = place + _RECORD.size + length
             if magic not in (_USED, _DEAD) or record_end > end:
                 return None
-            used.append((place, record_end))
+            used[place] = record_end
             place = following
-    used.sort()
-    return used
+    return sorted(used.items())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import random
+import resource
 import struct
 import subprocess
 import termios
@@ -20,6 +22,7 @@ import pytest
 from msgd import Config, Message, Messaging, MsgdError, NoSuchProcess, QueueFull, ServerID, TransportError
 from msgd.backends import messages_tdb
 from msgd.backends.tdb import TdbBackend
+from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, queue_key
 from tests.conformance.conftest import MakeConfig, StartPeer
 from tests.harness import (
     PATIENCE,
@@ -49,6 +52,17 @@ def machine_time() -> Iterator[MachineTime]:
     """The clock that goes on for as long as the test runs, in its peers, too: so name it first."""
     with CLOCK:
         yield CLOCK
+
+
+@pytest.fixture
+def log(scratch: Path) -> Iterator[Path]:
+    """The file with what this process and those it starts from now on log."""
+    path = scratch / "log"
+    handler = logging.FileHandler(path)
+    logging.getLogger("msgd").addHandler(handler)
+    yield path
+    logging.getLogger("msgd").removeHandler(handler)
+    handler.close()
 
 
 def backend(messaging: Messaging) -> TdbBackend:
@@ -186,10 +200,10 @@ def exchange(session: Session, dst: ServerID, number: int) -> float:
 @pytest.mark.parametrize("mode", MODES)
 def test_storm_of_kills(
     machine_time: MachineTime,
+    log: Path,
     make_config: MakeConfig,
     start: StartPeer,
     mode: str,
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Two pairs talk while others, who send to them and to each other and clean up, are killed at random moments.
 
@@ -227,7 +241,7 @@ def test_storm_of_kills(
     pairs[1].begin(exchange, pairs[0].server_id, number)
     end_exchange(pairs[:2])
     assert pairs[0].call(is_whole)
-    assert "made anew" not in capfd.readouterr().err, "the file was damaged"
+    assert "made anew" not in log.read_text(), "the file was damaged"
 
 
 def is_whole(session: Session) -> bool:
@@ -318,6 +332,73 @@ def test_damage_in_the_file_is_repaired(config: Config, start: StartPeer, who_fi
     assert receiver.call(take_data, 3000) == [b"%d" % number for number in range(3000)]
     sender.call(send_many, other.server_id, [b"after"])
     assert other.call(take_data, 1) in ([b"kept"], [b"after"]), "kept, unless it was in the same chain"
+
+
+def lead_in_a_circle(session: Session, keys: tuple[bytes, bytes]) -> None:
+    """Have each of two records be the next one of the other's chain."""
+    file = backend(session.messaging)._file
+    fd = file._descriptor()
+    assert fd is not None
+    content = os.pread(fd, os.fstat(fd).st_size, 0)
+    base = int.from_bytes(content[64:68], "little")
+    one, other = (content.index(TDB_MAGIC + key) - 20 for key in keys)
+    os.pwrite(fd, struct.pack("=I", other - base), one)
+    os.pwrite(fd, struct.pack("=I", one - base), other)
+
+
+@pytest.mark.parametrize("who_finds", ["a newcomer", "one who uses it"])
+def test_chain_that_leads_in_a_circle(log: Path, start: StartPeer, who_finds: str) -> None:
+    """The repair comes to an end, and to the log."""
+    one, other, sender = start(), start(), start()
+    for receiver in (one, other):
+        sender.call(send_many, receiver.server_id, [b"kept"])
+    sender.call(lead_in_a_circle, (queue_key(one.pid), queue_key(other.pid)))
+    sender.call(find_damage, who_finds == "a newcomer")
+    assert "made anew with 3 queues" in log.read_text()
+    for receiver in (one, other):
+        sender.call(send_many, receiver.server_id, [b"after"])
+        assert receiver.call(take_data, 2) == [b"kept", b"after"]
+
+
+def find_damage(session: Session, in_free_space: bool) -> None:
+    file = backend(session.messaging)._file
+    if in_free_space:
+        file.tdb.delete(SPACE_KEY)
+        with file.changing_space():
+            pass
+    else:
+        file.repair(RuntimeError(messages_tdb._CORRUPT, "as libtdb says"))
+
+
+def find_no_descriptor(session: Session) -> str:
+    """What a sender is told that has to list the free space anew and has no descriptor left to look for its own."""
+    file = backend(session.messaging)._file
+    file.tdb.store(SPACE_KEY, SPACE_CHANGING)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = [int(name) for name in os.listdir("/proc/self/fd")]
+    kept = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(used) + 1, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                kept.append(os.dup(0))
+        send_many(session, session.messaging.server_id, [bytes(60_000)])
+    except TransportError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in kept:
+            os.close(fd)
+    return ""
+
+
+def test_free_space_cannot_be_listed_without_descriptors(start: StartPeer) -> None:
+    """That is a transport's error, and is over when there are some."""
+    one = start()
+    one.call(send_many, one.server_id, [b"first"])
+    assert "Too many open files" in one.call(find_no_descriptor)
+    one.call(send_many, one.server_id, [bytes(60_000)])
+    assert one.call(take_data, 2) == [b"first", bytes(60_000)]
 
 
 def begin_to_change_space(session: Session, place: int, length: int) -> None:

@@ -106,3 +106,18 @@ def test_overlapping_records_are_damage(sample: bytes) -> None:
     damaged = sample[: first + 4] + (length + 100).to_bytes(4, "little") + sample[first + 8 :]
     assert free_list_anew(partial(read_from, sample), len(sample)) is not None
     assert free_list_anew(partial(read_from, damaged), len(damaged)) is None
+
+
+def test_records_in_a_circle_are_damage(sample: bytes) -> None:
+    """It is seen at once, however large the file is."""
+    first = sample.index((0x26011999).to_bytes(4, "little")) - 20
+    damaged = sample[:first] + first.to_bytes(4, "little") + sample[first + 4 :]
+    reads = 0
+
+    def read(length: int, place: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return read_from(damaged, length, place)
+
+    assert free_list_anew(read, len(damaged)) is None
+    assert reads < 20

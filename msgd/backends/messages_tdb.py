@@ -15,9 +15,9 @@ record deletes it first, so a kill, or a full disk, takes what others have writt
 
 Three appends may still take space unseen: that of a Samba 3.0, which knows nothing of this, that to a process which
 died, and was cleaned up after, between a look at its lock and the append, and that to a slot of which a repair has kept
-no more than what was in it.  Should the file be damaged by those, by a
-program or by a disk, libtdb says so to whoever comes across it, who makes it anew under the lock over all, with every
-record that can be read.
+no more than what was in it.  Should the file be damaged by those, by a program or by a disk, libtdb says so to whoever
+comes across it, or says only that the record of a living process is not there: no_record().  He makes the file anew
+under the lock over all, with every record that can be read and a place for each process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from msgd.backends.chain_lock import ChainLock, ChainLocks
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, TransportError, UnsafeDirectory
 from msgd.presence import RendezvousDirectory
-from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND
+from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND, key_source_pid
 from msgd.wire.tdb_space import free_list_anew
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class MessagesTdb:
     def __init__(self, config: Config, directory: RendezvousDirectory, known_keys: Callable[[], set[bytes]]) -> None:
         """Open or make it; the first process of a directory finds it empty.
 
-        `known_keys` gives keys that a repair looks for besides those it finds.
+        `known_keys` gives keys that a repair looks for besides those it finds: the living's, and those of slots.
         Raises BackendUnavailable, UnsafeDirectory.
         """
         path = os.path.join(config.lock_directory, FILE_NAME)
@@ -204,9 +204,9 @@ class MessagesTdb:
                 if key in found:
                     break  # in a circle
                 found.add(key)
-        keys = found | self._known_keys()
-        records: dict[bytes, bytes] = {}
-        for key in keys - {SPACE_KEY}:
+        known = self._known_keys()
+        records = {key: b"" for key in known if key_source_pid(key) is None}  # each has its place, read or not
+        for key in (found | known) - {SPACE_KEY}:
             with contextlib.suppress(RuntimeError):
                 value = self.tdb.get(key)
                 if value is not None:
@@ -245,6 +245,11 @@ def acquire(chain: ChainLock) -> None:
     """Take a chain's lock; RuntimeError, as the module raises it, if it cannot be had."""
     if chain.acquire():
         raise RuntimeError(_LOCK_FAILED, "a record cannot be locked")
+
+
+def no_record() -> RuntimeError:
+    """The error by which the file is repaired: of a record in a chain that is broken libtdb says it is not there."""
+    return RuntimeError(_CORRUPT, "a record is not there")
 
 
 @contextlib.contextmanager

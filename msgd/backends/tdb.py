@@ -47,7 +47,7 @@ from msgd.backends.chain_lock import ChainLock
 from msgd.backends.doorbell import Doorbell
 from msgd.backends.drops import Drops
 from msgd.backends.looks import Looks
-from msgd.backends.messages_tdb import MessagesTdb, acquire, read_messages_tdb, tdb_errors
+from msgd.backends.messages_tdb import MessagesTdb, acquire, no_record, read_messages_tdb, tdb_errors
 from msgd.backends.tdb_destination import (
     AWAKE,
     CLOSED,
@@ -300,9 +300,12 @@ class TdbBackend(Backend):
         """Move what is in the file to the inbox; whether there is something."""
         if self._in_hand:
             self._sort()
-        if self._tdb.get(self._key):
+        value = self._tdb.get(self._key)
+        if value:
             self._take_value(self._key, self._chain, None)
             self._sort()
+        elif value is None:
+            raise no_record()
         for source_key, source in list(self._sources.items()):
             self._take_segment(source_key, source)
         return bool(self._inbox)

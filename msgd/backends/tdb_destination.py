@@ -38,7 +38,7 @@ from collections import deque
 from typing import NamedTuple
 
 from msgd.backends.chain_lock import ChainLock
-from msgd.backends.messages_tdb import PLACE, MessagesTdb, acquire
+from msgd.backends.messages_tdb import PLACE, MessagesTdb, acquire, no_record
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, QueueFull, TransportError
 from msgd.presence import Presence, Process
@@ -294,8 +294,17 @@ class Destination:
 
     def _has_queue_room(self, size: int) -> bool:
         """Look how deep PID/<pid> is, and whether a record of `size` bytes may go there."""
-        self._look(len(self._tdb.get(self.key) or b""))
+        value = self._tdb.get(self.key)
+        if value is None:
+            raise self._without_record()
+        self._look(len(value))
         return self._depth + size <= self._bounds.deep and self.appended < self._bounds.plain_messages
+
+    def _without_record(self) -> Exception:
+        """What it means that PID/<pid> is not there."""
+        if self.words[EPOCH] == CLOSED or not self._holds_lock():
+            return NoSuchProcess(f"process {self.server_id} has ended")
+        return no_record()
 
     def _append_behind_look(self, record: bytes) -> None:
         self.unlooked, self.unlooked_bytes = 1, len(record)

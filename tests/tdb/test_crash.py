@@ -315,6 +315,19 @@ def scribble(config: Config, key: bytes) -> None:
         file.write(b"\xff" * 4)
 
 
+def room_of(config: Config, key: bytes) -> int:
+    """Bytes that the record in use has for its key and its value; what libtdb adds is less than a hundred."""
+    content = (Path(config.lock_directory) / "messages.tdb").read_bytes()
+    chains, base = struct.unpack_from("=I", content, 36)[0], struct.unpack_from("=I", content, 64)[0]
+    for place in struct.unpack_from(f"={chains}I", content, base + 172):
+        while place:
+            following, length = struct.unpack_from("=2I", content, base + place)
+            if content.startswith(key, base + place + 24):
+                return int(length)
+            place = following
+    raise AssertionError("no such record")
+
+
 @pytest.mark.parametrize("who_finds", ["sender", "receiver"])
 def test_damage_in_the_file_is_repaired(config: Config, start: StartPeer, who_finds: str) -> None:
     """What cannot be read any more is lost and the others' is not; everybody goes on.
@@ -329,6 +342,7 @@ def test_damage_in_the_file_is_repaired(config: Config, start: StartPeer, who_fi
     if who_finds == "receiver":
         assert receiver.call(dispatch_once) == 0
     sender.call(send_many, receiver.server_id, [b"%d" % number for number in range(3000)])
+    assert room_of(config, queue_key(receiver.pid)) > messages_tdb.PLACE, "appends outgrow it again and again"
     assert receiver.call(take_data, 3000) == [b"%d" % number for number in range(3000)]
     sender.call(send_many, other.server_id, [b"after"])
     assert other.call(take_data, 1) in ([b"kept"], [b"after"]), "kept, unless it was in the same chain"

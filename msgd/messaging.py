@@ -54,6 +54,9 @@ Destination = ServerID | int | str
 
 logger = logging.getLogger("msgd")
 
+_LONGEST_WAIT = 1e6
+"""Seconds in one call of the kernel's, which takes no more than weeks; who waits longer, or for ever, waits again."""
+
 _RESOLVED_MAX = 1024
 
 REPLY_TIMEOUT = 10.0
@@ -173,7 +176,7 @@ class _Endpoint:
             return self.handled - before
         deadline = None if timeout is None else time.monotonic() + timeout
         while self.contexts and not self.forked:
-            left = None if deadline is None else deadline - time.monotonic()
+            left = None if deadline is None else min(deadline - time.monotonic(), _LONGEST_WAIT)
             if left is not None and left <= 0:
                 break
             backend.wait(left)
@@ -192,7 +195,7 @@ class _Endpoint:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            self.backend.flush(left)
+            self.backend.flush(min(left, _LONGEST_WAIT))
 
     def close(self, timeout: float) -> int:
         """Flush for at most `timeout` seconds, withdraw; the number of messages that could not be delivered."""
@@ -409,7 +412,7 @@ class Messaging:
         backend = self._endpoint.backend
         deadline = time.monotonic() + timeout
         while True:
-            backend.flush(max(0.0, deadline - time.monotonic()))
+            backend.flush(min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT))
             try:
                 return backend.send(dst, self.server_id, message_type, data, fds, duplicates_allowed)
             except QueueFull:
@@ -478,7 +481,7 @@ class Messaging:
         """Dispatch until there is an answer or the deadline has passed; NoSuchProcess if the watched process ends."""
         self.dispatch()
         while not answers and (left := deadline - time.monotonic()) > 0:
-            ended = self._endpoint.backend.wait(left, watched)
+            ended = self._endpoint.backend.wait(min(left, _LONGEST_WAIT), watched)
             self.dispatch()
             if ended and not answers and not self.dispatch():
                 raise NoSuchProcess("the process ended before it answered")

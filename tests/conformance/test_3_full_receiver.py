@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import time
@@ -12,7 +13,19 @@ import pytest
 
 from msgd import Message, Messaging, NoSuchProcess, QueueFull, SendStatus, ServerID
 from tests.conformance.conftest import MakeConfig, StartPeer
-from tests.harness import PATIENCE, TEXT, Peer, Session, close, dispatch_until, drain, fill, take, take_data
+from tests.harness import (
+    PATIENCE,
+    TEXT,
+    Peer,
+    Session,
+    close,
+    dispatch_until,
+    drain,
+    fill,
+    take,
+    take_data,
+    wait_until_asleep,
+)
 
 BURST = 1000
 
@@ -140,9 +153,9 @@ def fill_for(session: Session, dst: ServerID) -> int:
     return fill_to_the_bound(session.messaging, dst)
 
 
-def send_waiting(session: Session, dst: ServerID, text: bytes) -> str:
+def send_waiting(session: Session, dst: ServerID, text: bytes, timeout: float = PATIENCE) -> str:
     """Send, waiting for room; then see it all off."""
-    status = session.messaging.send(dst, TEXT, text, timeout=PATIENCE)
+    status = session.messaging.send(dst, TEXT, text, timeout=timeout)
     drain(session.messaging)
     return status.value
 
@@ -153,6 +166,24 @@ def test_timeout_waits_for_room(make_config: MakeConfig, start: StartPeer) -> No
     sender.begin(send_waiting, receiver.server_id, b"patient")
     assert receiver.call(take_data, accepted + 1) == [*numbered(accepted), b"patient"]
     assert sender.hear() in ("sent", "queued")
+
+
+@pytest.mark.parametrize("timeout", [1e9, math.inf], ids=["decades", "for ever"])
+def test_timeout_longer_than_the_kernel_takes(make_config: MakeConfig, start: StartPeer, timeout: float) -> None:
+    sender, receiver = start(make_config(send_queue_messages=20)), start()
+    accepted = sender.call(fill_for, receiver.server_id)
+    sender.begin(send_waiting, receiver.server_id, b"patient", timeout)
+    wait_until_asleep(sender.pid)
+    assert receiver.call(take_data, accepted + 1) == [*numbered(accepted), b"patient"]
+    assert sender.hear() in ("sent", "queued")
+    sender.begin(dispatch_waiting, timeout)
+    wait_until_asleep(sender.pid)
+    receiver.call(send_queued, sender.server_id, 1)
+    assert sender.hear() == 1
+
+
+def dispatch_waiting(session: Session, timeout: float) -> int:
+    return session.messaging.dispatch(timeout)
 
 
 def send_waiting_in_vain(session: Session, dst: ServerID) -> str:

@@ -203,10 +203,10 @@ class Destination:
         """Signal a receiver that said it was about to sleep, once for each time it said so."""
         epoch = self.words[EPOCH]
         if epoch not in (AWAKE, CLOSED, self.rung_epoch):
-            self.rung_epoch = epoch
             with contextlib.suppress(ProcessLookupError):
                 if self._holds_lock():
                     signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
+            self.rung_epoch = epoch
 
     def let_it_take(self) -> None:
         """Turn until the receiver has emptied the record that it is at."""

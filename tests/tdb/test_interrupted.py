@@ -6,6 +6,7 @@ import contextlib
 import random
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -16,9 +17,9 @@ import tdb
 from msgd import Messaging, NoSuchProcess, QueueFull, ServerID
 from msgd.backends.chain_lock import ChainLock, ChainLocks
 from msgd.backends.tdb import TdbBackend
-from msgd.backends.tdb_destination import EPOCH
+from msgd.backends.tdb_destination import AWAKE, EPOCH
 from tests.conformance.conftest import MakeConfig, StartPeer
-from tests.harness import PATIENCE, TEXT, Session, close, send_many, take_data
+from tests.harness import PATIENCE, TEXT, Session, close, send_many, take_data, wait_until_asleep
 
 
 class Alarm(BaseException):
@@ -126,6 +127,29 @@ def test_between_append_and_signal(alarm: None, messaging: Messaging, start: Sta
     one._append, destination._tdb = real, one._tdb
     assert receiver.hear() == [b"here"]
     assert (destination.quota > 0) == (before > 1)
+
+
+def test_just_before_the_signal(messaging: Messaging, start: StartPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver is asleep and does not know: the next message wakes it."""
+    receiver = start()
+    messaging.send(receiver.server_id, TEXT, b"before")
+    assert receiver.call(take_data, 1) == [b"before"]
+    receiver.begin(take_data, 2)
+    destination = backend(messaging)._destinations[receiver.pid]
+    while destination.words[EPOCH] in (AWAKE, destination.rung_epoch):
+        pass
+    wait_until_asleep(receiver.pid)
+
+    def interrupted() -> bool:
+        raise Alarm
+
+    monkeypatch.setattr(destination, "_seen_alive", time.monotonic() + PATIENCE)
+    monkeypatch.setattr(destination, "_holds_lock", interrupted)
+    with pytest.raises(Alarm):
+        messaging.send(receiver.server_id, TEXT, b"in the dark")
+    monkeypatch.undo()
+    messaging.send(receiver.server_id, TEXT, b"after")
+    assert receiver.hear() == [b"in the dark", b"after"]
 
 
 def take_under_alarms(session: Session, last: bytes, seed: int) -> tuple[list[bytes], int]:

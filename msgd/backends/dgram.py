@@ -88,9 +88,8 @@ class _Destination:
         self.unique_id = process.unique_id
         self.socket = connected
         self.queue = queue
-        self.cookie = secrets.randbits(
-            64
-        )  # where no earlier socket of this number, nor one of an earlier process, has been
+        self.cookie = secrets.randbits(64)
+        """Where no earlier socket of this number, nor one of an earlier process, has been."""
         self.sent_bytes = 0
         """Bytes of the message under `cookie` that have left in fragments."""
 

@@ -370,10 +370,9 @@ class Destination:
                     self._file.delete(slot.key)
 
     def _come_back(self) -> None:
-        """Everything has been taken: go on in PID/<pid>."""
+        """Everything has been taken: go on in PID/<pid>.  An interrupt may cost us slots, and nothing else."""
         empty = [*self.segments, *([] if self.announced is None else [self.announced])]
-        none: deque[Segment] = deque()
-        self.continuation, self.open_key, self.announced, self.segments = b"", self.key, None, none
+        self.continuation, self.open_key, self.announced, self.segments = b"", self.key, None, deque()
         self.segments_messages = self.segments_bytes = 0
         for slot in empty:
             slot.messages = slot.bytes = 0

@@ -70,6 +70,9 @@ _DATAGRAMS_A_ROUND = 256
 _KNOWN_SENDERS = 1024
 """Credentials remembered as heard; the table is emptied when it is full."""
 
+_LONGEST_WAIT = 1.0
+"""Seconds in one call that waits for room: a sender that is woken and killed before it sends passes no wake-up on."""
+
 _REFUSALS_MAX = 3
 """A process that re-opened its socket refuses once; one that refuses its new socket as well is not coming back."""
 
@@ -215,7 +218,7 @@ class DgramBackend(Backend):
             head = queue.head
             try:
                 if timeout:
-                    waiting, timeout = timeout, 0.0
+                    waiting, timeout = min(timeout, _LONGEST_WAIT), 0.0
                     _send_waiting(destination.socket, WHOLE_COOKIE + head.message, waiting)
                 else:
                     self._transmit(destination, head.message, head.fds)

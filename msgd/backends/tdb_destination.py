@@ -13,7 +13,8 @@ that are still in PID/<pid>.
 
 Counting.  What is about to be appended is counted first, so that an exception in between (a full disk, a signal's
 handler) makes the counts too high and never too low: a segment never outgrows its slot.  That our messages go on
-elsewhere is noted first, too, and taken back if libtdb refuses it: nothing goes behind a "continued" record.
+elsewhere is noted first, too, and taken back if the file does not say so then: nothing goes behind a "continued"
+record, unless that has been taken.
 
 Room.  PID/<pid> never has more in it than it has room for (messages_tdb.py says what that is good for).  A sender looks
 how deep it is and appends in one step, under the lock of the record's chain: messages up to DEEP, and behind them only
@@ -333,12 +334,14 @@ class Destination:
         self.continuation, self.announced = record, slot
         try:
             self._tdb.append(key, record)
-        except RuntimeError:
-            self.continuation, self.announced = before, None
-            if was_spare:
-                self.spare.append(slot)
-            else:
-                self._slots -= 1
+        except BaseException:
+            if record not in (self._tdb.get(key) or b""):
+                self.continuation, self.announced = before, None
+                self.unlooked_in_segment = _LOOK_AT_SEGMENT_AFTER
+                if was_spare:
+                    self.spare.append(slot)
+                else:
+                    self._slots -= 1
             raise
 
     def _begin_segment(self, segment: Segment, record: bytes) -> Segment:

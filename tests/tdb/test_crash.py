@@ -57,11 +57,13 @@ def machine_time() -> Iterator[MachineTime]:
 @pytest.fixture
 def log(scratch: Path) -> Iterator[Path]:
     """The file with what this process and those it starts from now on log."""
-    path = scratch / "log"
-    handler = logging.FileHandler(path)
-    logging.getLogger("msgd").addHandler(handler)
+    path, logger = scratch / "log", logging.getLogger("msgd")
+    handler, level = logging.FileHandler(path), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     yield path
-    logging.getLogger("msgd").removeHandler(handler)
+    logger.setLevel(level)
+    logger.removeHandler(handler)
     handler.close()
 
 
@@ -434,7 +436,7 @@ def begin_to_change_space(session: Session, place: int, length: int) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_killed_while_changing_the_free_space(make_config: MakeConfig, start: StartPeer, mode: str) -> None:
+def test_killed_while_changing_the_free_space(make_config: MakeConfig, start: StartPeer, mode: str, log: Path) -> None:
     """Nobody takes from a list that may have the space of records in it."""
     config = make_config(**MODES[mode])
     one, other, owner, sender = (start(config) for _ in range(4))
@@ -452,6 +454,8 @@ def test_killed_while_changing_the_free_space(make_config: MakeConfig, start: St
         assert receiver.call(take_data, 3001) == [b"kept", *texts]
     for receiver in newcomers:
         assert receiver.call(take_data, 3000) == texts
+    assert log.read_text().count("listed anew") == 1
+    assert "made anew" not in log.read_text()
 
 
 def dispatch_once(session: Session) -> int:

@@ -27,11 +27,15 @@ class Alarm(BaseException):
 
 
 class Interrupting:
-    """A tdb or its locks, with the real methods, but the signal comes as soon as the named one has done its work."""
+    """A tdb or its locks, with the real methods, but the signal comes as soon as the named one has done its work.
 
-    def __init__(self, real: tdb.Tdb | ChainLocks, name: str) -> None:
+    Or just before it begins, if that is `early`.
+    """
+
+    def __init__(self, real: tdb.Tdb | ChainLocks, name: str, early: bool = False) -> None:
         self._real = real
         self._name = name
+        self._early = early
         self.armed = True
 
     def __getattr__(self, name: str) -> Any:
@@ -47,9 +51,11 @@ class Interrupting:
 
     def _interrupted(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def interrupted(*arguments: Any) -> Any:
+            comes, self.armed = self.armed, False
+            if comes and self._early:
+                signal.raise_signal(signal.SIGALRM)
             result = method(*arguments)
-            if self.armed:
-                self.armed = False
+            if comes:
                 signal.raise_signal(signal.SIGALRM)
             return result
 
@@ -211,14 +217,15 @@ def take_up_to(session: Session, last: bytes) -> list[bytes]:
     return data
 
 
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("step", ["append", "store", "get"])
-def test_while_messages_are_sent(alarm: None, messaging: Messaging, start: StartPeer, step: str) -> None:
+def test_while_messages_are_sent(alarm: None, messaging: Messaging, start: StartPeer, step: str, early: bool) -> None:
     """From PID/<pid> into segments, from one to the next and back: only the interrupted one may be missing."""
     receiver = start()
     messaging.send(receiver.server_id, TEXT, b"first")
     one = backend(messaging)
     destination = one._destinations[receiver.pid]
-    interrupting = Interrupting(one._tdb, step)
+    interrupting = Interrupting(one._tdb, step, early)
     number, interrupted = 0, set()
     for again in range(3):
         destination._tdb = interrupting

@@ -5,7 +5,7 @@ does so within that time.  So a receiver that has nothing to do goes on looking 
 went: while it finds something it looks longer, while it is in vain it hardly looks.  Two that wait for each other's
 answers and hardly look would both always sleep: so from time to time each looks as long as it takes a peer to wake up
 and to answer.  Looking costs nothing on a processor that nobody else wants; where more processes want to run than there
-are processors, nobody looks.
+are processors (one that happens to run just then does not count), it looks no more than pays in any case.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ _CHECK_AFTER = 32
 
 
 class Looks:
-    """How often this receiver looks: `number` times before the next sleep."""
+    """How often this receiver looks: `number` times before the next sleep.
 
-    def __init__(self) -> None:
+    `crowded`: at most so often where the processors are not free.
+    """
+
+    def __init__(self, crowded: int = 0) -> None:
         self.number = _FEW
+        self._crowded = crowded
         self._most = _MANY
         self._calls = 0
 
@@ -39,7 +43,7 @@ class Looks:
                 break
         self._calls += 1
         if self._calls % _CHECK_AFTER == 0:
-            self.number = self._most = _MANY if _processors_are_free() else 0
+            self.number = self._most = _MANY if _processors_are_free() else self._crowded
         elif found:
             self.number = min(2 * self.number, self._most)
         else:
@@ -48,10 +52,10 @@ class Looks:
 
 
 def _processors_are_free() -> bool:
-    """Whether no more processes want to run than there are processors for this one."""
+    """Whether at most one process more wants to run than there are processors for this one."""
     try:
         with open("/proc/loadavg", "rb", buffering=0) as file:
             running = int(file.read(128).split()[3].partition(b"/")[0])
     except OSError:
         return False
-    return running <= len(os.sched_getaffinity(0))
+    return running <= len(os.sched_getaffinity(0)) + 1

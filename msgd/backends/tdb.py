@@ -81,6 +81,9 @@ from msgd.wire.tdb_record import (
 
 _SENT = SendStatus.SENT
 
+_LOOKS_CROWDED = 128
+"""Looks at most where others want to run: a signal costs both sides more than a score of messages."""
+
 _TAKES_A_ROUND = 16
 """receive() returns after this many, so that a flood does not keep dispatch from its other work."""
 
@@ -161,7 +164,7 @@ class TdbBackend(Backend):
         self._tdb = self._file.tdb
         self._append = self._tdb.append
         self._chain = self._file.chains.of(self._key)
-        self._looks = Looks()
+        self._looks = Looks(_LOOKS_CROWDED)
 
     def _take_place(self) -> None:
         """Make our record, in place of what a process with our pid has left behind."""

@@ -49,22 +49,24 @@ def test_from_time_to_time_it_looks_long(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [call for call, number in enumerate(counted, 1) if number == looks._MANY] == [32, 64, 96]
 
 
-def test_it_does_not_look_where_others_want_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("crowded", [0, 64])
+def test_it_looks_no_more_than_pays_where_others_want_to_run(monkeypatch: pytest.MonkeyPatch, crowded: int) -> None:
     monkeypatch.setattr(looks, "_processors_are_free", lambda: False)
-    one = Looks()
+    one = Looks(crowded)
     numbers(one, [True] * looks._CHECK_AFTER)
-    assert set(numbers(one, [True] * 100)) == {0}
+    assert set(numbers(one, [True] * 100)) == {crowded}
+    assert numbers(one, [False] * 5)[-1] == min(crowded, looks._FEW)
 
 
 def test_busy_processes_are_seen() -> None:
-    """As many as there are processors, and this one."""
+    """One more than there are processors, and this one."""
 
     def turn(channel: Channel) -> None:
         channel.send("turning")
         while True:
             pass
 
-    busy = [Child(turn) for _ in os.sched_getaffinity(0)]
+    busy = [Child(turn) for _ in range(len(os.sched_getaffinity(0)) + 1)]
     for child in busy:
         child.hear()
     assert not looks._processors_are_free()

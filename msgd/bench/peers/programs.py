@@ -22,7 +22,7 @@ _COMPILING = 60.0
 
 
 class Floor(Peer):
-    """A C program's ping over bare sockets: no messaging format, no Python, nothing to be faster than.
+    """A C program's ping over bare sockets: no messaging format, no Python, and asleep when there is nothing to read.
 
     It is compiled for each run anew, in the run's directory, before the clock starts.
     """

@@ -33,8 +33,10 @@ def config(samba: Samba) -> Config:
 
 
 @pytest.fixture
-def messaging(config: Config) -> Iterator[Messaging]:
+def messaging(samba: Samba, config: Config) -> Iterator[Messaging]:
+    """A context of the test's own process, which smbd answers."""
     with Messaging(config) as messaging:
+        samba.await_answer(messaging)
         yield messaging
 
 

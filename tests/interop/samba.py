@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -142,6 +143,17 @@ class Samba:
         finally:
             os.close(pidfd)
         raise AssertionError(f"{what} has not answered for {PATIENCE:g} seconds:\n{self.log()}")
+
+    def await_answer(self, messaging: Messaging) -> None:
+        """Until smbd answers this context, whose process may have had an endpoint a moment ago.
+
+        Samba loses an answer, and logs "Connection refused", that it queues for the endpoint of before.
+        """
+        for _ in range(3):
+            with contextlib.suppress(ReplyTimeout):
+                messaging.request(self.pid, MessageType.PING, b"", MessageType.PONG, timeout=PATIENCE / 3)
+                return
+        raise AssertionError(f"smbd has not answered for {PATIENCE:g} seconds:\n{self.log()}")
 
     def log(self) -> str:
         """What smbd has logged."""

@@ -95,6 +95,7 @@ def test_msgcontrol_reload_config(samba: Samba, changing_log_level: None) -> Non
     samba.file.write_text(samba.file.read_text().replace("log level = 1", "log level = 3"))
     assert samba.msgcontrol("smbd", "reload-config") == (0, "")
     with Messaging(samba.config()) as messaging:
+        samba.await_answer(messaging)
         answer = messaging.request(samba.pid, MessageType.REQ_DEBUGLEVEL, b"", MessageType.DEBUGLEVEL)
     assert answer.data.startswith(b"all:3 ")
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.daemons import Place, scratch_place
+
 # How long an example takes is nothing to fail for.
 settings.register_profile("patient", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
 settings.load_profile("patient")
@@ -50,3 +52,10 @@ def scratch() -> Iterator[Path]:
     path = tempfile.mkdtemp(dir="/tmp", prefix="m")
     yield Path(path)
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """A directory with a smb.conf in which programs of msgd's can be run; they are ended after the test."""
+    with scratch_place() as place:
+        yield place

@@ -18,11 +18,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, NamedTuple
 
-from msgd.backends.drops import Drops
 from msgd.config import Config
+from msgd.drops import Drops
 from msgd.errors import NoSuchProcess, QueueFull
 from msgd.presence import Presence, RendezvousDirectory
-from msgd.presence.processes import remove_socket
+from msgd.presence.lock_file import remove_socket
 from msgd.wire.header import Message
 from msgd.wire.message_types import type_name
 from msgd.wire.server_id import ANY_PROCESS, ServerID

@@ -21,8 +21,8 @@ from msgd.bench.results import Result
 from msgd.bench.runner import Session
 from msgd.config import Config
 from msgd.errors import ConfigError
-from msgd.presence.presence import check_socket_path
-from msgd.tools import cli
+from msgd.presence.membership import check_socket_path
+from msgd.programs import cli
 
 PROGRAM = "msgbench"
 

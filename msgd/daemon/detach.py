@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from msgd.errors import MsgdError
 from msgd.presence.pidfile import PidFile
-from msgd.tools.cli import EXIT_FAILURE, complaint
+from msgd.programs.cli import EXIT_FAILURE, complaint
 
 logger = logging.getLogger("msgd.daemon")
 

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 
 from msgd.errors import AlreadyRunning, ConfigError, TransportError, UnsafeDirectory
-from msgd.presence.presence import SUN_PATH_MAX
+from msgd.presence.membership import SUN_PATH_MAX
 
 logger = logging.getLogger("msgd.daemon")
 

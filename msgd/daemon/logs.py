@@ -1,4 +1,4 @@
-"""Where the daemon's log goes: a file, stdout, stderr, syslog or the journal.  How much of it: msgd.tools.debuglevel.
+"""Where the daemon's log goes: a file, stdout, stderr, syslog or the journal (how much: msgd.programs.debug_levels).
 
 A log file is opened anew when the daemon is asked to (SIGHUP, reload-config), so that it can be renamed by logrotate.
 The new one is opened before the old one is let go: if it cannot be, the log goes on where it was.

@@ -18,7 +18,7 @@ from msgd.daemon.server import Server
 from msgd.daemon.service_manager import ServiceManager, find_service_manager
 from msgd.daemon.settings import Settings
 from msgd.presence.pidfile import PidFile
-from msgd.tools import cli
+from msgd.programs import cli
 
 logger = logging.getLogger("msgd.daemon")
 

@@ -19,14 +19,14 @@ from functools import partial
 
 from msgd import _registry
 from msgd.daemon.children import Children
-from msgd.daemon.connection import uid_served
-from msgd.daemon.counters import Counters
-from msgd.daemon.gateway import Gateway
-from msgd.daemon.lifeline import Lifeline
+from msgd.daemon.gateway.accepting import Gateway
+from msgd.daemon.gateway.connection import uid_served
+from msgd.daemon.gateway.lifeline import Lifeline
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import Loop
-from msgd.daemon.metered import open_messaging
-from msgd.daemon.metrics import Gauge, Metrics
+from msgd.daemon.metrics.counters import Counters
+from msgd.daemon.metrics.metered import open_messaging
+from msgd.daemon.metrics.metrics import Gauge, Metrics
 from msgd.daemon.service_manager import ServiceManager
 from msgd.daemon.settings import Settings
 from msgd.errors import MsgdError, NoSuchProcess

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable
 
 from msgd.config import Config, changes_on_reload, reloaded
+from msgd.daemon.gateway.peer import TypeRules
 from msgd.daemon.logs import Log
-from msgd.daemon.peer import TypeRules
 from msgd.errors import ConfigError
 from msgd.events import RELOADED, fields
-from msgd.tools.debuglevel import DebugLevels
+from msgd.programs.debug_levels import DebugLevels
 
 logger = logging.getLogger("msgd.daemon")
 

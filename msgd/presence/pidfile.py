@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import Self
 
 from msgd.errors import AlreadyRunning, TransportError, UnsafeDirectory
-from msgd.presence.directories import open_directory
-from msgd.presence.processes import lock_holder
+from msgd.presence.lock_file import lock_holder
+from msgd.presence.open_directory import open_directory
 
 _TEXT_MAX = 32
 """Bytes of a pid file that are read; a pid and its newline have at most 11."""

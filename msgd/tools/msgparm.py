@@ -13,11 +13,11 @@ from msgd.config import Config, Parameter
 from msgd.config.config import DEFAULT_PATH
 from msgd.config.kinds import UNIX
 from msgd.config.parameters import find, no_such_parameter
+from msgd.daemon.gateway.peer import TypeRules
 from msgd.daemon.listener import check_path
-from msgd.daemon.peer import TypeRules
 from msgd.errors import ConfigError
-from msgd.presence.presence import check_socket_path
-from msgd.tools import cli
+from msgd.presence.membership import check_socket_path
+from msgd.programs import cli
 
 PROGRAM = "msgparm"
 

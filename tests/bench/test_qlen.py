@@ -14,7 +14,7 @@ import pytest
 from msgd.bench import qlen, torture
 from msgd.bench.main import main
 from tests.bench.conftest import Msgbench
-from tests.harness import Child
+from tests.support.harness import Child
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from msgd._registry import MESSAGING_MODULES
 from msgd.config import PARAMETERS
-from tests.daemon.daemons import ENVIRONMENT, PATIENCE
+from tests.support.daemons import ENVIRONMENT, PATIENCE
 
 README = Path(__file__).parents[2] / "README.md"
 

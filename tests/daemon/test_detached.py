@@ -14,7 +14,7 @@ import pytest
 
 from msgd.presence.pidfile import read_pid
 from msgd.wire.message_types import MessageType
-from tests.daemon.daemons import ENVIRONMENT, PATIENCE, Place, end_process, one_line
+from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, end_process, one_line
 
 
 def pid_of(place: Place) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from msgd.messaging import Messaging
 from msgd.wire.message_types import MessageType
-from tests.daemon.daemons import PATIENCE, Place, one_line
+from tests.support.daemons import PATIENCE, Place, one_line
 
 
 def test_answers_ping_with_the_payload(place: Place) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from msgd import _registry
-from tests.daemon.daemons import Place, one_line
+from tests.support.daemons import Place, one_line
 
 
 @pytest.mark.parametrize("option", ["-V", "--version"])

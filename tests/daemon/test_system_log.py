@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 
-from tests.daemon.daemons import ENVIRONMENT, PATIENCE, Place
-from tests.daemon.system_log import SystemLog, needs_mounts
+from tests.support.daemons import ENVIRONMENT, PATIENCE, Place
+from tests.support.system_log import SystemLog, needs_mounts
 
 INFO = 3 << 3 | 6
 """The facility daemon and the priority info, as they stand before a line."""

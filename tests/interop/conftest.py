@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from msgd import Config, Messaging
-from tests.harness import Peer
 from tests.interop.samba import Samba, missing, stop
+from tests.support.harness import Peer
 
 
 @pytest.fixture(scope="session")

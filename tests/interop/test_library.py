@@ -8,8 +8,8 @@ import pytest
 
 from msgd import Config, Message, MessageType, Messaging, ServerID
 from msgd.wire.header import HEADER_SIZE
-from tests.harness import Peer, Session, dispatch_until, drain, open_fds, serve
 from tests.interop.samba import Samba
+from tests.support.harness import Peer, Session, dispatch_until, drain, open_fds, serve
 
 LONG = "x" * 2500
 

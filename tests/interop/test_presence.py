@@ -15,8 +15,8 @@ import pytest
 
 from msgd import Config, Message, MessageType, Messaging, ServerID
 from msgd._registry import MESSAGING_MODULES
-from tests.harness import PATIENCE, Child, Peer, Session, dispatch_until, serve
 from tests.interop.samba import Samba, missing
+from tests.support.harness import PATIENCE, Child, Peer, Session, dispatch_until, serve
 
 NOTIFY_DAEMON = "notify-daemon"
 """A name that a process of every smbd's gives itself."""

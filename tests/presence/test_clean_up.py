@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgd import Config, Messaging
 from msgd.presence import Presence
-from tests.harness import Channel, Child, chosen_pids_reason, dead_pid, no_fd_leaks
+from tests.support.harness import Channel, Child, chosen_pids_reason, dead_pid, no_fd_leaks
 
 CLEANERS = 3
 ROUNDS = 150

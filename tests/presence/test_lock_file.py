@@ -14,9 +14,9 @@ import pytest
 
 from msgd import Config, ServerID, TransportError, UnsafeDirectory
 from msgd.presence import Presence, Process
-from msgd.presence.presence import new_unique_id
-from msgd.presence.rendezvous import LOCK_SUBDIRECTORY
-from tests.harness import Channel, Child, dead_pid, no_fd_leaks
+from msgd.presence.directory import LOCK_SUBDIRECTORY
+from msgd.presence.membership import new_unique_id
+from tests.support.harness import Channel, Child, dead_pid, no_fd_leaks
 
 OWN = str(os.getpid())
 

@@ -11,9 +11,10 @@ import pytest
 
 from msgd import Config, Messaging, ServerID, TransportError, UnsafeDirectory
 from msgd._registry import MESSAGING_MODULES
-from msgd.presence import Presence, RendezvousDirectory, names_file, presence, rendezvous
-from msgd.presence.names import Names, names_class
-from tests.harness import Channel, Child, Peer, Session, chosen_pids_reason, dead_pid, no_fd_leaks
+from msgd.presence import Presence, RendezvousDirectory, directory, membership
+from msgd.presence.names import file as names_file
+from msgd.presence.names.base import Names, names_class
+from tests.support.harness import Channel, Child, Peer, Session, chosen_pids_reason, dead_pid, no_fd_leaks
 
 KINDS: dict[str, type[Names]] = {"file": names_file.FileNames}
 FILES = {"file": "names", "tdb": "names.tdb"}
@@ -27,7 +28,7 @@ ROUNDS = {"file": 40, "tdb": 250}
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How names are kept in this test, in its children as well."""
-    for module in (presence, rendezvous):
+    for module in (membership, directory):
         monkeypatch.setattr(module, "names_class", lambda: KINDS[request.param])
     name: str = request.param
     return name

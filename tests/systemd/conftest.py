@@ -1,18 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.build.conftest import Tree
-from tests.daemon.daemons import Place, scratch_place
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with scratch_place() as place:
-        yield place
+from tests.build_support.conftest import Tree
 
 
 @pytest.fixture

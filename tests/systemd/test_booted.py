@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.build.conftest import Tree
+from tests.build_support.conftest import Tree
 
 INSIDE = Path(__file__).with_name("inside.py")
 INIT = Path("/lib/systemd/systemd")

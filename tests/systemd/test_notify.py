@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 
 from msgd import MessageType
-from tests.daemon.daemons import PATIENCE, Place, Running, end_process
-from tests.gateway.raw import RawClient
+from tests.daemon.gateway.raw import RawClient
+from tests.support.daemons import PATIENCE, Place, Running, end_process
 
 pytest.importorskip("systemd.daemon", reason="systemd-python is not installed")
 

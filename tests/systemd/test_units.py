@@ -13,7 +13,7 @@ import pytest
 from build_support.report import ConfigureError
 from build_support.units import INSTALLED_AS, ONLY_WITH_SYSTEMD, fill_in, units
 from configure import ROOT
-from tests.build.conftest import Tree
+from tests.build_support.conftest import Tree
 
 DIRECTORIES = {
     name: f"/the/{name}" for name in ("prefix", "unitdir", "sbindir", "lockdir", "piddir", "privatedir", "logdir")

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from msgd.presence.pidfile import read_pid
-from tests.daemon.daemons import ENVIRONMENT, PATIENCE, Finished, Place, Running, end_process, one_line
+from tests.support.daemons import ENVIRONMENT, PATIENCE, Finished, Place, Running, end_process, one_line
 
 PROGRAMS = {
     "msgd": "msgd.daemon",

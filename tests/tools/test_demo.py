@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from msgd.tools.demo import _Processes
-from tests.daemon.daemons import ENVIRONMENT, PATIENCE, Place, Running, end_process
+from msgd.tools.demo.main import _Processes
+from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, Running, end_process
 
 
 def processes_naming(text: str) -> list[int]:

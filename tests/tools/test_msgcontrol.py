@@ -15,9 +15,9 @@ import pytest
 from msgd import _registry
 from msgd.errors import NoSuchProcess
 from msgd.messaging import Messaging
-from msgd.tools.commands import COMMANDS
+from msgd.tools.msgcontrol.commands import COMMANDS
 from msgd.wire.message_types import MessageType
-from tests.daemon.daemons import ENVIRONMENT, PATIENCE, Place, one_line
+from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, one_line
 
 
 def control(place: Place, *arguments: str) -> str:

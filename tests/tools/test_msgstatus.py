@@ -23,10 +23,10 @@ import pytest
 
 from msgd import MessageClass, Messaging, _registry
 from msgd._registry import MESSAGING_MODULES
-from tests.daemon.daemons import ENVIRONMENT, PATIENCE, Place, one_line
-from tests.harness import TEXT, Channel, Child, Peer, Session, dead_pid
+from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, one_line
+from tests.support.harness import TEXT, Channel, Child, Peer, Session, dead_pid
 
-NO_RICH = "import sys; sys.modules['rich'] = None; from msgd.tools.msgstatus import main; sys.exit(main())"
+NO_RICH = "import sys; sys.modules['rich'] = None; from msgd.tools.msgstatus.main import main; sys.exit(main())"
 """msgstatus as it runs where rich is not installed."""
 
 

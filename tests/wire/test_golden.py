@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from msgd import MessageType, ServerID
-from msgd.wire.fragments import FRAGMENT, FRAGMENT_MAX, WHOLE_COOKIE, WHOLE_MAX, Reassembler, fragment
+from msgd.wire.dgram import FRAGMENT, FRAGMENT_MAX, WHOLE_COOKIE, WHOLE_MAX, Reassembler, fragment
 from msgd.wire.header import MessageDecoder, pack_header
 from msgd.wire.message_types import TMP_BASE, type_name
 

@@ -1,0 +1,6 @@
+"""The asyncio face of messaging: the same names as the synchronous ones."""
+
+from msgd.aio.client import Client
+from msgd.aio.context import AsyncMessaging
+
+__all__ = ["AsyncMessaging", "Client"]

@@ -1,0 +1,5 @@
+"""AF_UNIX datagrams, byte for byte those of Samba 4.2 and later."""
+
+from msgd.backends.dgram.backend import DgramBackend as BACKEND
+
+__all__ = ["BACKEND"]

@@ -1,0 +1,5 @@
+"""The gateway's client, for processes that cannot have an endpoint of their own."""
+
+from msgd.client.client import Client
+
+__all__ = ["Client"]

@@ -1,0 +1,163 @@
+"""The main process's part of the gateway: who is let in, and a connection process for each.
+
+The main process looks at what the kernel says of a client and never at what the client says.  Who is not let in gets
+one line that says why.  It may be about to write its request: a closed socket would kill it (SIGPIPE) before it has
+read that line, so the connection stays open for a moment, with nobody behind it.
+
+The end.  Who has connected to our own socket is let in even if it waits in the socket's queue yet: it then hears the
+last word or is served on as all the others are.  In a socket of the service manager's it waits for the next msgd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+
+from msgd.daemon.children import Children, LetIn
+from msgd.daemon.gateway.connection import serve
+from msgd.daemon.gateway.peer import Peer
+from msgd.daemon.listener import Listener
+from msgd.daemon.loop import Loop, Timer
+from msgd.daemon.metrics.counters import Counters
+from msgd.daemon.metrics.metrics import Metrics
+from msgd.daemon.settings import Settings
+from msgd.drops import Pace
+from msgd.events import CONNECTION_FAILED, REFUSED, and_others, fields
+from msgd.wire.gateway.replies import FAILED, TOO_MANY, write_bye
+
+logger = logging.getLogger("msgd.daemon")
+
+_ACCEPTED_AT_ONCE = 16
+"""Clients that are let in before other events have their turn."""
+
+_PATIENCE = 1.0
+"""Seconds until clients are looked at again after the system had no descriptor or no process left for one."""
+
+_LINGER = 1.0
+"""Seconds that the connection of a client that was not let in stays open."""
+
+_MOST_LINGERING = 64
+"""Such connections; with more of them the oldest is closed."""
+
+
+class Gateway:
+    """Lets clients in through `listener` until close().
+
+    `children` are the connection processes; `lifeline` is the pipe they watch, `metrics` where they count, if any.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: Settings,
+        listener: Listener,
+        children: Children,
+        lifeline: int | None,
+        metrics: Metrics | None,
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._listener = listener
+        self._children = children
+        self._lifeline = lifeline
+        self._metrics = metrics
+        self._pace = Pace()
+        self._resume_timer = loop.every(0, self._resume)
+        self._lingering: dict[socket.socket, Timer] = {}
+        loop.on_readable(listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Let in those who have come, and nobody any more; those who are in stay."""
+        try:
+            for client in self._listener.last_clients():
+                if self._let_in(client):
+                    client.close()
+        except OSError as error:
+            logger.error("not all who wait can be let in: %s", error, extra=fields(CONNECTION_FAILED))
+        self._loop.forget(self._resume_timer)
+        self._loop.on_readable(self._listener.fileno(), None)
+        self._listener.close()
+        while self._lingering:
+            self._close_oldest()
+
+    def abandon(self) -> None:
+        """In a forked child: close the copies."""
+        self._listener.abandon()
+        for client in self._lingering:
+            client.close()
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                client = self._listener.accept()
+            except OSError as error:
+                self._rest(f"no client can be let in: {error}")
+                return
+            if client is None:
+                return
+            if self._let_in(client):
+                client.close()
+
+    def _let_in(self, client: socket.socket) -> bool:
+        """Whether the client has a connection process now."""
+        config, children = self._settings.config, self._children
+        peer = Peer.of(client)
+        if not peer.may_connect(config):
+            self._refuse(client, peer, "not-allowed", f"uid {peer.uid} may not connect; msgd:allow users says who may")
+        elif config.max_clients and len(children) >= config.max_clients:
+            self._refuse(client, peer, TOO_MANY, f"{len(children)} clients are connected (msgd:max clients)")
+        elif peer.uid and children.number_of(peer.uid) >= config.max_clients_per_user:
+            number = children.number_of(peer.uid)
+            text = f"{number} clients of uid {peer.uid} are connected (msgd:max clients per user)"
+            self._refuse(client, peer, TOO_MANY, text)
+        else:
+            try:
+                self._start(client, peer)
+            except OSError as error:
+                self._say(client, FAILED, f"there can be no connection process: {error.strerror}")
+                self._rest(f"no process for the connection of {peer}: {error}")
+            else:
+                return True
+        return False
+
+    def _start(self, client: socket.socket, peer: Peer) -> None:
+        counters = None if self._metrics is None else Counters()
+
+        def body(let_signals_in: LetIn) -> int:
+            return serve(client, peer, self._settings, self._lifeline, counters, let_signals_in)
+
+        pid = self._children.start(peer.uid, body)
+        if self._metrics is not None and counters is not None:
+            self._metrics.started(pid, counters)
+
+    def _refuse(self, client: socket.socket, peer: Peer, code: str, text: str) -> None:
+        number = self._pace.due(code)
+        if number:
+            about_it = fields(REFUSED, **peer.fields, ERROR=code, NUMBER=number)
+            logger.warning("%s is refused%s: %s", peer, and_others(number), text, extra=about_it)
+        self._say(client, code, text)
+
+    def _say(self, client: socket.socket, code: str, text: str) -> None:
+        client.setblocking(False)
+        with contextlib.suppress(OSError):  # the client has gone
+            client.send(write_bye(code, text))
+            client.shutdown(socket.SHUT_WR)
+        if len(self._lingering) >= _MOST_LINGERING:
+            self._close_oldest()
+        self._lingering[client] = self._loop.every(_LINGER, self._close_oldest)
+
+    def _close_oldest(self) -> None:
+        client = next(iter(self._lingering))
+        self._loop.forget(self._lingering.pop(client))
+        client.close()
+
+    def _rest(self, why: str) -> None:
+        """The system is out of something: go on after a while, and not as fast as the loop can turn."""
+        logger.error("%s; clients wait for %g seconds", why, _PATIENCE, extra=fields(CONNECTION_FAILED))
+        self._loop.on_readable(self._listener.fileno(), None)
+        self._resume_timer.interval = _PATIENCE
+
+    def _resume(self) -> None:
+        self._resume_timer.interval = 0
+        self._loop.on_readable(self._listener.fileno(), self._accept)

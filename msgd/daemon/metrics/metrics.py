@@ -1,0 +1,263 @@
+"""Metrics for Prometheus: the counters of all processes of the daemon, told over HTTP.
+
+Each scrape has a process of its own, as each client has: forked with a copy of all that is to be told, it answers at
+the pace of whoever asks, within a time, while the main process goes on; the main process does not read requests.
+
+The numbers are those of this msgd and of the connection processes it has started, the ended ones included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import signal
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgd.config import Config
+from msgd.config.kinds import UNIX
+from msgd.daemon.children import Children, LetIn
+from msgd.daemon.listener import Listener
+from msgd.daemon.loop import Loop
+from msgd.daemon.metrics.counters import Counters
+from msgd.daemon.metrics.metered import (
+    BLOCKED,
+    BUCKET,
+    BUCKETS,
+    BYTES,
+    DROPS,
+    GAUGES,
+    HANDLER_ERRORS,
+    MESSAGES,
+    NANOSECONDS,
+    QUEUED_BYTES,
+    QUEUED_MESSAGES,
+)
+from msgd.errors import BackendUnavailable, MsgdError
+from msgd.messaging import backend_class
+from msgd.presence import RendezvousDirectory
+
+if TYPE_CHECKING:
+    from prometheus_client.core import CounterMetricFamily, Metric
+
+logger = logging.getLogger("msgd.daemon")
+
+PARAMETER = "msgd:metrics"
+
+_MOST_SCRAPES = 8
+"""Scrapes that are answered at once; one more is closed unheard."""
+
+_SOCKET_MODE = 0o600
+"""Who messages whom, and how much, is nothing for everybody."""
+
+_TIME_LIMIT = 10
+"""Seconds that a scrape may take."""
+
+
+class Gauge(NamedTuple):
+    """A number of something that is now: its metric's name without `msgd_`, its help text, the number."""
+
+    name: str
+    text: str
+    number: int
+
+
+class Metrics:
+    """The counters of the processes, and where they are told: at `config.metrics`.
+
+    `gauges` is asked at each scrape.  Raises BackendUnavailable without prometheus_client, and what Listener raises.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        loop: Loop,
+        let_go: Callable[[], None],
+        gauges: Callable[[], Sequence[Gauge]],
+    ) -> None:
+        _prometheus_client()  # now, and not when somebody asks for the first time
+        self._config = config
+        self._loop = loop
+        self._gauges = gauges
+        self.own = Counters()
+        """The main process's."""
+        self._others: dict[int, Counters] = {}
+        self._ended: Counter[str] = Counter()
+        self._scrapes = Children(let_go, lambda: None)
+        self._listener = _listen(config.metrics)
+        loop.on_readable(self._listener.fileno(), self._accept)
+
+    def started(self, pid: int, counters: Counters) -> None:
+        """A process has begun to count."""
+        self._others[pid] = counters
+
+    def ended(self, pid: int) -> None:
+        """It has ended; what it has counted still counts."""
+        counters = self._others.pop(pid, None)
+        if counters is not None:
+            self._ended.update({name: number for name, number in counters.items() if name not in GAUGES})
+            counters.close()
+
+    def reap(self) -> None:
+        """Take note of the scrapes that have ended."""
+        for pid, _, status in self._scrapes.reap():
+            if status:
+                logger.warning("the process %d that answered a scrape ended with status %d", pid, status)
+
+    def close(self) -> None:
+        """Tell nothing any more."""
+        self._loop.on_readable(self._listener.fileno(), None)
+        self._listener.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close the copies."""
+        self._listener.abandon()
+
+    def _accept(self) -> None:
+        try:
+            client = self._listener.accept()
+        except OSError as error:
+            logger.error("no scrape can be answered: %s", error)
+            return
+        if client is None:
+            return
+        with client:
+            if len(self._scrapes) < _MOST_SCRAPES:
+                gauges = self._gauges()  # in a child the directory would have to be opened anew
+                try:
+                    self._scrapes.start(0, lambda let_in: self._answer(client, gauges, let_in))
+                except OSError as error:
+                    logger.error("no process to answer a scrape: %s", error)
+
+    def _answer(self, client: socket.socket, gauges: Sequence[Gauge], let_signals_in: LetIn) -> int:
+        """In a process of its own: answer one request."""
+        let_signals_in()  # the alarm's action is to end it
+        signal.alarm(_TIME_LIMIT)
+        totals = Counter(self._ended)
+        for counters in (self.own, *self._others.values()):
+            totals.update(dict(counters.items()))
+        gauges = (*_queues(self._config, totals), *gauges)
+        with contextlib.suppress(ConnectionError):  # whoever asked has gone
+            client.setblocking(True)
+            _Scrape(_Collector(totals, gauges, self._config.messaging_type), client)
+        return 0
+
+
+class _Collector:
+    """The metrics, as prometheus_client asks for them."""
+
+    def __init__(self, totals: Counter[str], gauges: Sequence[Gauge], messaging_type: str) -> None:
+        self._totals = totals
+        self._gauges = gauges
+        self._messaging_type = messaging_type
+        self._core = importlib.import_module("prometheus_client.core")
+
+    def collect(self) -> Iterator[Metric]:
+        """All of them."""
+        core, totals = self._core, self._totals
+        yield self._by_class("msgd_messages", "Messages sent, and those that came in and had a handler", MESSAGES)
+        yield self._by_class("msgd_message_bytes", "The data of these messages", BYTES)
+        drops = core.CounterMetricFamily("msgd_drops", "Messages given up", labels=["reason"])
+        for reason, number in _beginning(totals, DROPS):
+            drops.add_metric([reason], number)
+        yield drops
+        errors = "Handlers that have raised an exception"
+        yield core.CounterMetricFamily("msgd_handler_errors", errors, value=totals[HANDLER_ERRORS])
+        yield core.HistogramMetricFamily(
+            "msgd_handler_seconds",
+            "The time that handlers took",
+            buckets=list(_cumulative(totals)),
+            sum_value=totals[NANOSECONDS] / 1e9,
+        )
+        for name, text, number in self._gauges:
+            yield core.GaugeMetricFamily(f"msgd_{name}", text, value=number)
+
+    def _by_class(self, name: str, text: str, prefix: str) -> CounterMetricFamily:
+        family: CounterMetricFamily = self._core.CounterMetricFamily(
+            name, text, labels=["direction", "type_class", "backend"]
+        )
+        for labels, number in _beginning(self._totals, prefix):
+            direction, kind = labels.split(" ", 1)
+            family.add_metric([direction, kind, self._messaging_type], number)
+        return family
+
+
+class _Scrape(BaseHTTPRequestHandler):
+    """One HTTP request and its answer."""
+
+    def __init__(self, collector: _Collector, client: socket.socket) -> None:
+        self._collector = collector
+        super().__init__(client, ("", 0), None)  # type: ignore[arg-type]  # it asks nothing of a server
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] not in ("/", "/metrics"):
+            self.send_error(404)
+            return
+        client = _prometheus_client()
+        registry = client.CollectorRegistry(auto_describe=False)
+        registry.register(self._collector)
+        text: bytes = client.generate_latest(registry)
+        self.send_response(200)
+        self.send_header("Content-Type", client.CONTENT_TYPE_LATEST)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        logger.debug("a scrape: %s", format % arguments)
+
+
+def _prometheus_client() -> Any:
+    try:
+        return importlib.import_module("prometheus_client")
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"{PARAMETER} needs the Python module prometheus_client ({error}):"
+            " install python3-prometheus-client, or set it to nothing"
+        ) from None
+
+
+def _listen(address: str) -> Listener:
+    if address.startswith(UNIX):
+        return Listener.bind(PARAMETER, address.removeprefix(UNIX), _SOCKET_MODE)
+    host, _, port = address.rpartition(":")
+    return Listener.bind_tcp(PARAMETER, host.strip("[]"), int(port))
+
+
+def _queues(config: Config, totals: Counter[str]) -> Iterator[Gauge]:
+    """What waits for its receivers: in the memory of our processes, or where anybody can look, of all processes.
+
+    Looking is for a process that is not present in the directory, as the forked one that answers a scrape.
+    """
+    try:
+        with RendezvousDirectory(config) as directory:
+            by_pid = backend_class(config.messaging_type).depths(config, directory)
+    except MsgdError as error:
+        logger.error("a scrape is told nothing of queues: %s", error)
+        return
+    depths = [depth for depth in by_pid.values() if depth]
+    waiting, destinations = (sum(depths), len(depths)) if depths else (totals[QUEUED_MESSAGES], totals[BLOCKED])
+    whose = "those of msgd's processes (messaging type tdb: of all processes of the directory)"
+    yield Gauge("queued_messages", f"Messages that wait for their receivers, {whose}", waiting)
+    yield Gauge("blocked_destinations", f"Receivers that messages wait for, {whose}", destinations)
+    text = "Bytes of messages that wait for their receivers (messaging type tdb: not known, 0)"
+    yield Gauge("queued_bytes", text, totals[QUEUED_BYTES])
+
+
+def _beginning(totals: Counter[str], prefix: str) -> Iterator[tuple[str, int]]:
+    """The counters whose names begin so, by the rest of their names."""
+    for name, number in sorted(totals.items()):
+        if name.startswith(prefix):
+            yield name.removeprefix(prefix), number
+
+
+def _cumulative(totals: Counter[str]) -> Iterator[tuple[str, int]]:
+    """The buckets of the histogram as Prometheus has them: each with all that is below its bound."""
+    number = 0
+    for index, bound in enumerate((*BUCKETS, float("inf"))):
+        number += totals[f"{BUCKET}{index}"]
+        yield "+Inf" if bound == float("inf") else str(bound), number

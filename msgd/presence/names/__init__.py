@@ -1,0 +1,1 @@
+"""Names: how a process is found by what it does instead of by its pid."""

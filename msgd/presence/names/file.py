@@ -1,0 +1,86 @@
+"""Names in a file of msgd's own, for builds without tdb.
+
+`names` in the lock directory has a line for each entry: the server id, a blank, the name.  It is only ever replaced
+as a whole, by rename(), so a reader needs no lock.  Writers take turns by flock() on `names.lock`, which stays; one
+that is killed leaves the old file, complete, and the lock goes with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+
+from msgd.errors import TransportError
+from msgd.presence.names.base import Entries, Names
+
+FILE_NAME = "names"
+_LOCK_NAME = "names.lock"
+_NEW_NAME = "names.new"
+_MODE = 0o644
+_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class FileNames(Names):
+    """The names in the file."""
+
+    @staticmethod
+    def read(directory_fd: int, directory: str) -> dict[str, Entries]:
+        names: dict[str, Entries] = {}
+        with _errors(directory):
+            try:
+                fd = os.open(FILE_NAME, os.O_RDONLY | _OPEN, dir_fd=directory_fd)
+            except FileNotFoundError:
+                return names
+            with open(fd, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+                for line in file:
+                    text, _, name = line.removesuffix("\n").partition(" ")
+                    names.setdefault(name, []).append(text)
+        return names
+
+    def entries(self, name: str) -> Entries:
+        return self.all_entries().get(name, [])
+
+    def all_entries(self) -> dict[str, Entries]:
+        return self.read(self._directory_fd, self._directory)
+
+    def _change(self, name: str, change: Callable[[Entries], Entries], *, create: bool = False) -> None:
+        with _errors(self._directory), self._turn():
+            names = self.all_entries()
+            before = names.pop(name, [])
+            names[name] = change(before)
+            if names[name] != before:
+                self._replace(names)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """This process's turn to write."""
+        fd = self._open_to_write(_LOCK_NAME)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _replace(self, names: dict[str, Entries]) -> None:
+        text = "".join(f"{text} {name}\n" for name, entries in names.items() for text in entries)
+        with open(self._open_to_write(_NEW_NAME), "wb") as file:
+            os.fchmod(file.fileno(), _MODE)
+            file.write(text.encode("utf-8", "surrogateescape"))
+            file.truncate()
+        os.replace(_NEW_NAME, FILE_NAME, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
+
+    def _open_to_write(self, name: str) -> int:
+        return os.open(name, os.O_RDWR | os.O_CREAT | _OPEN, _MODE, dir_fd=self._directory_fd)
+
+
+@contextlib.contextmanager
+def _errors(directory: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TransportError(f"{directory}/{FILE_NAME}: {error.strerror}") from error

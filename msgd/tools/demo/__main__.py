@@ -1,0 +1,8 @@
+"""`python -m msgd.tools.demo`."""
+
+import sys
+
+from msgd.tools.demo.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""msgcontrol: smbcontrol's syntax."""

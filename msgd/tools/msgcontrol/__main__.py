@@ -1,0 +1,8 @@
+"""`python -m msgd.tools.msgcontrol`."""
+
+import sys
+
+from msgd.tools.msgcontrol.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

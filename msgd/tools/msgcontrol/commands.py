@@ -1,0 +1,98 @@
+"""msgcontrol's commands: one table drives the parsing, the sending, the printing and the help."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from msgd.config.kinds import LogLevel
+from msgd.programs.debug_levels import read_text, write_text
+from msgd.wire.header import Message
+from msgd.wire.message_types import MessageType
+
+_NUMBER = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    `arguments`: the names of the arguments it takes, all of them needed.  `payload` makes the message's data from
+    them and raises ValueError with the reason if it cannot.  `answer` is the type of the answer that is due, None if
+    none is; `show` makes the line that is printed for it.
+    """
+
+    name: str
+    help: str
+    type: MessageType
+    arguments: tuple[str, ...] = ()
+    payload: Callable[[Sequence[str]], bytes] = lambda arguments: b""
+    answer: MessageType | None = None
+    show: Callable[[Message], str] = lambda message: ""
+
+    @property
+    def usage(self) -> str:
+        """The command and its arguments as one writes them."""
+        return " ".join((self.name, *self.arguments))
+
+
+def _debug_payload(arguments: Sequence[str]) -> bytes:
+    LogLevel(arguments[0])
+    return write_text(arguments[0])
+
+
+def _show_pong(message: Message) -> str:
+    return f"PONG from pid {message.src.pid}"
+
+
+def _show_debuglevel(message: Message) -> str:
+    return f"PID {message.src.pid}: {read_text(message.data)}"
+
+
+def _show_number(message: Message) -> str:
+    if len(message.data) != _NUMBER.size:
+        return f"{len(message.data)} bytes that are not a number, from pid {message.src.pid}"
+    return str(*_NUMBER.unpack(message.data))
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        "ping",
+        "ask for an answer",
+        MessageType.PING,
+        answer=MessageType.PONG,
+        show=_show_pong,
+    ),
+    Command(
+        "debug",
+        "set the debug level: 3, or for single classes: 'all:3 msgd:5'",
+        MessageType.DEBUG,
+        arguments=("LEVEL",),
+        payload=_debug_payload,
+    ),
+    Command(
+        "debuglevel",
+        "show the debug levels",
+        MessageType.REQ_DEBUGLEVEL,
+        answer=MessageType.DEBUGLEVEL,
+        show=_show_debuglevel,
+    ),
+    Command(
+        "num-children",
+        "ask msgd or smbd how many processes serve its clients",
+        MessageType.SMB_TELL_NUM_CHILDREN,
+        answer=MessageType.SMB_NUM_CHILDREN,
+        show=_show_number,
+    ),
+    Command(
+        "reload-config",
+        "have smb.conf read anew",
+        MessageType.SMB_CONF_UPDATED,
+    ),
+    Command(
+        "shutdown",
+        "have the process end",
+        MessageType.SHUTDOWN,
+    ),
+)

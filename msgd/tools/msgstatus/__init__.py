@@ -1,0 +1,1 @@
+"""msgstatus: who is here."""

@@ -1,0 +1,8 @@
+"""`python -m msgd.tools.msgstatus`."""
+
+import sys
+
+from msgd.tools.msgstatus.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""What msgstatus shows: the processes of a rendezvous directory, seen from outside, as rows of a table."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from msgd.config import Config
+from msgd.errors import BackendUnavailable, TransportError, UnsafeDirectory
+from msgd.messaging import backend_class
+from msgd.presence import RendezvousDirectory
+from msgd.presence.lock_file import Entry
+from msgd.wire.message_types import class_names
+from msgd.wire.server_id import ServerID
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One process.  None is what cannot be known: not written down, not to be read, or not to be seen from outside."""
+
+    pid: int
+    unique_id: int | None
+    uid: int
+    command: str | None
+    """The program; of Samba's processes, what they call themselves."""
+    names: tuple[str, ...] | None
+    classes: tuple[str, ...]
+    """The broadcast classes it listens to."""
+    type: str | None
+    """The messaging type."""
+    queue: int | None
+    """How many messages wait for it: with messaging type tdb only, the kernel does not tell of sockets."""
+    since: int
+    """When it came, in seconds since the epoch."""
+    state: str
+    """`alive`, `dead`, or `starting`: it holds its lock file and has not said yet who it is."""
+
+    @property
+    def server_id(self) -> str | None:
+        """How msgcontrol addresses it, and nobody who gets its pid later; None for one without a unique id."""
+        return None if self.unique_id is None else str(ServerID(self.pid, unique_id=self.unique_id))
+
+
+@dataclass(frozen=True)
+class Status:
+    """The rows by pid, and a line on each thing that could not be read."""
+
+    directory: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def look(config: Config) -> Status:
+    """Look into the directory without a trace.  Raises TransportError, UnsafeDirectory."""
+    notes: list[str] = []
+    with RendezvousDirectory(config) as directory:
+        entries = list(directory.entries())
+        names = _unless_denied(lambda: _names_by_pid(directory), notes)
+        depths = _unless_denied(lambda: backend_class(config.messaging_type).depths(config, directory), notes)
+    rows = tuple(_row(entry, names, depths or {}) for entry in entries)
+    return Status(config.lock_directory, rows, tuple(notes))
+
+
+def _unless_denied(read: Callable[[], T], notes: list[str]) -> T | None:
+    """What is read; None, with a note on the reason, if this user may not or the file is damaged."""
+    try:
+        return read()
+    except (BackendUnavailable, TransportError, UnsafeDirectory) as error:
+        notes.append(str(error))
+        return None
+
+
+def _names_by_pid(directory: RendezvousDirectory) -> Mapping[int, tuple[str, ...]]:
+    by_pid: defaultdict[int, set[str]] = defaultdict(set)
+    for name, processes in directory.names().items():
+        for server_id in processes:
+            by_pid[server_id.pid].add(name)
+    return {pid: tuple(sorted(names)) for pid, names in by_pid.items()}
+
+
+def _row(entry: Entry, names: Mapping[int, tuple[str, ...]] | None, depths: Mapping[int, int]) -> Row:
+    pid, process = entry.pid, entry.process
+    return Row(
+        pid=pid,
+        unique_id=None if process is None else process.unique_id,
+        uid=entry.uid,
+        command=(process and process.command) or (_kernels_name(pid) if entry.is_alive else None),
+        names=None if names is None else names.get(pid, ()),
+        classes=() if process is None else tuple(class_names(process.classes).split()),
+        type=None if process is None else process.messaging_type,
+        queue=depths.get(pid),
+        since=(process and process.since) or int(entry.modified),
+        state=_state(entry),
+    )
+
+
+def _state(entry: Entry) -> str:
+    if not entry.is_alive:
+        return "dead"
+    return "starting" if entry.process is None else "alive"
+
+
+def _kernels_name(pid: int) -> str | None:
+    """What a living process is called in /proc; None if it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+    except OSError:
+        return None

@@ -1,0 +1,107 @@
+"""The client's side of the gateway's protocol without the I/O: request lines out, replies in.
+
+Whoever has the socket calls ask() and sends the line, calls feed() with what it reads (b"" at the end of the stream),
+and then looks whether take() has the answer, or `events` has grown.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+from msgd.errors import GatewayClosed, MalformedMessage, MessageTooLarge, MsgdError, QueueFull
+from msgd.wire.gateway.json_lines import LineReader, Members, write_data
+from msgd.wire.gateway.replies import Answer, Bye, Event, Refusal, last_word, read_reply
+from msgd.wire.gateway.requests import write_request
+from msgd.wire.header import Message
+
+MAX_LINE = 1 << 31
+"""The longest line taken in: an event with the largest message that `msgd:max message size` may allow."""
+
+MAX_EVENTS = 100_000
+"""Messages that may wait in `events`; with more of them nothing is asked any more."""
+
+
+class Conversation:
+    """The requests and replies of one connection."""
+
+    def __init__(self) -> None:
+        self.events: deque[Message] = deque()
+        """The messages that have come in; the owner takes them out."""
+        self.ended: MsgdError | None = None
+        """Once nothing more comes: why."""
+        self._line_bytes = self._message_bytes = MAX_LINE
+        self._lines = LineReader(MAX_LINE)
+        self._last_tag = 0
+        self._replies: dict[int, Answer | Refusal | None] = {}
+
+    def keep_to(self, limits: object) -> None:
+        """Ask for nothing beyond the limits that the gateway has told in its answer to hello."""
+        if not isinstance(limits, dict):
+            raise MalformedMessage("the gateway's answer to hello holds no limits")
+        members = Members(dict(limits))
+        self._line_bytes = members.take_number("line_bytes", 1, MAX_LINE)
+        self._message_bytes = members.take_number("message_bytes", 1, MAX_LINE)
+
+    def ask(self, op: str, data: bytes = b"", /, **members: object) -> tuple[int, bytes]:
+        """A new request: its id, and its line.
+
+        Raises what ended the connection, QueueFull while MAX_EVENTS messages wait to be taken, or MessageTooLarge for
+        what the gateway would refuse, or end the connection for.
+        """
+        if self.ended is not None:
+            raise self.ended
+        if len(self.events) >= MAX_EVENTS:
+            raise QueueFull(f"{len(self.events)} messages wait to be received")
+        if len(data) > self._message_bytes:
+            raise MessageTooLarge(f"{len(data)} bytes of data; msgd:max message size is {self._message_bytes} there")
+        tag = self._last_tag + 1
+        line = write_request(op, tag, **members, **write_data(data))
+        length = len(line) - len(b"\n")
+        if length > self._line_bytes:
+            raise MessageTooLarge(
+                f"{len(data)} bytes of data make a line of {length}; msgd:client line bytes is {self._line_bytes} there"
+            )
+        self._last_tag = tag
+        self._replies[tag] = None
+        return tag, line
+
+    def feed(self, data: bytes) -> None:
+        """Take in what was read; bad lines end the connection."""
+        if not data and self.ended is None:
+            self.ended = GatewayClosed("the gateway has closed the connection")
+        self._lines.feed(data)
+        try:
+            while self.ended is None and (line := self._lines.next_line()) is not None:
+                self._note(line)
+        except MalformedMessage as error:
+            self.ended = error
+
+    def take(self, tag: int) -> Mapping[str, object] | None:
+        """The answer to a request, None if it is not there yet.
+
+        Raises the error that it was refused with, or what ended the connection before it was answered.
+        """
+        reply = self._replies[tag]
+        if reply is None and self.ended is None:
+            return None
+        del self._replies[tag]
+        if isinstance(reply, Answer):
+            return reply.members
+        if isinstance(reply, Refusal):
+            raise reply.error
+        assert self.ended is not None
+        raise self.ended
+
+    def forget(self, tag: int) -> None:
+        """Nobody waits for the answer any more; when it comes it is passed over."""
+        self._replies.pop(tag, None)
+
+    def _note(self, line: bytes) -> None:
+        reply = read_reply(line)
+        if isinstance(reply, Event):
+            self.events.append(reply.message)
+        elif isinstance(reply, Bye):
+            self.ended = last_word(reply)
+        elif isinstance(reply.tag, int) and reply.tag in self._replies:
+            self._replies[reply.tag] = reply

@@ -1,0 +1,166 @@
+"""What the gateway says to a client: answers, refusals, events, and its last word (docs/gateway.md).
+
+    {"ok": true, "op": OP, "id": ID, ...}                              the answer to a request
+    {"ok": false, "op": OP, "id": ID, "error": CODE, "message": TEXT}  a request that could not be fulfilled
+    {"event": "message", "type": TYPE, "from": SERVER_ID, "to": SERVER_ID, "text" or "base64": DATA}
+    {"event": "bye", "error": CODE, "message": TEXT}                   the last line: the connection ends
+
+CODE is one of a few words for programs, TEXT one line for people.  In Python each code is an error of msgd.errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from msgd.errors import (
+    GatewayClosed,
+    MalformedMessage,
+    MessageTooLarge,
+    MsgdError,
+    NoSuchProcess,
+    NotAllowed,
+    QueueFull,
+    ReplyTimeout,
+    TransportError,
+)
+from msgd.wire.gateway.json_lines import Members, read_object, write_data, write_object
+from msgd.wire.gateway.requests import TAG_LENGTH, Tag
+from msgd.wire.header import Message
+from msgd.wire.message_types import type_name
+
+ERRORS: Mapping[str, type[MsgdError]] = {
+    "bad-request": MalformedMessage,
+    "not-allowed": NotAllowed,
+    "no-such-process": NoSuchProcess,
+    "message-too-large": MessageTooLarge,
+    "queue-full": QueueFull,
+    "reply-timeout": ReplyTimeout,
+    "transport": TransportError,
+}
+"""The codes of refusals."""
+
+TOO_MANY = "too-many"
+TOO_LONG = "line-too-long"
+STALLED = "not-reading"
+IDLE = "idle"
+STOPPED = "stopped"
+FAILED = "failed"
+BYES: Mapping[str, str] = {
+    "not-allowed": "the user may not connect",
+    TOO_MANY: "as many clients are connected as may be",
+    TOO_LONG: "a line was longer than allowed",
+    STALLED: "the client has not read what waited for it",
+    IDLE: "the client has said nothing, and waited for nothing",
+    STOPPED: "the gateway was told to end",
+    FAILED: "the connection process could not go on",
+}
+"""The codes of last words, and what they mean."""
+
+
+class Answer(NamedTuple):
+    """A request was fulfilled; `members` are what the answer tells."""
+
+    tag: Tag
+    members: Mapping[str, object]
+
+
+class Refusal(NamedTuple):
+    """A request was not fulfilled, and why."""
+
+    tag: Tag
+    error: MsgdError
+
+
+class Event(NamedTuple):
+    """A message has come in."""
+
+    message: Message
+
+
+class Bye(NamedTuple):
+    """The gateway's last word: no more comes."""
+
+    code: str
+    text: str
+
+
+Reply = Answer | Refusal | Event | Bye
+
+
+def error_code(error: MsgdError) -> str:
+    """The code of an error that a request ended in."""
+    return next((code for code, kind in ERRORS.items() if isinstance(error, kind)), "transport")
+
+
+def write_answer(op: str, tag: Tag, members: Mapping[str, object]) -> bytes:
+    """The line that answers a request."""
+    return write_object({"ok": True, **_repeated(op, tag), **members})
+
+
+def write_refusal(op: str | None, tag: Tag, error: MsgdError) -> bytes:
+    """The line that says why a request was not fulfilled."""
+    return write_object(
+        {"ok": False, **_repeated(op, tag), "error": error_code(error), "message": _one_line(str(error))}
+    )
+
+
+def write_event(message: Message) -> bytes:
+    """The line that hands on a message."""
+    return write_object({"event": "message", **write_message(message)})
+
+
+def write_bye(code: str, text: str) -> bytes:
+    """The last line."""
+    return write_object({"event": "bye", "error": code, "message": _one_line(text)})
+
+
+def write_message(message: Message) -> dict[str, object]:
+    """The members that tell a message."""
+    return {
+        "type": type_name(message.type),
+        "from": str(message.src),
+        "to": str(message.dst),
+        **write_data(message.data),
+    }
+
+
+def read_reply(line: bytes) -> Reply:
+    """What a line of the gateway's says; MalformedMessage if it says nothing a client could understand.
+
+    Members that are not known are passed over: a newer gateway may say more.
+    """
+    members = read_object(line)
+    if members.take("ok", None) is True:
+        tag: Tag = members.take("id", None)
+        return Answer(tag, members.take_rest())
+    event = members.take("event", None)
+    if event == "message":
+        return Event(read_message(members.take_rest()))
+    code, text = members.take_text("error", most=TAG_LENGTH), members.take_text("message")
+    if event == "bye":
+        return Bye(code, text)
+    return Refusal(members.take("id", None), ERRORS.get(code, TransportError)(text))
+
+
+def read_message(members: Mapping[str, object]) -> Message:
+    """The message that these members tell."""
+    reader = Members(dict(members))
+    return Message(
+        reader.take_type("type"), reader.take_server_id("from"), reader.take_server_id("to"), reader.take_data()
+    )
+
+
+def last_word(bye: Bye) -> MsgdError:
+    """The error that a client raises for the gateway's last word."""
+    kind = NotAllowed if bye.code == "not-allowed" else GatewayClosed
+    return kind(f"the gateway has ended the connection ({bye.code}): {bye.text}")
+
+
+def _repeated(op: str | None, tag: Tag) -> dict[str, object]:
+    given = {"op": op, "id": tag}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(text.splitlines())

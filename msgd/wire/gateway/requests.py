@@ -1,0 +1,175 @@
+"""What a client may ask of the gateway: one class a request, and the table of their names (docs/gateway.md).
+
+A request is an object with the member `op`, the members that op needs, and, if the client likes, an `id` (a string of
+at most 64 characters or a whole number) that the answer repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from msgd.errors import MalformedMessage
+from msgd.wire.gateway.json_lines import Members, read_object, write_object
+from msgd.wire.message_types import MessageType
+from msgd.wire.server_id import ServerID
+
+Tag = str | int | None
+"""A request's id."""
+
+TAG_LENGTH = 64
+TAG_NUMBER = (1 << 53) - 1
+"""The largest number that every JSON reader takes exactly."""
+
+MAX_TYPES = 1024
+"""Types one request may name; so many a client may be registered for as well."""
+
+MAX_TIMEOUT = 3600.0
+"""Seconds."""
+
+CALL_TIMEOUT = 10.0
+"""Seconds that `call` and `ping` wait by default."""
+
+
+class Hello(NamedTuple):
+    """Tell the connection's address, the version, and what it is held to."""
+
+
+class Send(NamedTuple):
+    """Send a message; if the receiver's queue is full, wait at most `timeout` seconds for room in it."""
+
+    to: ServerID
+    type: int
+    data: bytes
+    timeout: float
+
+
+class SendAll(NamedTuple):
+    """Send to every living process."""
+
+    type: int
+    data: bytes
+
+
+class Register(NamedTuple):
+    """Make an event of each message of these types from now on."""
+
+    types: tuple[int, ...]
+
+
+class Deregister(NamedTuple):
+    """No more events of these types."""
+
+    types: tuple[int, ...]
+
+
+class Call(NamedTuple):
+    """Send a message and answer with the first message of the type `answer` that its receiver sends back."""
+
+    to: ServerID
+    type: int
+    data: bytes
+    answer: int
+    timeout: float
+
+
+class Names(NamedTuple):
+    """Tell who is here, and under which names."""
+
+
+class Ping(NamedTuple):
+    """Answer: the connection is there."""
+
+
+Request = Hello | Send | SendAll | Register | Deregister | Call | Names | Ping
+
+
+class Asked(NamedTuple):
+    """A request with what its answer repeats."""
+
+    op: str
+    tag: Tag
+    request: Request
+
+
+class BadRequest(MalformedMessage):
+    """A line that is no request; `op` and `tag` are what was understood of it."""
+
+    def __init__(self, text: str, op: str | None, tag: Tag) -> None:
+        super().__init__(text)
+        self.op = op
+        self.tag = tag
+
+
+def _send(members: Members) -> Send:
+    return Send(
+        members.take_server_id("to"),
+        members.take_type("type"),
+        members.take_data(),
+        members.take_seconds("timeout", MAX_TIMEOUT, default=0.0),
+    )
+
+
+def _call(members: Members) -> Call:
+    return Call(
+        members.take_server_id("to"),
+        members.take_type("type"),
+        members.take_data(),
+        members.take_type("answer"),
+        members.take_seconds("timeout", MAX_TIMEOUT, default=CALL_TIMEOUT),
+    )
+
+
+def _ping(members: Members) -> Ping | Call:
+    to = members.take_server_id("to", default=None)
+    if to is None:
+        return Ping()
+    timeout = members.take_seconds("timeout", MAX_TIMEOUT, default=CALL_TIMEOUT)
+    return Call(to, MessageType.PING, members.take_data(), MessageType.PONG, timeout)
+
+
+OPERATIONS: Mapping[str, Callable[[Members], Request]] = {
+    "hello": lambda members: Hello(),
+    "send": _send,
+    "send_all": lambda members: SendAll(members.take_type("type"), members.take_data()),
+    "register": lambda members: Register(members.take_types("types", MAX_TYPES)),
+    "deregister": lambda members: Deregister(members.take_types("types", MAX_TYPES)),
+    "call": _call,
+    "names": lambda members: Names(),
+    "ping": _ping,
+}
+"""All requests, by the name in `op`."""
+
+
+def read_request(line: bytes) -> Asked:
+    """The request in a line (without its newline); BadRequest says what is wrong with one that is none."""
+    op: str | None = None
+    tag: Tag = None
+    try:
+        members = read_object(line)
+        tag = _take_tag(members)
+        op = members.take_text("op", most=TAG_LENGTH)
+        if op not in OPERATIONS:
+            raise MalformedMessage(f"op: {op!r} is none of {', '.join(OPERATIONS)}")
+        request = OPERATIONS[op](members)
+        members.expect_no_more()
+    except MalformedMessage as error:
+        raise BadRequest(str(error), op, tag) from None
+    return Asked(op, tag, request)
+
+
+def write_request(op: str, tag: Tag = None, **members: object) -> bytes:
+    """The line of a request, as a client sends it."""
+    given = {"op": op, "id": tag, **members}
+    return write_object({name: value for name, value in given.items() if value is not None})
+
+
+def _take_tag(members: Members) -> Tag:
+    tag: Tag = members.take("id", None)
+    if isinstance(tag, str) and len(tag) <= TAG_LENGTH:
+        return tag
+    if type(tag) is int and abs(tag) <= TAG_NUMBER:
+        return tag
+    if tag is None:
+        return None
+    raise MalformedMessage(f"id: a string of at most {TAG_LENGTH} characters or a whole number is needed")

@@ -1,0 +1,57 @@
+"""Datagrams made by hand: what a process sends that is not msgd, or is up to no good."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgd import Config, Messaging, ServerID
+from msgd.wire.dgram import FRAGMENT
+from msgd.wire.header import pack_header
+from tests.support.harness import TEXT
+
+WHOLE = bytes(8)
+
+
+class RawSender:
+    """A datagram socket connected to a process's endpoint."""
+
+    def __init__(self, config: Config, pid: int) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.connect(str(Path(config.socket_directory, str(pid))))
+
+    def send(self, datagram: bytes, fds: Sequence[int] = ()) -> None:
+        """Send it as it is."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self.socket.sendmsg([datagram], rights)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
+
+
+def whole(dst: ServerID, data: bytes, src: ServerID | None = None, message_type: int = TEXT) -> bytes:
+    """The datagram of a whole message from this process, or from whom it claims to be."""
+    return WHOLE + pack_header(dst, src or ServerID(os.getpid()), message_type) + data
+
+
+def piece(cookie: int, total: int, data: bytes, *, pid: int | None = None, number: int = 3) -> bytes:
+    """The datagram of a fragment."""
+    return FRAGMENT.pack(cookie, total, os.getpid() if pid is None else pid, number) + data
+
+
+def honest(messaging: Messaging, received: list[bytes], text: bytes = b"honest") -> None:
+    """Send an honest message and fail unless it is what is received next."""
+    before = len(received)
+    messaging.send(messaging.server_id, TEXT, text)
+    while len(received) == before:
+        messaging.dispatch(None)
+    assert received[before:] == [text]
+
+
+def dropped(messaging: Messaging) -> int:
+    """The number of messages dropped so far."""
+    return sum(messaging.statistics().drops.values())

@@ -1,0 +1,308 @@
+"""Any garbage is counted and dropped: no exception leaves dispatch, no memory grows without bound, no fd leaks."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from msgd import Config, Messaging, SendStatus, ServerID
+from msgd.backends.dgram.backend import DgramBackend
+from tests.backends.conftest import MakeConfig, StartPeer
+from tests.backends.contract.raw import WHOLE, RawSender, dropped, honest, piece, whole
+from tests.support.harness import TEXT, Peer, Session, drain, open_fds, take_data
+
+MESSAGING_TYPES = frozenset({"dgram"})
+
+HEADER = 52
+
+
+class Receiver:
+    """A live context, what it received, and a raw socket to it."""
+
+    def __init__(self, config: Config) -> None:
+        self.messaging = Messaging(config)
+        self.received: list[bytes] = []
+        self.messaging.register(TEXT, lambda message: self.received.append(message.data))
+        self.raw = RawSender(config, os.getpid())
+        self.dst = self.messaging.server_id
+        honest(self.messaging, self.received)
+
+    def survive(self, *datagrams: bytes, fds: tuple[int, ...] = ()) -> int:
+        """Take the datagrams and be none the worse for it; how many were dropped."""
+        before, open_before = dropped(self.messaging), open_fds()
+        for datagram in datagrams:
+            self.raw.send(datagram, fds)
+            self.messaging.dispatch()
+        assert open_fds() == open_before
+        count = dropped(self.messaging) - before
+        honest(self.messaging, self.received)
+        return count
+
+    def unfinished(self) -> int:
+        """The number of messages of which the rest has not come."""
+        backend = self.messaging._endpoint.backend
+        assert isinstance(backend, DgramBackend)
+        return len(backend._reassembler)
+
+
+@pytest.fixture
+def receiver(make_config: MakeConfig) -> Iterator[Receiver]:
+    receiver = Receiver(make_config(reassembly_messages=4))
+    yield receiver
+    receiver.raw.close()
+    receiver.messaging.close()
+
+
+integers = st.integers(0, (1 << 64) - 1) | st.integers(0, 2000) | st.sampled_from([1, (1 << 64) - 1, 16 << 20])
+pids = st.just(os.getpid()) | st.integers(-(1 << 31), (1 << 31) - 1)
+fragments = st.builds(
+    lambda cookie, total, data, own, pid, number: piece(
+        cookie, total, data, pid=os.getpid() if own else pid, number=number
+    ),
+    integers,
+    integers,
+    st.binary(max_size=1200),
+    st.booleans(),
+    pids,
+    st.integers(-(1 << 31), (1 << 31) - 1),
+)
+bad_headers = st.builds(lambda header, data: WHOLE + header + data, st.binary(max_size=60), st.binary(max_size=1100))
+server_ids = st.builds(ServerID, integers, st.integers(0, 0xFFFFFFFF), st.integers(0, 0xFFFFFFFF), integers)
+own_headers = st.builds(
+    lambda dst, src, message_type, data: whole(dst, data, src._replace(pid=os.getpid()), message_type),
+    server_ids,
+    server_ids,
+    st.integers(0, 0xFFFFFFFF) | st.integers(0, 15),
+    st.binary(max_size=900),
+)
+datagrams = st.binary(max_size=1100) | fragments | bad_headers | own_headers
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(garbage=st.lists(datagrams, max_size=8), with_fds=st.booleans())
+@example(garbage=[b""], with_fds=True)
+@example(garbage=[bytes(1025)], with_fds=False)
+@example(garbage=[WHOLE], with_fds=True)
+def test_garbage(receiver: Receiver, garbage: list[bytes], with_fds: bool) -> None:
+    receiver.survive(*garbage, fds=(0, 1) if with_fds else ())
+    assert receiver.unfinished() <= 4
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\0", id="a byte"),
+        pytest.param(bytes(7), id="half a cookie"),
+        pytest.param(bytes(8), id="no header"),
+        pytest.param(bytes(59), id="a byte short of a header"),
+        pytest.param(piece(1, 3000, b""), id="empty fragment"),
+        pytest.param(piece(1, 3000, b"")[:-1], id="half a fragment header"),
+        pytest.param(piece(1, 3000, b"x" * 1001), id="a byte too long"),
+        pytest.param(piece(1, 3000, b"x" * 60_000), id="far too long"),
+        pytest.param(piece(1, 51, b"x" * 51), id="total shorter than a header"),
+        pytest.param(piece(1, 0, b"x"), id="total of nothing"),
+        pytest.param(piece(1, HEADER + (16 << 20) + 1, b"x" * 1000), id="total over the maximum"),
+        pytest.param(piece(1, (1 << 64) - 1, b"x" * 1000), id="total of everything"),
+        pytest.param(piece(1, 60, b"x" * 61), id="more than announced"),
+        pytest.param(piece(1, 60, b"x" * 60), id="complete, of nobody"),
+    ],
+)
+@pytest.mark.parametrize("fds", [(), (0, 1, 2)])
+def test_dropped_and_counted(receiver: Receiver, datagram: bytes, fds: tuple[int, ...]) -> None:
+    assert receiver.survive(datagram, fds=fds) == 1
+    assert receiver.unfinished() == 0
+
+
+def test_total_that_changes(receiver: Receiver) -> None:
+    """The message it lied about is given up."""
+    assert receiver.survive(piece(1, 3000, b"x" * 1000), piece(1, 3001, b"x" * 1000)) == 1
+    assert receiver.unfinished() == 0
+
+
+def test_more_fragments_than_announced(receiver: Receiver) -> None:
+    assert receiver.survive(piece(1, 1500, b"x" * 1000), piece(1, 1500, b"x" * 501)) == 1
+    assert receiver.unfinished() == 0
+
+
+def test_new_cookie_abandons_the_old_message(receiver: Receiver) -> None:
+    message = whole(receiver.dst, b"x" * 1500)[8:]
+    total = len(message)
+    count = receiver.survive(
+        piece(1, total, b"y" * 1000), piece(2, total, message[:1000]), piece(2, total, message[1000:])
+    )
+    assert count == 1
+    assert receiver.received[-2:] == [b"x" * 1500, b"honest"]
+
+
+def test_bounded_number_of_unfinished_messages(receiver: Receiver) -> None:
+    """The oldest of the same sender give way, and are counted."""
+    assert receiver.survive(*(piece(1, 5000, b"x" * 1000, number=number) for number in range(1000))) == 996
+    assert receiver.unfinished() == 4
+
+
+def test_unfinished_messages_expire(make_config: MakeConfig) -> None:
+    receiver = Receiver(make_config(reassembly_timeout=0.01))
+    try:
+        receiver.raw.send(piece(1, 5000, b"x" * 1000))
+        while not dropped(receiver.messaging):
+            receiver.messaging.dispatch()
+        assert receiver.unfinished() == 0
+        honest(receiver.messaging, receiver.received)
+    finally:
+        receiver.raw.close()
+        receiver.messaging.close()
+
+
+def test_memory_is_taken_only_as_bytes_arrive(receiver: Receiver) -> None:
+    """Announcing 16 MiB takes a kilobyte; a thousand announcements take what four do."""
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            receiver.raw.send(piece(number + 1, 16 << 20, b"x" * 1000, number=number))
+            receiver.messaging.dispatch()
+        current, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert current < 200_000
+    assert peak < 400_000
+
+
+def test_memory_of_invented_addresses(receiver: Receiver) -> None:
+    """Nor does a sender make the receiver remember every source and destination it thinks up."""
+    own = ServerID(os.getpid())
+    tracemalloc.start()
+    try:
+        for number in range(5000):
+            src = own._replace(unique_id=number, task_id=number)
+            receiver.raw.send(whole(receiver.dst._replace(task_id=number + 1), b"x", src))
+            receiver.messaging.dispatch()
+        current, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert current < 1_500_000
+    honest(receiver.messaging, receiver.received)
+
+
+# Descriptors nobody asked for
+
+
+@pytest.fixture
+def null() -> Iterator[int]:
+    fd = os.open(os.devnull, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize("number", [128, 200, 253])
+def test_too_many_descriptors(receiver: Receiver, null: int, number: int) -> None:
+    """More than a message can carry, as many as the kernel takes: dropped with its message, all of them closed."""
+    assert receiver.survive(whole(receiver.dst, b"too many"), fds=(null,) * number) == 1
+    assert b"too many" not in receiver.received
+
+
+def test_descriptors_on_a_fragment_that_is_not_the_last(receiver: Receiver, null: int) -> None:
+    message = whole(receiver.dst, b"x" * 2500)[8:]
+    receiver.survive(piece(1, len(message), message[:1000]), fds=(null,))
+    receiver.survive(piece(1, len(message), message[1000:2000]), fds=(null,) * 5)
+    assert dropped(receiver.messaging) == 2
+
+
+def test_descriptors_with_garbage(receiver: Receiver, null: int) -> None:
+    for datagram in (b"", b"x" * 30, bytes(59), piece(1, 10, b"x"), whole(receiver.dst, b"", ServerID(1)), bytes(2000)):
+        assert receiver.survive(datagram, fds=(null,) * 127) == 1
+
+
+def test_descriptors_for_a_handler_that_ignores_them(receiver: Receiver, null: int) -> None:
+    assert receiver.survive(whole(receiver.dst, b"take this"), fds=(null,) * 127) == 0
+    assert receiver.received[-2:] == [b"take this", b"honest"]
+
+
+# Addressed to somebody else
+
+
+@pytest.mark.parametrize(
+    "changed", [{"unique_id": 12345}, {"task_id": 9}, {"pid": 1}, {"pid": (1 << 64) - 1}], ids=lambda one: str(one)
+)
+def test_addressed_to_another(receiver: Receiver, changed: dict[str, int]) -> None:
+    assert receiver.survive(whole(receiver.dst._replace(**changed), b"not for you")) == 1
+    assert b"not for you" not in receiver.received
+
+
+def test_ping_that_cannot_be_answered(receiver: Receiver) -> None:
+    """The source of a PING is a claim: a wrong unique id, another node, a task that does not exist."""
+    own = ServerID(os.getpid())
+    for src in (own._replace(unique_id=12345), own._replace(vnn=4), own._replace(task_id=9)):
+        receiver.survive(whole(receiver.dst, b"", src, message_type=2))
+    assert receiver.messaging.statistics().handler_errors == 0
+    assert dropped(receiver.messaging) == 3
+
+
+# The socket itself
+
+
+def test_interrupted_large_message_is_never_joined_with_another(make_config: MakeConfig, start: StartPeer) -> None:
+    """A sender gives up in the middle, comes back as a new endpoint of the same pid, and sends the same length."""
+    receiver = start()
+    config = make_config(close_timeout=0)
+    for number in range(3):
+        with Messaging(config) as messaging:
+            status = messaging.send(receiver.server_id, TEXT, b"%d" % number * 50_000)
+            assert status is SendStatus.QUEUED
+            assert messaging.close() == 1
+        receiver.call(dispatch_once)
+    with Messaging(config) as messaging:
+        receiver.begin(take_data, 1)
+        messaging.send(receiver.server_id, TEXT, b"w" * 50_000)
+        drain(messaging)
+        assert receiver.hear() == [b"w" * 50_000]
+
+
+def dispatch_once(session: Session) -> int:
+    return session.messaging.dispatch()
+
+
+def rebind(session: Session) -> None:
+    """Do as Samba does after a fork or a change of its directories: the same lock file, the socket made anew."""
+    backend = session.messaging._endpoint.backend
+    assert isinstance(backend, DgramBackend)
+    path = Path(session.config.socket_directory, str(os.getpid()))
+    path.unlink()
+    backend._epoll.unregister(backend._socket)
+    backend._socket.close()
+    backend._socket = type(backend._socket)(backend._socket.family, backend._socket.type)
+    backend._socket.setblocking(False)
+    backend._bind()
+    backend._epoll.register(backend._socket, 1)
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_receiver_that_re_opened_its_socket(messaging: Messaging, peer: Peer, size: int) -> None:
+    """Same process, same unique id, new socket: a cached connection is refused once, and the message goes anyhow."""
+    messaging.send(peer.server_id, TEXT, b"before")
+    assert peer.call(take_data, 1) == [b"before"]
+    peer.call(rebind)
+    for number in range(5):
+        messaging.send(peer.server_id, TEXT, b"%d" % number * size)
+    peer.begin(take_data, 5)
+    drain(messaging)
+    assert peer.hear() == [b"%d" % number * size for number in range(5)]
+
+
+def test_receiver_that_re_opened_its_socket_in_the_middle(messaging: Messaging, peer: Peer) -> None:
+    """The message at hand is sent again from its first fragment; those behind it follow in order."""
+    data = [b"a" * 50_000, b"b" * 10, b"c" * 3000]
+    for one in data:
+        messaging.send(peer.server_id, TEXT, one)
+    peer.call(dispatch_once)
+    messaging.dispatch()
+    peer.call(rebind)
+    peer.begin(take_data, 3)
+    drain(messaging)
+    assert peer.hear() == data

@@ -1,0 +1,163 @@
+"""The hunt for a lost wake-up: senders in bursts, a receiver that sleeps after every drain, and no time-out anywhere.
+
+A sender waits for the answer to each burst, so a single wake-up lost anywhere ends in everybody asleep, which only the
+test's patience ends.  MSGD_HUNT=50 makes the suite's few hundred thousand messages 50 times as many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import select
+import struct
+
+import pytest
+
+from msgd import Message, ServerID
+from msgd.backends import spin
+from tests.backends.conftest import MakeConfig, StartPeer
+from tests.backends.tdb.conftest import MODES
+from tests.support.harness import PATIENCE, TEXT, Session
+
+HUNT = int(os.environ.get("MSGD_HUNT", "1"))
+NUMBER = struct.Struct("=I?")
+SENDERS = 4
+
+
+class Count:
+    """Answers the last message of each burst, and sees that each sender's come in order."""
+
+    def __init__(self, session: Session) -> None:
+        self.messaging = session.messaging
+        self.next: dict[int, int] = {}
+        self.total = 0
+        self.messaging.deregister(TEXT)
+        self.messaging.register(TEXT, self.take)
+
+    def take(self, message: Message) -> None:
+        number, last = NUMBER.unpack_from(message.data)
+        assert number == self.next.get(message.src.pid, 0)
+        self.next[message.src.pid] = number + 1
+        self.total += 1
+        if last:
+            self.messaging.reply(message, TEXT)
+
+
+def by_dispatch(session: Session, number: int) -> dict[str, int]:
+    count = Count(session)
+    while count.total < number:
+        session.messaging.dispatch(None)
+    return dict(session.messaging.statistics().drops)
+
+
+def by_dispatch_that_sleeps_at_once(session: Session, number: int) -> dict[str, int]:
+    """Without looking a little longer before each sleep."""
+    spin._FEW = spin._MANY = 0
+    return by_dispatch(session, number)
+
+
+def by_select(session: Session, number: int) -> dict[str, int]:
+    count = Count(session)
+    fd = session.messaging.fileno()
+    while count.total < number:
+        select.select([fd], [], [])
+        session.messaging.dispatch()
+    return dict(session.messaging.statistics().drops)
+
+
+def by_epoll(session: Session, number: int) -> dict[str, int]:
+    """Edge-triggered: each ring counts."""
+    count = Count(session)
+    with select.epoll() as epoll:
+        epoll.register(session.messaging.fileno(), select.EPOLLIN | select.EPOLLET)
+        while count.total < number:
+            epoll.poll()
+            session.messaging.dispatch()
+    return dict(session.messaging.statistics().drops)
+
+
+def by_asyncio(session: Session, number: int) -> dict[str, int]:
+    count = Count(session)
+
+    async def main() -> None:
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def dispatch() -> None:
+            session.messaging.dispatch()
+            if count.total == number:
+                done.set()
+
+        loop.add_reader(session.messaging.fileno(), dispatch)
+        await done.wait()
+        loop.remove_reader(session.messaging.fileno())
+
+    asyncio.run(main())
+    return dict(session.messaging.statistics().drops)
+
+
+WAYS = {
+    "dispatch": by_dispatch,
+    "dispatch at once": by_dispatch_that_sleeps_at_once,
+    "select": by_select,
+    "epoll": by_epoll,
+    "asyncio": by_asyncio,
+}
+
+
+def send_bursts(session: Session, dst: ServerID, number: int, seed: int, longest: int) -> dict[str, int]:
+    """So many messages in bursts of random length, after each of which the answer is awaited."""
+    messaging, sizes = session.messaging, random.Random(seed)
+    answers = 0
+
+    def take(message: Message) -> None:
+        nonlocal answers
+        answers += 1
+
+    messaging.deregister(TEXT)
+    messaging.register(TEXT, take)
+    sent = bursts = 0
+    while sent < number:
+        burst = min(sizes.randint(1, longest), number - sent)
+        for place in range(burst):
+            messaging.send(dst, TEXT, NUMBER.pack(sent, place == burst - 1), timeout=PATIENCE)
+            sent += 1
+        bursts += 1
+        while answers < bursts:
+            messaging.dispatch(None)
+    return dict(messaging.statistics().drops)
+
+
+@pytest.mark.timeout(120 * HUNT)
+@pytest.mark.parametrize("longest", [1, 4, 300])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_wake_up_is_lost(make_config: MakeConfig, start: StartPeer, way: str, longest: int) -> None:
+    each = HUNT * {1: 1000, 4: 3000, 300: 15000}[longest]
+    hunt(make_config, start, "mutexes", way, longest, each)
+
+
+@pytest.mark.timeout(120 * HUNT)
+@pytest.mark.parametrize("mode", ["fcntl", "nommap"])
+def test_no_wake_up_is_lost_without_mutexes(make_config: MakeConfig, start: StartPeer, mode: str) -> None:
+    hunt(make_config, start, mode, "dispatch at once", 4, HUNT * 1500)
+
+
+@pytest.mark.timeout(120 * HUNT)
+def test_no_wake_up_is_lost_in_deep_queues(make_config: MakeConfig, start: StartPeer) -> None:
+    """Bursts that go on in segments, and a bound at which the senders sleep, too."""
+    hunt(make_config, start, "mutexes", "dispatch at once", 3000, HUNT * 15000, send_queue_messages=1000)
+
+
+def hunt(
+    make_config: MakeConfig, start: StartPeer, mode: str, way: str, longest: int, each: int, **overrides: int
+) -> None:
+    config = make_config(**MODES[mode], **overrides)
+    receiver, senders = start(config), [start(config) for _ in range(SENDERS)]
+    receiver.begin(WAYS[way], SENDERS * each)
+    for seed, sender in enumerate(senders):
+        sender.begin(send_bursts, receiver.server_id, each, seed, longest)
+    patience = [sender.channel for sender in senders]
+    for sender, channel in zip(senders, patience, strict=True):
+        assert channel.poll(100 * HUNT), "everybody sleeps"
+        assert sender.hear() == {}
+    assert receiver.hear() == {}

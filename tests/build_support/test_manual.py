@@ -1,0 +1,104 @@
+"""The manual pages and the completion: all options and parameters are in them, and groff and bash take them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from build_support import manual
+from build_support.roff import Roff, escaped
+from msgd.config import PARAMETERS
+from msgd.tools.msgcontrol.commands import COMMANDS
+
+PAGES = ["msgbench.1", "msgcontrol.1", "msgd-smb.conf.5", "msgd.8", "msgparm.1", "msgstatus.1"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("manual")
+    assert manual.main([str(directory)]) == 0
+    return directory
+
+
+def shown(page: Path) -> str:
+    """A page as a terminal shows it, in one line; there must be nothing to complain of in its source."""
+    done = subprocess.run(
+        ["groff", "-man", "-ww", "-Tascii", "-P-c", "-P-b", "-P-u", "-rLL=300n", str(page)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == ""
+    return " ".join(done.stdout.split())
+
+
+needs_groff = pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
+
+
+@needs_groff
+@pytest.mark.parametrize("page", PAGES)
+def test_pages(made: Path, page: str) -> None:
+    text = shown(made / "man" / page)
+    name, _, section = page.rpartition(".")
+    for wanted in ("NAME", f"{name} - ", "SYNOPSIS", "DESCRIPTION", "FILES", "/smb.conf", "SEE ALSO"):
+        assert wanted in text
+    for other in PAGES:
+        other_name, _, other_section = other.rpartition(".")
+        assert (f"{other_name}({other_section})" in text.partition("SEE ALSO")[2]) == (other != page)
+    assert text.startswith(f"{name.upper()}({section})")
+
+
+def test_there_are_no_others(made: Path) -> None:
+    assert sorted(path.name for path in (made / "man").iterdir()) == PAGES
+
+
+@needs_groff
+def test_a_page_has_what_help_has(made: Path) -> None:
+    text = shown(made / "man" / "msgcontrol.1")
+    for command in COMMANDS:
+        assert f"{command.name} " in text
+        assert command.help in text
+    for wanted in ("-t, --timeout SECONDS how long to wait", "COMMANDS", "EXAMPLES", "EXIT STATUS 0 if the message"):
+        assert wanted in text
+    bench = shown(made / "man" / "msgbench.1")
+    assert "MSGBENCH PING" in bench
+    assert "%(default)s" not in bench
+
+
+@needs_groff
+def test_every_parameter_is_written_up(made: Path) -> None:
+    text = shown(made / "man" / "msgd-smb.conf.5")
+    for parameter in PARAMETERS:
+        assert f" {parameter.name} {parameter.help[:1].upper()}{parameter.help[1:]}. Default: " in text
+
+
+def test_what_roff_would_take_for_its_own() -> None:
+    roff = Roff("a", 1, "0")
+    roff.text(".TH is text, and so is a \\ and a -")
+    assert roff.page().endswith("\\&.TH is text, and so is a \\e and a \\-\n")
+    assert escaped("'tis") == "\\&'tis"
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["msgcontrol", "ms"], {"msgd"}),
+        (["msgcontrol", "msgd", "num"], {"num-children"}),
+        (["msgcontrol", "--t"], {"--timeout"}),
+        (["msgcontrol", "-t", ""], set()),
+        (["msgd", "--fore"], {"--foreground"}),
+        (["msgbench", "tort"], {"torture"}),
+        (["msgbench", "torture", "--ql"], {"--qlen"}),
+        (["msgparm", "-s", "/etc/passw"], {"/etc/passwd", "/etc/passwd-"}),
+    ],
+)
+def test_completion(made: Path, words: list[str], offered: set[str]) -> None:
+    script = 'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); "_$1"; printf "%s\\n" "${COMPREPLY[@]}"'
+    command = ["bash", "-u", "-c", script, "bash", str(made / "completion" / words[0]), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert set(done.stdout.split()) | {"/etc/passwd-"} == offered | {"/etc/passwd-"}  # a backup that may be there

@@ -1,0 +1,84 @@
+"""docs/gateway.md: the shell commands are run, and the conversation is held, as they stand there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from msgd.config.parameters import PARAMETERS
+from msgd.daemon.gateway.session import MAX_CALLS
+from msgd.wire.gateway.replies import BYES, ERRORS
+from msgd.wire.gateway.requests import MAX_TIMEOUT, MAX_TYPES, OPERATIONS
+from tests.daemon.gateway.raw import RawClient
+from tests.support.daemons import ENVIRONMENT, PATIENCE, TREE, Place, Running
+
+TEXT = Path(TREE, "docs", "gateway.md").read_text()
+COMMANDS = re.findall(r"```console\n\$ (.*)\n(.*)\n```", TEXT)
+LISTENING = re.findall(r"```sh\n(.*)\n```", TEXT)
+CONVERSATION = re.findall(r"^([<>]) (.*)$", "\n".join(re.findall(r"```text\n(.*?)```", TEXT, re.DOTALL)), re.MULTILINE)
+
+
+def common(text: str, place: Place) -> str:
+    """What is the same each time: addresses are not, nor is the transport."""
+    text = re.sub(r'"\d+/\d+"', '"ADDRESS"', text)
+    return text.replace(f'"backend": "{place.config.messaging_type}"', '"backend": "dgram"')
+
+
+needs_socat = pytest.mark.skipif(shutil.which("socat") is None, reason="socat is not installed")
+
+
+def typed(command: str, place: Place) -> str:
+    """The command as one types it in this place."""
+    return command.replace("/run/msgd/msgd.sock", shlex.quote(place.gateway))
+
+
+@needs_socat
+@pytest.mark.parametrize(("command", "output"), COMMANDS)
+def test_commands(place: Place, command: str, output: str) -> None:
+    msgd = place.msgd()
+    command = typed(command, place).replace(" 4700", f" {msgd.pid}")
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE, check=True
+    )
+    assert common(done.stdout, place) == common(output, place) + "\n"
+
+
+@needs_socat
+def test_who_listens_hears_what_everybody_is_told(place: Place) -> None:
+    (listening,) = LISTENING
+    (telling,) = (command for command, _ in COMMANDS if "send_all" in command)
+    place.msgd()
+    listener = place.keep(Running(["sh", "-c", typed(listening, place)]))
+    assert json.loads(listener.await_line("register"))["ok"]
+    subprocess.run(["sh", "-c", typed(telling, place)], env=ENVIRONMENT, timeout=PATIENCE, check=True)
+    event = json.loads(listener.await_line("event"))
+    assert (event["event"], event["type"], event["text"]) == ("message", "0xf000", "lunch")
+
+
+def test_the_fixed_bounds_are_what_they_are_said_to_be() -> None:
+    fixed = [float(number) for number in re.findall(r"\| fixed, (\d+)", TEXT)]
+    assert fixed == [MAX_CALLS, MAX_TYPES, MAX_TIMEOUT]
+
+
+def test_conversation(place: Place) -> None:
+    msgd = place.msgd()
+    with RawClient(place) as client:
+        for speaker, line in CONVERSATION:
+            if speaker == ">":
+                client.write(line.replace("4700", str(msgd.pid)).encode() + b"\n")
+            else:
+                assert json.loads(common(json.dumps(client.read()), place)) == json.loads(common(line, place))
+
+
+def test_everything_there_is_is_written_up() -> None:
+    for word in (*OPERATIONS, *ERRORS, *BYES):
+        assert f"`{word}`" in TEXT
+    for parameter in PARAMETERS:
+        if parameter.help.startswith("gateway"):
+            assert f"`{parameter.name}`" in TEXT, parameter.name

@@ -1,0 +1,204 @@
+"""Messages cut into datagrams and put together again, with senders interleaved and lengths that lie."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from msgd import MalformedMessage
+from msgd.wire.dgram import DATAGRAM_MAX, FRAGMENT, FRAGMENT_MAX, Reassembler, fragment
+from msgd.wire.header import HEADER_SIZE
+
+TIMEOUT = 60.0
+messages = st.binary(min_size=HEADER_SIZE, max_size=6000)
+cookies = st.integers(1, 0xFFFFFFFFFFFFFFFF)
+
+
+def make(max_total: int = 1 << 20, per_sender: int = 16) -> Reassembler:
+    return Reassembler(max_total, 16 * max_total, per_sender, TIMEOUT)
+
+
+@pytest.mark.parametrize("size", [52, 999, 1000, 1001, 1016, 1017, 2000, 2552, 100_000])
+def test_pieces(size: int) -> None:
+    message = os.urandom(size)
+    datagrams = list(fragment(message, 5, 6, 7))
+    assert len(datagrams) == -(-size // 1000)
+    assert all(len(one) == DATAGRAM_MAX for one in datagrams[:-1])
+    assert b"".join(one[24:] for one in datagrams) == message
+    assert {one[:24] for one in datagrams} == {FRAGMENT.pack(5, size, 6, 7)}
+
+
+@given(messages, cookies, st.integers(0, 5))
+def test_start(message: bytes, cookie: int, pieces: int) -> None:
+    """Sending goes on where it stopped."""
+    datagrams = list(fragment(message, cookie, 1, 2))
+    assert list(fragment(message, cookie, 1, 2, pieces * FRAGMENT_MAX)) == datagrams[pieces:]
+
+
+senders = st.tuples(st.integers(1, 4), st.integers(3, 5))
+"""pid and socket number."""
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(senders, messages), max_size=10), st.randoms(use_true_random=False))
+def test_interleaved_senders(sent: list[tuple[tuple[int, int], bytes]], random: Any) -> None:
+    """Each sender's own fragments are in order; those of all are mixed."""
+    streams: dict[tuple[int, int], list[bytes]] = defaultdict(list)
+    expected: dict[tuple[int, int], list[bytes]] = defaultdict(list)
+    for cookie, (sender, message) in enumerate(sent, 1):
+        streams[sender].extend(fragment(message, cookie, *sender))
+        expected[sender].append(message)
+    reassembler, received = make(), defaultdict(list)
+    while streams:
+        sender = random.choice(sorted(streams))
+        whole = reassembler.add(streams[sender].pop(0), sender[0], 0)
+        if whole is not None:
+            received[sender].append(whole)
+        if not streams[sender]:
+            del streams[sender]
+    assert received == expected
+    assert len(reassembler) == 0
+    assert not reassembler
+    assert reassembler.take_abandoned() == 0
+
+
+def test_bytes_of_all_are_bounded_and_the_stalest_gives_way() -> None:
+    reassembler = Reassembler(10_000, 10_000, 16, TIMEOUT)
+    honest = list(fragment(bytes(9000), 1, 99, 3))
+    assert reassembler.add(honest[0], 99, 0) is None
+    for pid in range(1, 50):  # each leaves 3,000 bytes behind; the honest one goes on for a while, then waits longest
+        for datagram in list(fragment(bytes(9000), 1, pid, 3))[:3]:
+            assert reassembler.add(datagram, pid, 0) is None
+        if pid <= 7:
+            assert reassembler.add(honest[pid], 99, 0) is None
+    assert len(reassembler) <= 4
+    assert reassembler.take_abandoned() >= 46
+
+
+@given(messages.filter(lambda one: len(one) > 1000), messages, cookies, cookies)
+def test_new_cookie_abandons(first: bytes, second: bytes, cookie: int, other: int) -> None:
+    reassembler = make()
+    assert reassembler.add(next(fragment(first, cookie, 1, 2)), 1, 0) is None
+    if other == cookie:
+        other = cookie % 0xFFFFFFFFFFFFFFFF + 1
+    results = [reassembler.add(one, 1, 0) for one in fragment(second, other, 1, 2)]
+    assert results[-1] == second
+    assert not any(results[:-1])
+    assert reassembler.take_abandoned() == 1
+    assert reassembler.take_abandoned() == 0
+
+
+def test_per_sender_bound_spares_other_senders() -> None:
+    reassembler = make(per_sender=3)
+    kept = next(fragment(bytes(2000), 1, 77, 1))
+    reassembler.add(kept, 77, 0)
+    for number in range(10):
+        reassembler.add(next(fragment(bytes(2000), 1, 5, number)), 5, 0)
+    assert len(reassembler) == 4
+    assert reassembler.take_abandoned() == 7
+    *_, last = fragment(bytes(2000), 1, 77, 1)
+    assert reassembler.add(last, 77, 0) == bytes(2000)
+    for number in (7, 8, 9):
+        *_, last = fragment(bytes(2000), 1, 5, number)
+        assert reassembler.add(last, 5, 0) == bytes(2000), "the youngest are kept"
+
+
+def test_expiry() -> None:
+    """By the time since the last fragment; a straggler's message is begun anew, not joined to the expired."""
+    reassembler = make()
+    first, second, third = fragment(bytes(2500), 1, 5, 3)
+    reassembler.add(first, 5, 0)
+    reassembler.add(second, 5, TIMEOUT)
+    reassembler.expire(2 * TIMEOUT)
+    assert len(reassembler) == 1
+    reassembler.expire(2 * TIMEOUT + 1)
+    assert len(reassembler) == 0
+    assert reassembler.take_abandoned() == 1
+    reassembler.add(first, 5, 0)
+    reassembler.add(second, 5, 0)
+    assert reassembler.add(third, 5, TIMEOUT + 1) is None
+    assert reassembler.take_abandoned() == 1
+
+
+@pytest.mark.parametrize(
+    ("datagram", "pid"),
+    [
+        (b"", 1),
+        (bytes(24), 1),
+        (FRAGMENT.pack(1, 100, 1, 1), 1),
+        (FRAGMENT.pack(1, 100, 1, 1) + b"x", 2),
+        (FRAGMENT.pack(1, HEADER_SIZE - 1, 1, 1) + b"x", 1),
+        (FRAGMENT.pack(1, (1 << 20) + 1, 1, 1) + b"x", 1),
+        (FRAGMENT.pack(1, 0xFFFFFFFFFFFFFFFF, 1, 1) + b"x", 1),
+        (FRAGMENT.pack(1, 52, 1, 1) + bytes(53), 1),
+        (FRAGMENT.pack(1, 2000, 1, 1) + bytes(1001), 1),
+    ],
+)
+def test_malformed(datagram: bytes, pid: int) -> None:
+    reassembler = make()
+    with pytest.raises(MalformedMessage):
+        reassembler.add(datagram, pid, 0)
+    assert len(reassembler) == 0
+    assert not reassembler
+
+
+@given(st.binary(max_size=1100), st.none() | st.integers(0, 5))
+def test_garbage(datagram: bytes, pid: int | None) -> None:
+    reassembler = make()
+    try:
+        whole = reassembler.add(datagram, pid, 0)
+    except MalformedMessage:
+        assert len(reassembler) == 0
+    else:
+        assert (whole is None) == (len(reassembler) == 1)
+
+
+class Hostile(RuleBasedStateMachine):
+    """Any fragments at any time: only MalformedMessage comes out, and what is kept stays within the bounds."""
+
+    MAX_TOTAL = 5000
+    PER_SENDER = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reassembler = Reassembler(self.MAX_TOTAL, 1 << 30, self.PER_SENDER, TIMEOUT)
+        self.now = 0.0
+        self.pids: set[int] = set()
+
+    @rule(
+        cookie=st.integers(0, 3),
+        total=st.integers(0, 6000),
+        pid=st.integers(1, 3),
+        number=st.integers(0, 8),
+        length=st.integers(0, 1001),
+        honest=st.booleans(),
+    )
+    def add(self, cookie: int, total: int, pid: int, number: int, length: int, honest: bool) -> None:
+        self.pids.add(pid)
+        datagram = FRAGMENT.pack(cookie, total, pid, number) + bytes(length)
+        try:
+            whole = self.reassembler.add(datagram, pid if honest else pid + 1, self.now)
+        except MalformedMessage:
+            return
+        assert honest
+        assert whole is None or len(whole) == total <= self.MAX_TOTAL
+
+    @rule(seconds=st.floats(0, 100))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.reassembler.expire(self.now)
+
+    @invariant()
+    def bounded(self) -> None:
+        assert len(self.reassembler) <= self.PER_SENDER * len(self.pids)
+        assert bool(self.reassembler) == (len(self.reassembler) > 0)
+        assert self.reassembler.take_abandoned() >= 0
+
+
+TestHostile = Hostile.TestCase

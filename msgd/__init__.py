@@ -1,7 +1,6 @@
 """msgd: messages between the processes of one machine, in Samba's formats, without a broker in the data path."""
 
 from msgd._registry import VERSION as __version__
-from msgd.backends.base import SendStatus
 from msgd.config import Config
 from msgd.errors import (
     AlreadyRunning,
@@ -20,8 +19,9 @@ from msgd.errors import (
     TransportError,
     UnsafeDirectory,
 )
-from msgd.messaging import Broadcast, Messaging, Statistics
+from msgd.messaging import Messaging
 from msgd.presence import Process, RendezvousDirectory
+from msgd.results import Broadcast, SendStatus, Statistics
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass, MessageType
 from msgd.wire.server_id import ServerID

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Self
 
-from msgd.backends.base import SendStatus
 from msgd.client.client import (
     TIMEOUT,
     Destination,
@@ -27,6 +26,7 @@ from msgd.client.client import (
     wire_address,
 )
 from msgd.errors import GatewayClosed, ReplyTimeout
+from msgd.results import SendStatus
 from msgd.wire.gateway.conversation import Conversation
 from msgd.wire.gateway.json_lines import Members
 from msgd.wire.gateway.requests import CALL_TIMEOUT

@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Self
 
 from msgd.aio.client import Client
-from msgd.backends.base import SendStatus
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, QueueFull, ReplyTimeout
 from msgd.messaging import REPLY_TIMEOUT, Destination, Messaging
+from msgd.results import SendStatus
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass, type_name
 from msgd.wire.server_id import ServerID

@@ -21,7 +21,7 @@ from msgd.bench.results import Result
 from msgd.bench.runner import Session
 from msgd.config import Config
 from msgd.errors import ConfigError
-from msgd.presence.membership import check_socket_path
+from msgd.presence.socket_path import check_socket_directory
 from msgd.programs import cli
 
 PROGRAM = "msgbench"
@@ -263,7 +263,7 @@ def _directory(parser: argparse.ArgumentParser, given: Path | None) -> Path:
         parser.error(f"--directory {given}: it is no directory that can be written into")
     directory = given.absolute()
     try:
-        check_socket_path(str(directory / "msgbench12345678" / "lock" / "msg.sock"))
+        check_socket_directory(str(directory / "msgbench12345678" / "lock" / "msg.sock"))
     except ConfigError as error:
         parser.error(f"--directory {given}: {error}")
     return directory

@@ -17,15 +17,15 @@ from __future__ import annotations
 import errno
 import select
 import socket
-import struct
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from msgd.backends.base import SendStatus
 from msgd.config import Config
 from msgd.errors import GatewayClosed, MalformedMessage, ReplyTimeout
+from msgd.linux import set_send_timeout
+from msgd.results import SendStatus
 from msgd.wire.gateway.conversation import Conversation
 from msgd.wire.gateway.json_lines import Members
 from msgd.wire.gateway.replies import read_message
@@ -38,7 +38,6 @@ TIMEOUT = 30.0
 
 _READ = 1 << 16
 
-_TIMEVAL = struct.Struct("ll")
 _SOON = 1e-3
 """Seconds; 0 would be for ever."""
 
@@ -259,7 +258,7 @@ def connect(path: str, timeout: float) -> socket.socket:
         connected.setblocking(timeout > 0)
         while not _is_connected(connected):
             left = max(_SOON, deadline - time.monotonic())
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(left), int(left % 1 * 1e6)))
+            set_send_timeout(connected, left)
             connected.connect(path)
         connected.setblocking(False)
     except BaseException:

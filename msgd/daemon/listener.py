@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 
 from msgd.errors import AlreadyRunning, ConfigError, TransportError, UnsafeDirectory
-from msgd.presence.membership import SUN_PATH_MAX
+from msgd.presence.socket_path import check_socket_path
 
 logger = logging.getLogger("msgd.daemon")
 
@@ -35,7 +35,7 @@ class Listener:
 
         Raises ConfigError for a path too long, UnsafeDirectory, AlreadyRunning, TransportError.
         """
-        check_path(parameter, path)
+        check_socket_path(parameter, path)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             _make_way(parameter, path)
@@ -111,12 +111,6 @@ class Listener:
     def abandon(self) -> None:
         """In a forked child: close the copy."""
         self._socket.close()
-
-
-def check_path(parameter: str, path: str) -> None:
-    """ConfigError for a path too long to listen at."""
-    if len(os.fsencode(path)) > SUN_PATH_MAX:
-        raise ConfigError(f"{parameter} = {path}: AF_UNIX takes at most {SUN_PATH_MAX} bytes")
 
 
 def _identity(path: str) -> tuple[int, int] | None:

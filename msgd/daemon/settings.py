@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable
 
 from msgd.config import Config, changes_on_reload, reloaded
-from msgd.daemon.gateway.peer import TypeRules
 from msgd.daemon.logs import Log
 from msgd.errors import ConfigError
 from msgd.events import RELOADED, fields
 from msgd.programs.debug_levels import DebugLevels
+from msgd.programs.type_rules import TypeRules
 
 logger = logging.getLogger("msgd.daemon")
 

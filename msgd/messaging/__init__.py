@@ -2,22 +2,18 @@
 
 from msgd.messaging.context import (
     REPLY_TIMEOUT,
-    Broadcast,
     Destination,
     Handler,
     Messaging,
-    Statistics,
     about,
     backend_class,
 )
 
 __all__ = [
     "REPLY_TIMEOUT",
-    "Broadcast",
     "Destination",
     "Handler",
     "Messaging",
-    "Statistics",
     "about",
     "backend_class",
 ]

@@ -23,13 +23,12 @@ import operator
 import os
 import struct
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
 
 from msgd._registry import MESSAGING_MODULES
-from msgd.backends.base import Backend, SendStatus
+from msgd.backends.base import Backend
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import (
@@ -37,14 +36,15 @@ from msgd.errors import (
     ContextClosed,
     ForkedContext,
     MessageTooLarge,
-    MsgdError,
     NoSuchProcess,
     QueueFull,
     ReplyTimeout,
     TransportError,
 )
 from msgd.events import HANDLER_FAILED, fields
+from msgd.linux import LONGEST_WAIT
 from msgd.presence import Presence, Process
+from msgd.results import Broadcast, SendStatus, Statistics
 from msgd.wire.header import MAX_FDS, Message
 from msgd.wire.message_types import TYPE_MAX, MessageClass, MessageType, message_class, type_name
 from msgd.wire.server_id import ANY_PROCESS, EVERY_TASK, NONCLUSTER_VNN, TASK_ID_MAX, ServerID
@@ -54,44 +54,10 @@ Destination = ServerID | int | str
 
 logger = logging.getLogger("msgd")
 
-_LONGEST_WAIT = 1e6
-"""Seconds in one call of the kernel's, which takes no more than weeks; who waits longer, or for ever, waits again."""
-
 _RESOLVED_MAX = 1024
 
 REPLY_TIMEOUT = 10.0
 """Seconds request() waits by default; smbcontrol's own default."""
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What an endpoint has done since it was opened, and what waits in it.
-
-    sent, received: messages; sent_bytes, received_bytes: their data.  queued_messages, queued_bytes: accepted and not
-    yet taken by the receiver, for blocked_destinations processes.  drops: messages given up, by reason.
-    """
-
-    sent: int
-    sent_bytes: int
-    received: int
-    received_bytes: int
-    queued_messages: int
-    queued_bytes: int
-    blocked_destinations: int
-    handler_errors: int
-    drops: Mapping[str, int]
-
-
-class Broadcast(int):
-    """The number of processes that took a broadcast; `failures` says by pid why each of the others did not."""
-
-    failures: Mapping[int, MsgdError]
-
-    def __new__(cls, delivered: int, failures: Mapping[int, MsgdError]) -> Self:
-        """Make the result; immutable as any int."""
-        self = super().__new__(cls, delivered)
-        self.failures = failures
-        return self
 
 
 class _Endpoint:
@@ -176,7 +142,7 @@ class _Endpoint:
             return self.handled - before
         deadline = None if timeout is None else time.monotonic() + timeout
         while self.contexts and not self.forked:
-            left = None if deadline is None else min(deadline - time.monotonic(), _LONGEST_WAIT)
+            left = None if deadline is None else min(deadline - time.monotonic(), LONGEST_WAIT)
             if left is not None and left <= 0:
                 break
             backend.wait(left)
@@ -195,7 +161,7 @@ class _Endpoint:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            self.backend.flush(min(left, _LONGEST_WAIT))
+            self.backend.flush(min(left, LONGEST_WAIT))
 
     def close(self, timeout: float) -> int:
         """Flush for at most `timeout` seconds, withdraw; the number of messages that could not be delivered."""
@@ -412,7 +378,7 @@ class Messaging:
         backend = self._endpoint.backend
         deadline = time.monotonic() + timeout
         while True:
-            backend.flush(min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT))
+            backend.flush(min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT))
             try:
                 return backend.send(dst, self.server_id, message_type, data, fds, duplicates_allowed)
             except QueueFull:
@@ -481,7 +447,7 @@ class Messaging:
         """Dispatch until there is an answer or the deadline has passed; NoSuchProcess if the watched process ends."""
         self.dispatch()
         while not answers and (left := deadline - time.monotonic()) > 0:
-            ended = self._endpoint.backend.wait(min(left, _LONGEST_WAIT), watched)
+            ended = self._endpoint.backend.wait(min(left, LONGEST_WAIT), watched)
             self.dispatch()
             if ended and not answers and not self.dispatch():
                 raise NoSuchProcess("the process ended before it answered")

@@ -35,6 +35,7 @@ from typing import NamedTuple
 
 from msgd.errors import TransportError, UnsafeDirectory
 from msgd.presence.lock_text import TEXT_MAX, Process, format_text, parse_text
+from msgd.presence.socket_path import remove_socket
 
 LOCK_FILE_SIZE = 1024
 """Bytes of a lock file with shared words: the text, filled up with newlines, and the words."""
@@ -258,12 +259,3 @@ def remove_if_dead(lock_dir_fd: int, socket_dir_fd: int, pid: int, remove: Calla
         return True
     finally:
         os.close(fd)
-
-
-def remove_socket(socket_dir_fd: int, name: str) -> None:
-    """Unlink `name` if it is a socket; anything else there is not ours to remove."""
-    try:
-        if stat.S_ISSOCK(os.stat(name, dir_fd=socket_dir_fd, follow_symlinks=False).st_mode):
-            os.unlink(name, dir_fd=socket_dir_fd)
-    except FileNotFoundError:
-        pass

@@ -9,19 +9,16 @@ import time
 from collections.abc import Callable, Iterable
 
 from msgd.config import Config
-from msgd.errors import ConfigError, NoSuchProcess, TransportError
+from msgd.errors import NoSuchProcess, TransportError
 from msgd.presence.directory import LOCK_SUBDIRECTORY, RendezvousDirectory, pids_in
 from msgd.presence.lock_file import LockFile, remove_if_dead
 from msgd.presence.lock_text import Process, describe
 from msgd.presence.names.base import Entries, Names, names_class, read_entry
 from msgd.presence.open_directory import open_directory, open_subdirectory
+from msgd.presence.socket_path import check_socket_directory
 from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import ANY_PROCESS, ServerID
 
-SUN_PATH_MAX = 107
-"""Bytes of a path that fit an AF_UNIX address, without the NUL."""
-_PID_DIGITS = 7
-"""Linux' pid_max is at most 4194304."""
 _SHORT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
@@ -44,7 +41,7 @@ class Presence(RendezvousDirectory):
         self.unique_id = new_unique_id()
         self.trusted_uids = frozenset((0, os.getuid(), os.geteuid(), *config.trusted_users))
         self.socket_directory = config.socket_directory
-        check_socket_path(self.socket_directory)
+        check_socket_directory(self.socket_directory)
         self._messaging_type = config.messaging_type
         self.classes = MessageClass.ALL
         self._since = time.time()
@@ -176,13 +173,3 @@ class Presence(RendezvousDirectory):
             self._names.close()
             self._names = None
         super().close()
-
-
-def check_socket_path(socket_directory: str) -> None:
-    """Raise ConfigError if a socket in the directory could not be named in an AF_UNIX address."""
-    length = len(os.fsencode(socket_directory)) + 1 + _PID_DIGITS
-    if length > SUN_PATH_MAX:
-        raise ConfigError(
-            f"msgd:socket directory = {socket_directory}: with /PID its sockets' paths have {length} bytes,"
-            f" AF_UNIX takes at most {SUN_PATH_MAX}; choose a shorter directory"
-        )

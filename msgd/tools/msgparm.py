@@ -13,11 +13,10 @@ from msgd.config import Config, Parameter
 from msgd.config.config import DEFAULT_PATH
 from msgd.config.kinds import UNIX
 from msgd.config.parameters import find, no_such_parameter
-from msgd.daemon.gateway.peer import TypeRules
-from msgd.daemon.listener import check_path
 from msgd.errors import ConfigError
-from msgd.presence.membership import check_socket_path
+from msgd.presence.socket_path import check_socket_directory, check_socket_path
 from msgd.programs import cli
+from msgd.programs.type_rules import TypeRules
 
 PROGRAM = "msgparm"
 
@@ -61,9 +60,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check_what_the_programs_find(config: Config) -> None:
     """ConfigError for what is good for a smb.conf, and not for who is to live with it."""
     TypeRules(config.allow_types)
-    check_socket_path(config.socket_directory)
-    check_path("msgd:listen", config.listen)
-    check_path("msgd:metrics", config.metrics.removeprefix(UNIX))
+    check_socket_directory(config.socket_directory)
+    check_socket_path("msgd:listen", config.listen)
+    check_socket_path("msgd:metrics", config.metrics.removeprefix(UNIX))
 
 
 def _output(config: Config, arguments: argparse.Namespace) -> str:

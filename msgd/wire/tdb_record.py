@@ -50,7 +50,7 @@ SPACE_KEY = b"msgd/space\0"
 SPACE_SOUND, SPACE_CHANGING = b"sound   ", b"changing"
 """What its value may be."""
 
-TYPE_MAX = 0x7FFFFFFF
+RECORD_TYPE_MAX = 0x7FFFFFFF
 """The record's type is an int."""
 
 

@@ -9,7 +9,7 @@ from msgd import Message, ServerID
 from msgd.errors import MalformedMessage
 from msgd.wire.server_id import ANY_PROCESS, NONCLUSTER_VNN
 from msgd.wire.tdb_record import (
-    TYPE_MAX,
+    RECORD_TYPE_MAX,
     Continuation,
     RecordDecoder,
     SegmentStart,
@@ -33,7 +33,7 @@ DST, SRC = 19433, 20113
 u32 = st.integers(0, 0xFFFFFFFF)
 u64 = st.integers(0, 0xFFFFFFFFFFFFFFFF)
 pids = st.integers(1, 0x7FFFFFFF)
-types = st.integers(0, TYPE_MAX)
+types = st.integers(0, RECORD_TYPE_MAX)
 destinations = st.builds(lambda task, unique: ServerID(DST, task, NONCLUSTER_VNN, unique), u32, u64)
 sources = st.builds(lambda pid, task, unique: ServerID(pid, task, NONCLUSTER_VNN, unique), pids, u32, u64)
 messages = st.tuples(destinations, sources, types, st.binary(max_size=100))

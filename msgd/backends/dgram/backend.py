@@ -28,27 +28,21 @@ import os
 import secrets
 import select
 import socket
-import struct
 import time
 from collections.abc import Collection
 from functools import partial
 
-from msgd.backends.base import (
-    Backend,
-    BackendStatistics,
-    Deliver,
-    OutQueue,
-    SendStatus,
-    bind_socket,
-    cached_destinations,
-    check_unique_id,
-)
+from msgd.backends.base import Backend, BackendStatistics, Deliver
+from msgd.backends.out_queue import OutQueue
+from msgd.backends.sockets import bind_socket, cached_destinations, check_unique_id
 from msgd.backends.spin import Looks
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import MalformedMessage, NoSuchProcess, TransportError
+from msgd.linux import CREDENTIALS_SIZE, Credentials, set_send_timeout
 from msgd.presence import Presence, Process
-from msgd.presence.lock_file import remove_socket
+from msgd.presence.socket_path import remove_socket
+from msgd.results import SendStatus
 from msgd.wire.dgram import COOKIE_MAX, DATAGRAM_MAX, FRAGMENT_MAX, WHOLE_COOKIE, WHOLE_MAX, Reassembler, fragment
 from msgd.wire.header import HEADER_SIZE, MAX_FDS, MessageDecoder, pack_header
 from msgd.wire.message_types import type_name
@@ -57,10 +51,7 @@ from msgd.wire.server_id import ANY_PROCESS, ServerID
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _libc.send.restype = ctypes.c_ssize_t
-_TIMEVAL = struct.Struct("ll")
-
-_UCRED = struct.Struct("iII")
-_ANCILLARY_SIZE = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+_ANCILLARY_SIZE = socket.CMSG_SPACE(CREDENTIALS_SIZE) + socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 _CREDENTIALS = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
 _RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
 
@@ -385,15 +376,15 @@ class DgramBackend(Backend):
 
     def _check_credentials(self, credentials: bytes) -> int:
         """The kernel's word on the sender's pid; _NotHeard if its user is not to be heard."""
-        if len(credentials) != _UCRED.size:
+        if len(credentials) != CREDENTIALS_SIZE:
             raise MalformedMessage("it has no credentials")
-        pid, uid, _ = _UCRED.unpack(credentials)
+        pid, uid, _ = Credentials.unpack(credentials)
         if uid not in self.presence.trusted_uids:
             raise _NotHeard(f"uid {uid} (pid {pid}) is neither root, this user nor in msgd:trusted users")
         if len(self._senders) >= _KNOWN_SENDERS:
             self._senders.clear()
         self._senders[credentials] = pid
-        return int(pid)
+        return pid
 
     def _count_abandoned(self) -> None:
         abandoned = self._reassembler.take_abandoned()
@@ -445,8 +436,7 @@ def _send_waiting(connected: socket.socket, datagram: bytes, timeout: float) -> 
 
     Not socket.send(): after a signal that goes on, for all of the time-out again.  This raises InterruptedError.
     """
-    seconds = _TIMEVAL.pack(int(timeout), max(1, int(timeout % 1 * 1e6)))
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+    set_send_timeout(connected, timeout)
     if _libc.send(connected.fileno(), datagram, len(datagram), socket.MSG_NOSIGNAL) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -457,7 +447,7 @@ def _no_such_process(dst: ServerID) -> NoSuchProcess:
 
 
 def _describe(credentials: bytes) -> str:
-    if len(credentials) != _UCRED.size:
+    if len(credentials) != CREDENTIALS_SIZE:
         return "an unknown process"
-    pid, uid, _ = _UCRED.unpack(credentials)
+    pid, uid, _ = Credentials.unpack(credentials)
     return f"pid {pid}, uid {uid}"

@@ -41,24 +41,18 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
-from msgd.backends.base import (
-    Backend,
-    BackendStatistics,
-    Deliver,
-    Outgoing,
-    OutQueue,
-    SendStatus,
-    bind_socket,
-    check_unique_id,
-)
+from msgd.backends.base import Backend, BackendStatistics, Deliver
+from msgd.backends.out_queue import Outgoing, OutQueue
+from msgd.backends.sockets import bind_socket, check_unique_id
 from msgd.backends.spin import Looks
-from msgd.backends.stream.connection import Connection, credentials
+from msgd.backends.stream.connection import Connection
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import MalformedMessage, NoSuchProcess, TransportError
-from msgd.linux import Timer
+from msgd.linux import Credentials, TimerFd
 from msgd.presence import Presence
-from msgd.presence.lock_file import remove_socket
+from msgd.presence.socket_path import remove_socket
+from msgd.results import SendStatus
 from msgd.wire.header import Message, MessageDecoder
 from msgd.wire.message_types import type_name
 from msgd.wire.server_id import ANY_PROCESS, ServerID
@@ -134,7 +128,7 @@ class StreamBackend(Backend):
         self._epoll = select.epoll()
         self._looks = Looks()
         self._look = partial(self._epoll.poll, 0, _EVENTS_A_ROUND)
-        self._timer = Timer()
+        self._timer = TimerFd()
         self._listener = _new_socket()
         self._reserve: socket.socket | None = _new_socket()
         """Let go of when descriptors run out, so that one more connection can be accepted and read."""
@@ -367,7 +361,7 @@ class StreamBackend(Backend):
         try:
             connected = _new_socket()
             connected.connect(f"/proc/self/fd/{self.presence.socket_dir_fd}/{peer.pid}")
-            pid, uid = credentials(connected)
+            pid, uid, _ = Credentials.of_peer(connected)
         except OSError as error:
             if connected is not None:
                 connected.close()
@@ -559,7 +553,7 @@ class StreamBackend(Backend):
                 self._reserve.close()
                 self._reserve = None
                 continue
-            pid, uid = credentials(connected)
+            pid, uid, _ = Credentials.of_peer(connected)
             if uid not in self.presence.trusted_uids:
                 connected.close()
                 detail = f"uid {uid} (pid {pid}) is neither root, this user nor in msgd:trusted users"

@@ -13,7 +13,6 @@ import contextlib
 import io
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -24,15 +23,8 @@ from msgd.wire.stream import HELLO_SIZE, FrameReader, Hello
 _CHUNK = 1 << 16
 """Bytes asked for in one read of short frames."""
 
-_UCRED = struct.Struct("iII")
 _RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
 _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
-
-
-def credentials(connected: socket.socket) -> tuple[int, int]:
-    """Pid and uid of the process at the other end."""
-    pid, uid, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return pid, uid
 
 
 class Connection:

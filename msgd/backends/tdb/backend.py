@@ -34,15 +34,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from msgd.backends.base import (
-    Backend,
-    BackendStatistics,
-    Deliver,
-    SendStatus,
-    cached_destinations,
-    check_unique_id,
-    wait_readable,
-)
+from msgd.backends.base import Backend, BackendStatistics, Deliver
+from msgd.backends.sockets import cached_destinations, check_unique_id
 from msgd.backends.spin import Looks
 from msgd.backends.tdb.chain_lock import ChainLock
 from msgd.backends.tdb.destination import (
@@ -62,11 +55,13 @@ from msgd.backends.tdb.messages_file import MessagesTdb, acquire, no_record, rea
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import MessageTooLarge, NoSuchProcess, QueueFull, TransportError
+from msgd.linux import wait_readable
 from msgd.presence import Presence, RendezvousDirectory
+from msgd.results import SendStatus
 from msgd.wire.header import Message
 from msgd.wire.server_id import ANY_PROCESS, ServerID
 from msgd.wire.tdb_record import (
-    TYPE_MAX,
+    RECORD_TYPE_MAX,
     Continuation,
     RecordDecoder,
     SegmentStart,
@@ -193,7 +188,7 @@ class TdbBackend(Backend):
         peer = self._destinations.get(pid)
         if peer is None or (unique_id != peer.unique_id and unique_id not in ANY_PROCESS) or not peer.lives():
             peer = self._find(dst)
-        if fds or message_type > TYPE_MAX:
+        if fds or message_type > RECORD_TYPE_MAX:
             raise _cannot_carry(message_type)
         record = pack_message(dst, src, message_type, data)
         try:
@@ -544,6 +539,6 @@ class TdbBackend(Backend):
 
 
 def _cannot_carry(message_type: int) -> MessageTooLarge:
-    if message_type > TYPE_MAX:
+    if message_type > RECORD_TYPE_MAX:
         return MessageTooLarge(f"message type {message_type:#x} does not fit a record's 31 bits; use dgram or stream")
     return MessageTooLarge("messaging type tdb carries no file descriptors; use dgram or stream")

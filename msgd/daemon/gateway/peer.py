@@ -6,14 +6,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from msgd.config import Config
-from msgd.errors import ConfigError
-from msgd.wire.message_types import TYPE_MAX, type_number
+from msgd.linux import Credentials
 
-_CREDENTIALS = struct.Struct("iII")
 _SO_PEERGROUPS = 59
 """Linux 4.13; Python's socket module has no name for it."""
 _GROUPS_SIZE = 1024
@@ -31,9 +28,7 @@ class Peer(NamedTuple):
     @classmethod
     def of(cls, client: socket.socket) -> Peer:
         """The process at the other end of an AF_UNIX connection."""
-        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, gid = _CREDENTIALS.unpack(credentials)
-        return cls(pid, uid, gid, _groups_of(client))
+        return cls(*Credentials.of_peer(client), _groups_of(client))
 
     def __str__(self) -> str:
         return f"pid {self.pid} of uid {self.uid}"
@@ -61,32 +56,3 @@ def _groups_of(client: socket.socket) -> frozenset[int]:
             return frozenset()
         raise
     return frozenset(struct.unpack(f"{len(packed) // 4}I", packed))
-
-
-class TypeRules:
-    """The message types that the rules of `msgd:allow types` allow.
-
-    Raises ConfigError if a name among them is no message type's.
-    """
-
-    def __init__(self, rules: Iterable[str]) -> None:
-        self._rules: list[tuple[bool, int, int]] = []
-        for rule in rules:
-            name = rule.removeprefix("-")
-            try:
-                first, last = _range(name)
-            except ValueError as error:
-                raise ConfigError(f"msgd:allow types: {error}") from None
-            self._rules.append((name == rule, first, last))
-
-    def allow(self, message_type: int) -> bool:
-        """Whether the last rule about this type, if there is any, allows it."""
-        about_it = (allowed for allowed, first, last in reversed(self._rules) if first <= message_type <= last)
-        return next(about_it, False)
-
-
-def _range(name: str) -> tuple[int, int]:
-    if name.lower() == "all":
-        return 0, TYPE_MAX
-    first, _, last = name.partition("-")
-    return type_number(first), type_number(last or first)

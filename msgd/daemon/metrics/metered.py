@@ -7,10 +7,10 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from msgd.backends.base import SendStatus
 from msgd.config import Config
 from msgd.daemon.metrics.counters import Counters
 from msgd.messaging import Destination, Handler, Messaging
+from msgd.results import SendStatus
 from msgd.wire.header import Message
 from msgd.wire.message_types import class_names, message_class
 

@@ -23,12 +23,12 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from msgd.backends.base import SendStatus
 from msgd.config import Config
 from msgd.errors import ConfigError
 from msgd.messaging import Messaging
-from msgd.presence.membership import check_socket_path
+from msgd.presence.socket_path import check_socket_directory
 from msgd.programs import cli
+from msgd.results import SendStatus
 from msgd.tools.demo.worker import BURST, ECHO, ECHOED, REPORT, REPORTED, SLEEP
 
 PROGRAM = "demo"
@@ -121,7 +121,7 @@ def _scratch_directory(out: _Output) -> Iterator[Path]:
     build = Path("build").absolute()
     above = build / "demo"
     try:
-        check_socket_path(str(above / "12345678" / "lock" / "msg.sock"))
+        check_socket_directory(str(above / "12345678" / "lock" / "msg.sock"))
         if not build.is_dir():
             raise ConfigError(f"there is no {build}")
         above.mkdir(exist_ok=True)

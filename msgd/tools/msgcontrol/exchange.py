@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from msgd.backends.base import SendStatus
 from msgd.errors import MsgdError, NoSuchProcess
 from msgd.messaging import Messaging
+from msgd.results import SendStatus
 from msgd.tools.msgcontrol.commands import Command
 from msgd.wire.header import Message
 from msgd.wire.server_id import ServerID

@@ -7,7 +7,7 @@ import resource
 import pytest
 
 from msgd import Messaging
-from msgd.backends.base import cached_destinations
+from msgd.backends.sockets import cached_destinations
 from tests.backends.conftest import StartPeer
 from tests.support.harness import TEXT, Channel, Child, Peer, take_data
 

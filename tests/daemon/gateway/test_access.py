@@ -14,9 +14,9 @@ import pytest
 
 from msgd import GatewayClosed, NotAllowed
 from msgd.client import Client
-from msgd.daemon.gateway.peer import TypeRules
 from msgd.daemon.main import main
 from msgd.messaging import backend_class
+from msgd.programs.type_rules import TypeRules
 from tests.daemon.gateway.raw import RawClient
 from tests.support.daemons import PATIENCE, Place, end_process, one_line
 from tests.support.harness import TEXT, Channel, Child, Peer, take_data

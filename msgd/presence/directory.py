@@ -15,9 +15,10 @@ from types import TracebackType
 from typing import Self
 
 from msgd.config import Config
-from msgd.presence.lock_file import Entry, read_lock_file, read_process
+from msgd.presence.lock_file import Entry, pids_in, read_lock_file, read_process
 from msgd.presence.lock_text import Process
-from msgd.presence.names.base import Entries, names_class, read_entry
+from msgd.presence.names.base import Entries, read_entry
+from msgd.presence.names.choose import names_class
 from msgd.presence.open_directory import open_existing
 from msgd.wire.server_id import ANY_PROCESS, ServerID
 
@@ -102,8 +103,3 @@ class RendezvousDirectory:
         """The processes of these entries that live."""
         named = (read_entry(text) for text in entries)
         return [server_id for server_id in named if server_id is not None and self.is_alive(server_id)]
-
-
-def pids_in(directory_fd: int) -> set[int]:
-    """The pids that files in the directory have as their names."""
-    return {int(name) for name in os.listdir(directory_fd) if name.isascii() and name.isdigit() and len(name) < 11}

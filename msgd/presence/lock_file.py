@@ -30,15 +30,10 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 from msgd.errors import TransportError, UnsafeDirectory
 from msgd.presence.lock_text import TEXT_MAX, Process, format_text, parse_text
-from msgd.presence.socket_path import remove_socket
-
-LOCK_FILE_SIZE = 1024
-"""Bytes of a lock file with shared words: the text, filled up with newlines, and the words."""
 
 _FLOCK = struct.Struct("hhqqi0q")
 """struct flock with 64-bit offsets: type, whence, start, length, pid."""
@@ -74,7 +69,7 @@ def read_process(lock_dir_fd: int, pid: int) -> Process | None:
 
     Raises TransportError if that cannot be found out: no permission, no file descriptors left.
     """
-    fd = _open_lock_file(lock_dir_fd, pid)
+    fd = open_lock_file(lock_dir_fd, pid)
     if fd is None:
         return None
     try:
@@ -88,7 +83,7 @@ def read_lock_file(lock_dir_fd: int, pid: int) -> Entry | None:
 
     Raises TransportError as read_process() does.
     """
-    fd = _open_lock_file(lock_dir_fd, pid)
+    fd = open_lock_file(lock_dir_fd, pid)
     if fd is None:
         return None
     try:
@@ -98,29 +93,12 @@ def read_lock_file(lock_dir_fd: int, pid: int) -> Entry | None:
         os.close(fd)
 
 
-def map_words(lock_dir_fd: int, pid: int) -> tuple[Process, mmap.mmap, int] | None:
-    """The entry of another process with its shared words mapped read-only, if it lives and shares any.
-
-    The last is a descriptor of its lock file: as long as lock_holder() of that is `pid`, it is this very process.
-    """
-    fd = _open_lock_file(lock_dir_fd, pid)
-    if fd is None:
-        return None
-    try:
-        if lock_holder(fd) != pid or os.fstat(fd).st_size < LOCK_FILE_SIZE:
-            return None
-        process = parse_text(pid, os.pread(fd, TEXT_MAX, 0))
-        return process and (process, mmap.mmap(fd, LOCK_FILE_SIZE, prot=mmap.PROT_READ), os.dup(fd))
-    finally:
-        os.close(fd)
+def pids_in(directory_fd: int) -> set[int]:
+    """The pids that files in the directory have as their names."""
+    return {int(name) for name in os.listdir(directory_fd) if name.isascii() and name.isdigit() and len(name) < 11}
 
 
-def shared_words(memory: mmap.mmap) -> memoryview:
-    """The shared words in a mapped lock file; each is read and written in one step."""
-    return memoryview(memory)[TEXT_MAX:].cast("Q")
-
-
-def _open_lock_file(lock_dir_fd: int, pid: int) -> int | None:
+def open_lock_file(lock_dir_fd: int, pid: int) -> int | None:
     """The opened lock file of another pid, None if there is none."""
     try:
         fd = os.open(str(pid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=lock_dir_fd)
@@ -170,12 +148,11 @@ class LockFile:
         except OSError as error:
             raise TransportError(f"{self._path}: {error.strerror}") from error
 
-    def share_words(self, first: int) -> memoryview:
-        """Give the file, still without text, its 64 shared words, the first as given.  Release the view at the end."""
-        words = struct.pack("Q", first).ljust(LOCK_FILE_SIZE - TEXT_MAX, b"\0")
-        os.pwrite(self._fd, b"\n" * TEXT_MAX + words, 0)
-        self._memory = mmap.mmap(self._fd, LOCK_FILE_SIZE)
-        return shared_words(self._memory)
+    def extend(self, data: bytes) -> mmap.mmap:
+        """Put `data` behind the text, which takes up TEXT_MAX bytes from now on; the whole file, mapped."""
+        os.pwrite(self._fd, b"\n" * TEXT_MAX + data, 0)
+        self._memory = mmap.mmap(self._fd, TEXT_MAX + len(data))
+        return self._memory
 
     def release(self) -> None:
         """Remove the file, then drop the lock: nobody sees it unlocked under its name."""
@@ -227,35 +204,3 @@ class LockFile:
             f"{self._path} is locked by pid {holder}, which is not this process:"
             " is the directory shared with another pid namespace?"
         )
-
-
-def remove_if_dead(lock_dir_fd: int, socket_dir_fd: int, pid: int, remove: Callable[[int], None]) -> bool:
-    """Remove socket and lock file of `pid` if no process holds its lock; whether it did.
-
-    remove(pid), called while the lock is held here, removes what else there is of it.
-
-    Never to be called for this process's own pid.
-    """
-    name = str(pid)
-    try:
-        fd = os.open(
-            name,
-            os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
-            0o644,
-            dir_fd=lock_dir_fd,
-        )
-    except OSError:
-        return False
-    try:
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return False
-        if os.fstat(fd).st_nlink == 0:
-            return False  # another cleaner was faster
-        remove_socket(socket_dir_fd, name)
-        remove(pid)
-        os.unlink(name, dir_fd=lock_dir_fd)
-        return True
-    finally:
-        os.close(fd)

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable
 
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, TransportError
-from msgd.presence.directory import LOCK_SUBDIRECTORY, RendezvousDirectory, pids_in
-from msgd.presence.lock_file import LockFile, remove_if_dead
+from msgd.presence.clean_up import clean_up
+from msgd.presence.directory import LOCK_SUBDIRECTORY, RendezvousDirectory
+from msgd.presence.lock_file import LockFile
 from msgd.presence.lock_text import Process, describe
-from msgd.presence.names.base import Entries, Names, names_class, read_entry
+from msgd.presence.names.base import Entries, Names, read_entry
+from msgd.presence.names.choose import names_class
 from msgd.presence.open_directory import open_directory, open_subdirectory
+from msgd.presence.shared_words import share_words
 from msgd.presence.socket_path import check_socket_directory
 from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import ANY_PROCESS, ServerID
@@ -101,9 +104,9 @@ class Presence(RendezvousDirectory):
         return fd
 
     def share_words(self, first: int) -> memoryview:
-        """64 words of this process that others can look into; see LockFile.share_words."""
+        """64 words of this process that others can look into; see shared_words.py."""
         assert self._lock_file is not None
-        return self._lock_file.share_words(first)
+        return share_words(self._lock_file, first)
 
     # Names
 
@@ -145,11 +148,7 @@ class Presence(RendezvousDirectory):
         Safe beside any number of other cleaners, Samba's included: see processes.py, and names.py for the names.
         Raises TransportError, UnsafeDirectory.
         """
-        pids = {*found, *pids_in(self.lock_dir_fd), *pids_in(self.socket_dir_fd)} - {self.pid}
-        try:
-            removed = [pid for pid in sorted(pids) if remove_if_dead(self.lock_dir_fd, self.socket_dir_fd, pid, remove)]
-        except OSError as error:
-            raise TransportError(f"cleaning up after dead processes: {error.strerror}") from error
+        removed = clean_up(self.lock_dir_fd, self.socket_dir_fd, self.pid, found, remove)
         names = self._open_names()
         for name, entries in names.all_entries().items():
             self._discard_dead(names, name, entries)

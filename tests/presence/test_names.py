@@ -13,7 +13,8 @@ from msgd import Config, Messaging, ServerID, TransportError, UnsafeDirectory
 from msgd._registry import MESSAGING_MODULES
 from msgd.presence import Presence, RendezvousDirectory, directory, membership
 from msgd.presence.names import file as names_file
-from msgd.presence.names.base import Names, names_class
+from msgd.presence.names.base import Names
+from msgd.presence.names.choose import names_class
 from tests.support.harness import Channel, Child, Peer, Session, chosen_pids_reason, dead_pid, no_fd_leaks
 
 KINDS: dict[str, type[Names]] = {"file": names_file.FileNames}

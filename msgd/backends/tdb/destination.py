@@ -43,7 +43,8 @@ from msgd.backends.tdb.messages_file import PLACE, MessagesTdb, acquire, no_reco
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, QueueFull, TransportError
 from msgd.presence import Presence, Process
-from msgd.presence.lock_file import lock_holder, map_words, shared_words
+from msgd.presence.lock_file import lock_holder
+from msgd.presence.shared_words import map_words, shared_words
 from msgd.wire.server_id import ServerID
 from msgd.wire.tdb_record import (
     CONTINUATION_SIZE,

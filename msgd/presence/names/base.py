@@ -15,8 +15,6 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Collection
 
-from msgd._registry import MESSAGING_MODULES
-from msgd.errors import BackendUnavailable
 from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
 
 NAME_MAX = 255
@@ -69,19 +67,6 @@ class Names(abc.ABC):
     def discard(self, name: str, unwanted: Collection[str]) -> None:
         """Take the name from these entries, as far as they have it."""
         self._change(name, lambda entries: [text for text in entries if text not in unwanted])
-
-
-def names_class() -> type[Names]:
-    """How names are kept here; BackendUnavailable if that is compiled in and not installed."""
-    if any(module.name == "tdb" for module in MESSAGING_MODULES):
-        try:
-            from msgd.presence.names.tdb import TdbNames  # needs a module that only this build is known to have
-        except ImportError as error:
-            raise BackendUnavailable(f"names.tdb: {error}; install it or configure without tdb") from error
-        return TdbNames
-    from msgd.presence.names.file import FileNames
-
-    return FileNames
 
 
 def check_name(name: str) -> None:

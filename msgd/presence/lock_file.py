@@ -1,23 +1,22 @@
-"""Lock files: how a process says that it is here, and how the others know that it still is.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Lock files: how a process shows that it is alive, and how others check it.
 
-A process holds an fcntl write lock on `msg.lock/<pid>` for as long as it lives; the kernel drops the lock with the
-process, however it ends.  (Samba's messages_dgm.)  What the file says is lock_text.py's.
-A process whose transport needs memory that others can look into has 64 words of it at offset 512 of the file: it
-lives and dies with the entry, and whoever maps it knows whose it is.
+A process holds an fcntl write lock on `msg.lock/<pid>` for as long as it lives.  The kernel drops the lock when the
+process ends, whatever the reason.  This is the format of Samba's messages_dgm; lock_text.py describes the text of the
+file, shared_words.py the memory that may follow it, and clean_up.py how the files of the dead are removed.
 
-Why clean-up never takes a living process's files.  Whoever removes the files of a pid first gets the write lock of
-its lock file and checks that the file still has a name; a living process has that lock, so the cleaner fails.  A
-process that is starting has opened its file but not locked it yet: if the cleaner is faster, it unlinks the file, the
-process then gets the lock of a file without a name (st_nlink 0), sees it and starts over.  The socket is made after
-the lock is held and removed by a cleaner only while the cleaner holds the lock, so it is never a starting process's.
-
-fcntl locks belong to the process, and closing any descriptor of the file drops them: nothing here ever opens the
-lock file of its own process a second time.
-
-A lock file is one process's, never handed on: whoever gets the lock of a stale one unlinks it and makes another.  So
-who has mapped the words of a process that is dead never sees those of its successor, and the lock of an opened file
-tells of that very process.  What the stale file says is struck out before its lock is taken, or a process would pass
-for its dead predecessor for a moment.
+Rule 1. A process is alive if its lock file has a write lock that is held by that very pid.  Nothing else counts: not
+    that the file exists, not a read lock, not a lock held by somebody else.
+Rule 2. A process never opens its own lock file a second time.  fcntl locks belong to the process, and closing any
+    descriptor of the file would drop the lock.
+Rule 3. A lock counts only if the file still has a name.  Whoever has got one checks st_nlink and begins again if it is
+    zero: a cleaner has been faster (see clean_up.py).
+Rule 4. A lock file is never handed on.  A process that finds the file of a dead predecessor locks it, unlinks it, and
+    creates another.  Whoever has the dead process's file open or mapped therefore never sees the successor through it,
+    and the lock of an open file always tells about one and the same process.
+Rule 5. The text of a stale file is blanked before its lock is taken.  In the other order, a reader could find the old
+    text under the lock of the new process, and take it for its dead predecessor.
 """
 
 from __future__ import annotations
@@ -36,38 +35,82 @@ from msgd.errors import TransportError, UnsafeDirectory
 from msgd.presence.lock_text import TEXT_MAX, Process, format_text, parse_text
 
 _FLOCK = struct.Struct("hhqqi0q")
-"""struct flock with 64-bit offsets: type, whence, start, length, pid."""
-_ANY_LOCK = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+"""struct flock with 64-bit offsets (fcntl(2)): type, whence, start, length, pid."""
+_WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
-_NO_LOCK_FILE = frozenset((errno.ENOENT, errno.ELOOP, errno.ENXIO))
-"""Nothing there, a symbolic link, or a socket: in any case no process has its lock on it."""
+_NOT_A_LOCK_FILE = frozenset((errno.ENOENT, errno.ELOOP, errno.ENXIO))
+"""Errors of open() for a missing file, a symbolic link and a socket.  No process holds its lock on any of these."""
 
-_LOCK_PATIENCE = 2.0
-"""Seconds.  A cleaner holds our lock file for microseconds of its own time; who holds it longer is no cleaner."""
+_LOCK_TIMEOUT = 2.0
+"""Seconds to wait for our own lock.  A cleaner holds it for microseconds; whoever holds it longer is not a cleaner."""
+
+_LOCK_RETRY = 0.0002
+"""Seconds between two attempts to get our own lock.  A lock that is released wakes nobody up who did not block on it,
+and blocking has no timeout."""
 
 
 class Entry(NamedTuple):
-    """What a lock file tells of its pid, whether a process holds it or it is a dead one's."""
+    """The contents of a lock file, whether its process is alive or dead."""
 
     pid: int
     is_alive: bool
     process: Process | None
-    """What the text says; None if it says nothing that can be read."""
+    """The text; None if it cannot be parsed."""
     uid: int
     modified: float
-    """When the file was written last, in seconds since the epoch."""
+    """When the file was last written, in seconds since the epoch."""
+
+
+# Any lock file
+
+
+def pids_in(directory_fd: int) -> set[int]:
+    """The pids that files in the directory are named after."""
+    return {int(name) for name in os.listdir(directory_fd) if name.isascii() and name.isdigit() and len(name) < 11}
+
+
+def open_to_lock(name: str, directory_fd: int) -> int:
+    """Open a file for locking, creating it if it is missing.  Raises OSError, also for a link, directory or socket."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.open(name, flags, 0o644, dir_fd=directory_fd)
+
+
+def try_lock(fd: int) -> bool:
+    """Take the write lock on the whole file if no other process has a lock; whether that worked."""
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, see fcntl(2)
+        return False
+    return True
 
 
 def lock_holder(fd: int) -> int | None:
-    """The pid that holds a write lock on the file, None if nobody does (or this process does)."""
-    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, _ANY_LOCK))
+    """The pid that holds a write lock on the file; None if no other process holds one."""
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, _WHOLE_FILE))
     return None if kind == fcntl.F_UNLCK else pid
 
 
-def read_process(lock_dir_fd: int, pid: int) -> Process | None:
-    """The entry of another process, if it lives: its lock file is locked by that very pid.
+# The lock files of others
 
-    Raises TransportError if that cannot be found out: no permission, no file descriptors left.
+
+def open_lock_file(lock_dir_fd: int, pid: int) -> int | None:
+    """Open the lock file of another pid for reading; None if there is none.  Raises TransportError."""
+    try:
+        fd = os.open(str(pid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=lock_dir_fd)
+    except OSError as error:
+        if error.errno not in _NOT_A_LOCK_FILE:
+            raise TransportError(f"the lock file of pid {pid}: {error.strerror}") from error
+        return None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
+
+
+def read_process(lock_dir_fd: int, pid: int) -> Process | None:
+    """The entry of another process; None if that is not alive (Rule 1) or has not announced itself yet.
+
+    Raises TransportError if this cannot be determined: no permission, no descriptors left.
     """
     fd = open_lock_file(lock_dir_fd, pid)
     if fd is None:
@@ -79,7 +122,7 @@ def read_process(lock_dir_fd: int, pid: int) -> Process | None:
 
 
 def read_lock_file(lock_dir_fd: int, pid: int) -> Entry | None:
-    """What the lock file of another process, or of a dead one, tells; None if there is none.
+    """The contents of the lock file of another pid, alive or dead; None if there is no such file.
 
     Raises TransportError as read_process() does.
     """
@@ -93,23 +136,7 @@ def read_lock_file(lock_dir_fd: int, pid: int) -> Entry | None:
         os.close(fd)
 
 
-def pids_in(directory_fd: int) -> set[int]:
-    """The pids that files in the directory have as their names."""
-    return {int(name) for name in os.listdir(directory_fd) if name.isascii() and name.isdigit() and len(name) < 11}
-
-
-def open_lock_file(lock_dir_fd: int, pid: int) -> int | None:
-    """The opened lock file of another pid, None if there is none."""
-    try:
-        fd = os.open(str(pid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=lock_dir_fd)
-    except OSError as error:
-        if error.errno not in _NO_LOCK_FILE:
-            raise TransportError(f"the lock file of pid {pid}: {error.strerror}") from error
-        return None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    return None
+# Our own
 
 
 class LockFile:
@@ -123,20 +150,19 @@ class LockFile:
         self._memory: mmap.mmap | None = None
 
     def acquire(self) -> None:
-        """Make and lock the file, empty: nobody takes an empty one for a process yet.
+        """Create the file and lock it.  It stays empty for now, and nobody takes an empty one for a process.
 
-        Raises UnsafeDirectory, TransportError.
+        Waits up to two seconds for the lock.  Raises UnsafeDirectory, TransportError.
         """
         try:
             self._fd = self._open_locked()
         except OSError as error:
-            self.release()
             raise TransportError(f"{self._path}: {error.strerror}") from error
 
     def write(self, unique_id: int, lines: tuple[str, ...] = ()) -> None:
-        """Put down the unique id and the lines behind it; the first line never changes under a reader.
+        """Write the unique id and the lines that follow it; writing again may change the lines only.
 
-        Raises TransportError.
+        Raises TransportError, and ValueError if the text is too long.
         """
         text = format_text(unique_id, lines)
         try:
@@ -149,20 +175,23 @@ class LockFile:
             raise TransportError(f"{self._path}: {error.strerror}") from error
 
     def extend(self, data: bytes) -> mmap.mmap:
-        """Put `data` behind the text, which takes up TEXT_MAX bytes from now on; the whole file, mapped."""
+        """Put `data` at offset TEXT_MAX of the file, which must not have text yet; returns the whole file, mapped.
+
+        From now on the text is padded with newlines.  The mapping is closed with the file.  Raises OSError.
+        """
         os.pwrite(self._fd, b"\n" * TEXT_MAX + data, 0)
         self._memory = mmap.mmap(self._fd, TEXT_MAX + len(data))
         return self._memory
 
     def release(self) -> None:
-        """Remove the file, then drop the lock: nobody sees it unlocked under its name."""
+        """Remove the file, then drop the lock: the file never has a name without a lock.  Once is enough."""
         if self._fd >= 0:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._name, dir_fd=self._lock_dir_fd)
             self.abandon()
 
     def abandon(self) -> None:
-        """Close the descriptor and leave the file: in a forked child it is the parent's."""
+        """Close the descriptor and leave the file: in a forked child it belongs to the parent."""
         if self._memory is not None:
             self._memory.close()
             self._memory = None
@@ -171,36 +200,38 @@ class LockFile:
             self._fd = -1
 
     def _open_locked(self) -> int:
-        deadline = time.monotonic() + _LOCK_PATIENCE
+        """Create and lock the file; an old one is locked and unlinked first (Rule 4)."""
+        deadline = time.monotonic() + _LOCK_TIMEOUT
         while True:
-            fd = os.open(
-                self._name,
-                os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
-                0o644,
-                dir_fd=self._lock_dir_fd,
-            )
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                os.close(fd)
-                raise UnsafeDirectory(f"{self._path} is not a regular file; remove it")
+            fd = open_to_lock(self._name, self._lock_dir_fd)
             try:
-                if status.st_size and lock_holder(fd) is None:
-                    os.pwrite(fd, b"\n" * min(status.st_size, TEXT_MAX), 0)
-                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                holder = lock_holder(fd)
-                os.close(fd)
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.0002)
-                continue
-            if os.fstat(fd).st_nlink:
-                if not status.st_size:
-                    os.fchmod(fd, 0o644)
-                    return fd
-                os.unlink(self._name, dir_fd=self._lock_dir_fd)
-            os.close(fd)
-        raise TransportError(
-            f"{self._path} is locked by pid {holder}, which is not this process:"
-            " is the directory shared with another pid namespace?"
-        )
+                was_empty = self._blank(fd)
+                if not try_lock(fd):
+                    self._back_off(lock_holder(fd), deadline)
+                elif os.fstat(fd).st_nlink:  # Rule 3
+                    if was_empty:
+                        os.fchmod(fd, 0o644)  # the umask has cleared bits of the mode given to open
+                        locked, fd = fd, -1
+                        return locked
+                    os.unlink(self._name, dir_fd=self._lock_dir_fd)
+            finally:
+                if fd >= 0:
+                    os.close(fd)
+
+    def _blank(self, fd: int) -> bool:
+        """Overwrite the text of a stale file (Rule 5); whether the file is empty, that is: new."""
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafeDirectory(f"{self._path} is not a regular file; remove it")
+        if status.st_size and lock_holder(fd) is None:
+            os.pwrite(fd, b"\n" * min(status.st_size, TEXT_MAX), 0)
+        return status.st_size == 0
+
+    def _back_off(self, holder: int | None, deadline: float) -> None:
+        """Give a cleaner the time to finish; TransportError once it is clear that the holder is not a cleaner."""
+        if time.monotonic() > deadline:
+            raise TransportError(
+                f"{self._path} is locked by pid {holder}, which is not this process:"
+                " is the directory shared with another pid namespace?"
+            )
+        time.sleep(_LOCK_RETRY)

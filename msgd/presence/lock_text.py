@@ -1,4 +1,6 @@
-"""The text of a lock file: the unique id, which Samba reads, and the lines behind it, which are msgd's own.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The text of a lock file: the unique id, which Samba reads too, and msgd's own lines after it.
 
     6694820154018993373
     type dgram
@@ -6,9 +8,12 @@
     since 1767225600
     command worker.py
 
-The first line is Samba's: the unique id in decimal and a newline; its readers take the digits up to there.  A further
-line is a word, a blank and a value; nobody trips over a word that he does not know, nor over one that is missing.
-A process whose file has the first line alone is one of Samba's: it hears every class of broadcast.
+Rule 1. The first line is Samba's format: the unique id in decimal and a newline.  Its readers stop at the newline.
+Rule 2. Each further line is a word, a space and a value.  A reader ignores words that it does not know, and does
+    without those that are missing, so that versions of msgd can differ.
+Rule 3. A process whose file has only the first line is one of Samba's.  It listens to every class of broadcast, and is
+    reached by dgram.
+Rule 4. Empty lines mean nothing.  A file with shared words is padded with them to TEXT_MAX bytes.
 """
 
 from __future__ import annotations
@@ -20,21 +25,23 @@ import sys
 from typing import NamedTuple
 
 from msgd.wire.message_types import MessageClass, class_names
+from msgd.wire.server_id import ANY_PROCESS, ServerID
 
 TEXT_MAX = 512
-"""Bytes of a lock file that are text; what Samba writes has at most 21."""
+"""The most bytes of text in a lock file.  Samba writes at most 21."""
 
 COMMAND_MAX = 64
-"""Characters of a command that are kept: at most 256 bytes of UTF-8."""
+"""Characters of a command's name that are kept; that is at most 256 bytes of UTF-8."""
 
 _UNIQUE_ID_DIGITS = 20
+"""The most digits of a 64-bit number."""
 
 _SAMBAS_TYPE = "dgram"
-"""The messaging type of every Samba that writes a lock file."""
+"""The messaging type of every version of Samba that writes lock files."""
 
 
 class Process(NamedTuple):
-    """One process's entry: its pid, the unique id in its lock file, and the lines msgd keeps behind it."""
+    """A process's entry: its pid, the unique id in its lock file, and the lines after that."""
 
     pid: int
     unique_id: int
@@ -42,39 +49,43 @@ class Process(NamedTuple):
 
     @property
     def classes(self) -> MessageClass:
-        """The broadcast classes it listens to: all of them if it does not say."""
+        """The broadcast classes that it listens to; all of them if the file does not say."""
         text = self._value("classes")
         return MessageClass.ALL if text is None else _read_classes(text)
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is a process of msgd's, and not one of Samba's."""
+        """Whether it is an msgd process rather than one of Samba's."""
         return self._value("classes") is not None
 
     @property
     def messaging_type(self) -> str:
-        """The messaging type by which it is reached."""
+        """The messaging type (transport) by which it is reached."""
         return self._value("type") or _SAMBAS_TYPE
 
     @property
     def since(self) -> int | None:
-        """When it came, in seconds since the epoch; None if it does not say."""
+        """When it joined the directory, in seconds since the epoch; None if the file does not say."""
         text = self._value("since") or ""
         return int(text) if text.isdecimal() and len(text) < 16 else None
 
     @property
     def command(self) -> str | None:
-        """The program it runs, without its arguments; None if it does not say."""
+        """The name of the program that it runs, without arguments; None if the file does not say."""
         return self._value("command")
 
+    def is_addressed_by(self, server_id: ServerID) -> bool:
+        """Whether an address with this pid means this process, and not an earlier or a later one with the same pid."""
+        return server_id.unique_id in (self.unique_id, *ANY_PROCESS)
+
     def _value(self, word: str) -> str | None:
-        """What the line that begins with `word` says."""
+        """The value in the line that begins with `word`; None if there is no such line."""
         prefix = f"{word} "
         return next((line.removeprefix(prefix) for line in self.lines if line.startswith(prefix)), None)
 
 
 def describe(messaging_type: str, classes: MessageClass, since: float) -> tuple[str, ...]:
-    """The lines of this process."""
+    """The lines for the lock file of this process; `since` is in seconds since the epoch."""
     return (
         f"type {messaging_type}",
         f"classes {class_names(classes)}",
@@ -84,7 +95,7 @@ def describe(messaging_type: str, classes: MessageClass, since: float) -> tuple[
 
 
 def format_text(unique_id: int, lines: tuple[str, ...]) -> bytes:
-    """The text of a lock file; ValueError if it is too long."""
+    """The text of a lock file.  Raises ValueError if it is longer than TEXT_MAX."""
     text = "".join(f"{line}\n" for line in (unique_id, *lines)).encode()
     if len(text) > TEXT_MAX:
         raise ValueError(f"a lock file's text has at most {TEXT_MAX} bytes, not {len(text)}")
@@ -92,7 +103,7 @@ def format_text(unique_id: int, lines: tuple[str, ...]) -> bytes:
 
 
 def parse_text(pid: int, text: bytes) -> Process | None:
-    """The entry of process `pid`; None if the text does not begin with a unique id: the process is still starting."""
+    """The entry of process `pid`; None if the text does not begin with a unique id, as while a process starts."""
     first, newline, rest = text.partition(b"\n")
     if not newline or not first.isdigit() or len(first) > _UNIQUE_ID_DIGITS:
         return None
@@ -102,13 +113,13 @@ def parse_text(pid: int, text: bytes) -> Process | None:
 
 @functools.lru_cache(maxsize=64)
 def _read_classes(text: str) -> MessageClass:
-    """The classes that the text names; a word that is none of them is passed over."""
+    """The classes in the text; unknown words are ignored (Rule 2)."""
     named = (MessageClass.__members__.get(word) for word in text.split())
     return functools.reduce(operator.or_, filter(None, named), MessageClass(0))
 
 
 def _program() -> str:
-    """The name of the program this process runs: that of its script, or of the package behind `-m`."""
+    """The name of the program that this process runs: its script, or the package given to `-m`."""
     path = sys.argv[0] if sys.argv else ""
     if os.path.basename(path) == "__main__.py":
         path = os.path.dirname(path)

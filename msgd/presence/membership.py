@@ -1,4 +1,17 @@
-"""This process's place in a rendezvous directory: its lock file, its names, and what it does about the dead."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""This process's place in a rendezvous directory.
+
+A member has the directories open, holds the lock on its own lock file, may have names, and cleans up after the dead.
+Each of these is a module of its own; Presence puts them together.
+
+Rule 1. The lock is held from the constructor on, but the lock file stays empty until announce().  An empty file is
+    nobody's address, so no message is sent before the endpoint is ready.
+Rule 2. A unique id is random, is used by one process only, and is never one of the values that mean "whoever has this
+    pid".  An address that contains it therefore never reaches a later process with the same pid.
+Rule 3. What a process owns goes in this order: names, endpoint, lock file, directories.  As long as anything of it
+    can be found, its lock is held and no cleaner touches it.
+"""
 
 from __future__ import annotations
 
@@ -6,96 +19,125 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, TransportError
-from msgd.presence.clean_up import clean_up
-from msgd.presence.directory import LOCK_SUBDIRECTORY, RendezvousDirectory
-from msgd.presence.lock_file import LockFile
+from msgd.presence.clean_up import remove_dead
+from msgd.presence.lock_file import LockFile, pids_in, read_process
 from msgd.presence.lock_text import Process, describe
-from msgd.presence.names.base import Entries, Names, read_entry
-from msgd.presence.names.choose import names_class
-from msgd.presence.open_directory import open_directory, open_subdirectory
+from msgd.presence.names.base import Names, living, living_names
+from msgd.presence.names.choose import open_names
+from msgd.presence.open_directory import LOCK_SUBDIRECTORY, MemberDirectories
 from msgd.presence.shared_words import share_words
 from msgd.presence.socket_path import check_socket_directory
 from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import ANY_PROCESS, ServerID
 
-_SHORT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+_OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 
 def new_unique_id() -> int:
-    """A random unique id: 64 bits, none of the values that address "whoever has the pid"."""
+    """A random 64-bit unique id that is none of the values which mean "whoever has this pid" (Rule 2)."""
     while True:
         unique_id = secrets.randbits(64)
         if unique_id not in ANY_PROCESS:
             return unique_id
 
 
-class Presence(RendezvousDirectory):
-    """Holds the directories open and this process's lock file locked, from construction to close().
+class Presence:
+    """This process as a member of a rendezvous directory, from construction to close().
 
-    The others see it from announce() on.  Raises UnsafeDirectory if a directory could be written by others,
-    TransportError if the system refuses, ConfigError if the socket directory's path is too long for AF_UNIX.
+    Other processes see it from announce() on.  Raises UnsafeDirectory if other users can write to one of the
+    directories, TransportError if the system refuses, ConfigError if the path of the socket directory is too long for
+    AF_UNIX.
     """
 
     def __init__(self, config: Config) -> None:
+        self.pid = os.getpid()
         self.unique_id = new_unique_id()
-        self.trusted_uids = frozenset((0, os.getuid(), os.geteuid(), *config.trusted_users))
-        self.socket_directory = config.socket_directory
-        check_socket_directory(self.socket_directory)
-        self._messaging_type = config.messaging_type
         self.classes = MessageClass.ALL
+        self.trusted_uids = frozenset((0, os.getuid(), os.geteuid(), *config.trusted_users))
+        self.directory = config.lock_directory
+        self.socket_directory = config.socket_directory
+        self._messaging_type = config.messaging_type
         self._since = time.time()
-        self._lock_file: LockFile | None = None
         self._names: Names | None = None
-        super().__init__(config)
+        check_socket_directory(self.socket_directory)
+        self._directories = MemberDirectories(config, self.trusted_uids)
+        self.directory_fd = self._directories.directory_fd
+        self.lock_dir_fd = self._directories.lock_dir_fd
+        self.socket_dir_fd = self._directories.socket_dir_fd
+        self._lock_file = LockFile(self.lock_dir_fd, os.path.join(self.directory, LOCK_SUBDIRECTORY), self.pid)
+        try:
+            self._lock_file.acquire()
+        except BaseException:
+            self._directories.close()
+            raise
 
-    def _open(self, config: Config) -> None:
-        """Open the directories, made where they are missing, and take this process's place."""
-        path, uids = self.directory, self.trusted_uids
-        self.directory_fd = self._keep(open_directory(path, 0o755, uids))
-        self.lock_dir_fd = self._keep(open_subdirectory(self.directory_fd, path, LOCK_SUBDIRECTORY, 0o755, uids))
-        parent, name = os.path.split(self.socket_directory)
-        if parent == path:
-            self.socket_dir_fd = self._keep(open_subdirectory(self.directory_fd, parent, name, 0o700, uids))
-        else:
-            self.socket_dir_fd = self._keep(open_directory(self.socket_directory, 0o700, uids))
-        lock_file = LockFile(self.lock_dir_fd, os.path.join(path, LOCK_SUBDIRECTORY), self.pid)
-        lock_file.acquire()
-        self._lock_file = lock_file
+    def announce(self, classes: MessageClass = MessageClass.ALL) -> None:
+        """Write the lock file: other processes now see this one, and that it listens to these broadcast classes.
+
+        Call it once the endpoint can be reached, and again whenever the classes change.  Raises TransportError.
+        """
+        self.classes = classes
+        self._lock_file.write(self.unique_id, self._lines)
+
+    def share_words(self, first: int) -> memoryview:
+        """Share 64 words of memory with other processes, the first set to `first`; call it before announce().
+
+        Release the view before close().  Raises OSError.  See shared_words.py.
+        """
+        return share_words(self._lock_file, first)
+
+    def close(self) -> None:
+        """Leave: remove the lock file and close everything.  A second call does nothing."""
+        self._lock_file.release()
+        self._close_all()
+
+    def abandon(self) -> None:
+        """In a forked child: close everything but leave the files, which belong to the parent."""
+        self._lock_file.abandon()
+        self._close_all()
+
+    def _close_all(self) -> None:
+        if self._names is not None:
+            self._names.close()
+            self._names = None
+        self._directories.close()
 
     @property
     def _lines(self) -> tuple[str, ...]:
         return describe(self._messaging_type, self.classes, self._since)
 
-    def announce(self, classes: MessageClass = MessageClass.ALL) -> None:
-        """Write the lock file: from now on this process is here for the others, and listens to these broadcasts.
-
-        To be called when its endpoint can be reached, so that whoever sees it can send to it; and again when it
-        listens to other classes.
-        """
-        assert self._lock_file is not None
-        self.classes = classes
-        self._lock_file.write(self.unique_id, self._lines)
+    # Processes
 
     def process(self, pid: int) -> Process | None:
         """The entry of the living process `pid`, this one included; None if there is none."""
         if pid == self.pid:
             return Process(pid, self.unique_id, self._lines)
-        return super().process(pid)
+        return read_process(self.lock_dir_fd, pid)
+
+    def processes(self) -> Iterator[Process]:
+        """The living processes of the directory, this one included, ordered by pid."""
+        return filter(None, map(self.process, sorted(pids_in(self.lock_dir_fd))))
+
+    def is_alive(self, server_id: ServerID) -> bool:
+        """Whether the addressed process is alive: its lock is held, and any unique id in the address is its own."""
+        process = self.process(server_id.pid)
+        return process is not None and process.is_addressed_by(server_id)
 
     def watch(self, server_id: ServerID) -> int:
         """A pidfd of the addressed process: it polls readable once the process has ended.  The caller closes it.
 
-        Raises NoSuchProcess if it does not live; the check comes after the pidfd, so a reused pid is not watched.
-        Raises TransportError if it cannot be watched: no file descriptors left.
+        The pidfd is opened first and the process checked afterwards.  A pid that is reused in between fails the check,
+        so the pidfd never refers to a successor.  Raises NoSuchProcess if the process is not alive, TransportError if
+        it cannot be watched, for example because no descriptors are left.
         """
         try:
             fd = os.pidfd_open(server_id.pid)
         except OSError as error:
-            if error.errno in _SHORT_OF_RESOURCES:
+            if error.errno in _OUT_OF_RESOURCES:
                 raise TransportError(f"watching {server_id}: {error.strerror}") from error
             raise NoSuchProcess(f"no process {server_id}") from None
         if not self.is_alive(server_id):
@@ -103,72 +145,44 @@ class Presence(RendezvousDirectory):
             raise NoSuchProcess(f"no process {server_id}")
         return fd
 
-    def share_words(self, first: int) -> memoryview:
-        """64 words of this process that others can look into; see shared_words.py."""
-        assert self._lock_file is not None
-        return share_words(self._lock_file, first)
-
     # Names
 
     def add_name(self, name: str, server_id: ServerID) -> None:
-        """Let a context of this process be found by `name`, beside any others that have it."""
+        """Give `name` to a context of this process; others that have it keep it.  ValueError if it is not a name."""
         self._open_names().add(name, server_id)
 
     def remove_name(self, name: str, server_id: ServerID) -> None:
-        """Take the name from a context of this process."""
+        """Take `name` away from a context of this process; it need not have it."""
         self._open_names().discard(name, [str(server_id)])
 
     def lookup(self, name: str) -> list[ServerID]:
-        """The living processes that have the name; entries of dead ones are removed."""
+        """The living processes that have the name, in the order in which they took it; prunes the dead ones."""
         names = self._open_names()
         entries = names.entries(name)
-        self._discard_dead(names, name, entries)
-        return self._living(entries)
+        names.prune(name, entries, self.is_alive)
+        return living(entries, self.is_alive)
 
     def names(self) -> dict[str, list[ServerID]]:
-        """The names that living processes have, and which ones these are."""
-        return self._living_names(self._open_names().all_entries())
+        """The names of living processes, each with the processes that have it."""
+        return living_names(self._open_names().all_entries(), self.is_alive)
 
     def _open_names(self) -> Names:
+        """The names, opened on first use: BackendUnavailable concerns only a process that uses names."""
         if self._names is None:
-            self._names = names_class()(self.directory_fd, self.directory)
+            self._names = open_names(self.directory_fd, self.directory)
         return self._names
 
-    def _discard_dead(self, names: Names, name: str, entries: Entries) -> None:
-        dead = [text for text in entries if (server_id := read_entry(text)) and not self.is_alive(server_id)]
-        if dead:
-            names.discard(name, dead)
-
-    # The end
+    # The dead
 
     def clean_up(self, found: Iterable[int], remove: Callable[[int], None]) -> list[int]:
-        """Remove sockets, lock files and names of dead processes; the pids of which there were files.
+        """Remove the sockets, lock files and names of dead processes; returns the pids that had files.
 
-        `found` are pids of which the caller has found something else; remove(pid) removes that, for dead ones only.
-        Safe beside any number of other cleaners, Samba's included: see processes.py, and names.py for the names.
-        Raises TransportError, UnsafeDirectory.
+        `found` holds pids of which the caller has found something else; `remove(pid)` removes that, and is called for
+        dead processes only.  Any number of cleaners, Samba's included, can run at once: clean_up.py and names/base.py
+        say why.  Raises TransportError, UnsafeDirectory.
         """
-        removed = clean_up(self.lock_dir_fd, self.socket_dir_fd, self.pid, found, remove)
+        removed = remove_dead(self.lock_dir_fd, self.socket_dir_fd, self.pid, found, remove)
         names = self._open_names()
         for name, entries in names.all_entries().items():
-            self._discard_dead(names, name, entries)
+            names.prune(name, entries, self.is_alive)
         return removed
-
-    def close(self) -> None:
-        """Withdraw: remove the lock file and close everything.  A second call does nothing."""
-        if self._lock_file is not None:
-            self._lock_file.release()
-        self._let_go()
-
-    def abandon(self) -> None:
-        """In a forked child: close everything and leave the files, which are the parent's."""
-        if self._lock_file is not None:
-            self._lock_file.abandon()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self._lock_file = None
-        if self._names is not None:
-            self._names.close()
-            self._names = None
-        super().close()

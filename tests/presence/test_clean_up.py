@@ -30,7 +30,6 @@ def live(config: Config, channel: Channel) -> None:
     """Start; then look whether our own files are there, under their names and locked by us; die without a word."""
     messaging = Messaging(config)
     presence = messaging._endpoint.presence
-    assert presence._lock_file is not None
     name = str(os.getpid())
     ours = os.fstat(presence._lock_file._fd)
     for _ in range(20):

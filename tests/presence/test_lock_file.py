@@ -14,8 +14,8 @@ import pytest
 
 from msgd import Config, ServerID, TransportError, UnsafeDirectory
 from msgd.presence import Presence, Process
-from msgd.presence.directory import LOCK_SUBDIRECTORY
 from msgd.presence.membership import new_unique_id
+from msgd.presence.open_directory import LOCK_SUBDIRECTORY
 from tests.support.harness import Channel, Child, dead_pid, no_fd_leaks
 
 OWN = str(os.getpid())

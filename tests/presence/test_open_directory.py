@@ -9,7 +9,7 @@ import pytest
 
 from msgd import Config, ConfigError, TransportError, UnsafeDirectory
 from msgd.presence import Presence
-from msgd.presence.directory import LOCK_SUBDIRECTORY
+from msgd.presence.open_directory import LOCK_SUBDIRECTORY
 from tests.support.harness import Channel, Child, no_fd_leaks
 
 SUBDIRECTORIES = (".", LOCK_SUBDIRECTORY, "msg.sock")

@@ -38,7 +38,7 @@ import tdb
 from msgd.backends.tdb.chain_lock import ChainLock, ChainLocks
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, TransportError, UnsafeDirectory
-from msgd.presence import RendezvousDirectory
+from msgd.presence import Presence, RendezvousDirectory
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND, key_source_pid
 from msgd.wire.tdb_space import free_list_anew
 
@@ -71,7 +71,7 @@ class MessagesTdb:
     RuntimeError: see repair().
     """
 
-    def __init__(self, config: Config, directory: RendezvousDirectory, known_keys: Callable[[], set[bytes]]) -> None:
+    def __init__(self, config: Config, directory: Presence, known_keys: Callable[[], set[bytes]]) -> None:
         """Open or make it; the first process of a directory finds it empty.
 
         `known_keys` gives keys that a repair looks for besides those it finds: the living's, and those of slots.
@@ -265,7 +265,7 @@ def _transport_error(error: RuntimeError) -> TransportError:
     return TransportError(f"messages.tdb: {error.args[-1]}; is its file system full?")
 
 
-def _open(config: Config, directory: RendezvousDirectory, open_flags: int) -> tdb.Tdb:
+def _open(config: Config, directory: Presence | RendezvousDirectory, open_flags: int) -> tdb.Tdb:
     """The open file; BackendUnavailable, with the OSError as its cause if there is one, if it cannot be had."""
     flags, chains = tdb.CLEAR_IF_FIRST, 0
     if not config.use_mmap:

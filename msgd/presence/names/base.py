@@ -1,33 +1,46 @@
-"""Names: how a process is found by what it does instead of by its pid.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Names: how to find a process by what it does rather than by its pid.
 
-A name belongs to any number of processes, each as the text of its server id, `pid[.task]/unique`.  Where the messaging
-module tdb is compiled in, names are in names.tdb, which Samba shares (names_tdb.py); else in a file of msgd's own
-(names_file.py).  All processes of a directory have to be built alike in this.
+Any number of processes can have the same name.  Each is an entry: the text of its server id, `pid[.task]/unique`.
+tdb.py keeps names in names.tdb, which Samba shares; file.py keeps them in a file of msgd's own.  choose.py selects the
+one that this build uses; all processes of a directory must be built alike in this.
 
-Why pruning never takes a living process's name.  A process adds its name while it holds its lock file, and takes it
-away before it lets go of it; so an entry whose process is not found there belongs to a dead one.  Between that look
-and the removal nothing can change: unique ids are not used twice, so the entry that is removed, to the letter, can
-never again be anybody's.  An entry that cannot be read, or that is of another node, is not to be judged here: it stays.
+Why pruning never takes a living process's name.
+
+Rule 1. A process adds a name only while it holds its lock file, and removes it before it releases that file.
+Rule 2. Pruning reads the entries first, then checks whether each process is alive, and then removes the entries of
+    those that are not.
+Rule 3. A removal removes exactly the text that was read, and nothing else.
+Rule 4. A unique id is never used twice.
+Rule 5. An entry that cannot be parsed, or belongs to another node of a cluster, cannot be judged here.  It stays.
+
+Proof.  An entry that was read belongs to a process that held its lock file when it added it.  If that process is not
+alive when it is checked, it has died or has released its lock file, so it will never add the entry again (Rule 1).
+Neither will another process, because the entry contains the unique id (Rule 4).  So between the check and the removal
+the same text cannot become a living process's entry, and by Rule 3 the removal touches no other.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
 
 NAME_MAX = 255
-"""Bytes of a name in UTF-8."""
+"""The most bytes of a name, in UTF-8."""
 
 Entries = list[str]
-"""The texts of the server ids that have a name, in the order in which they took it."""
+"""The server ids, as text, that have a name, in the order in which they took it."""
+
+IsAlive = Callable[[ServerID], bool]
 
 
 class Names(abc.ABC):
-    """The names of one rendezvous directory, as its processes read and write them.
+    """The names of one rendezvous directory, as its members read and write them.
 
-    Everything here raises TransportError if the system refuses or the file is damaged.
+    Every method raises TransportError if the system refuses or the file is damaged.
     """
 
     def __init__(self, directory_fd: int, directory: str) -> None:
@@ -37,11 +50,11 @@ class Names(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def read(directory_fd: int, directory: str) -> dict[str, Entries]:
-        """All names, for one who only looks: nothing is made, locked or changed."""
+        """All names, for a process that is not a member: creates, locks and changes nothing."""
 
     @abc.abstractmethod
     def entries(self, name: str) -> Entries:
-        """The entries of a name; none if nobody has it."""
+        """The entries of a name; an empty list if nobody has it."""
 
     @abc.abstractmethod
     def all_entries(self) -> dict[str, Entries]:
@@ -49,34 +62,51 @@ class Names(abc.ABC):
 
     @abc.abstractmethod
     def _change(self, name: str, change: Callable[[Entries], Entries], *, create: bool = False) -> None:
-        """Replace the entries of a name by what `change` makes of them, in one step.
+        """Replace the entries of a name with what `change` returns for them, atomically.
 
-        Where no name has ever been added there is nothing to change, unless with `create`.
+        If no name has ever been added to the directory, this does nothing unless `create` is true.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Let go of the file; in a forked child, of the parent's.  A second call does nothing."""
+        """Close the file; in a forked child, the parent's.  A second call does nothing."""
 
     def add(self, name: str, server_id: ServerID) -> None:
-        """Give the name to one more; having it already does no harm.  ValueError if it is no name."""
+        """Add an entry to the name, unless it is there already.  Raises ValueError if `name` is not a name."""
         check_name(name)
         text = str(server_id)
         self._change(name, lambda entries: entries if text in entries else [*entries, text], create=True)
 
     def discard(self, name: str, unwanted: Collection[str]) -> None:
-        """Take the name from these entries, as far as they have it."""
+        """Remove these entries from the name; those that it does not have are ignored."""
         self._change(name, lambda entries: [text for text in entries if text not in unwanted])
+
+    def prune(self, name: str, entries: Entries, is_alive: IsAlive) -> None:
+        """Remove those of `entries`, which were read before this call, whose process is dead (Rules 2, 5)."""
+        dead = [text for text in entries if (server_id := read_entry(text)) and not is_alive(server_id)]
+        if dead:
+            self.discard(name, dead)
+
+
+def living(entries: Iterable[str], is_alive: IsAlive) -> list[ServerID]:
+    """The living processes among the entries."""
+    return [server_id for text in entries if (server_id := read_entry(text)) and is_alive(server_id)]
+
+
+def living_names(all_entries: dict[str, Entries], is_alive: IsAlive) -> dict[str, list[ServerID]]:
+    """The names that living processes have, each with those processes."""
+    found = {name: living(entries, is_alive) for name, entries in all_entries.items()}
+    return {name: processes for name, processes in found.items() if processes}
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError if `name` cannot be one."""
+    """Raise ValueError if `name` cannot be a name."""
     if not name.isprintable() or not 0 < len(name.encode()) <= NAME_MAX:
-        raise ValueError(f"{name!r} is not a name: 1 to {NAME_MAX} bytes of printable characters are")
+        raise ValueError(f"{name!r} is not a name: a name is 1 to {NAME_MAX} bytes of printable characters")
 
 
 def read_entry(text: str) -> ServerID | None:
-    """The process of this node that an entry names; None if it is another node's, or nobody's."""
+    """The process in an entry; None if the entry cannot be parsed or belongs to another node (Rule 5)."""
     try:
         server_id = ServerID.parse(text)
     except ValueError:

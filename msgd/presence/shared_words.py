@@ -1,6 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The 64 words of memory that a process shares with others, in its lock file."""
+"""The 64 words of memory that a process can share with others, in its lock file.
+
+A transport may need memory of a process that others can read, for example to see whether it sleeps.  The lock file is
+the right place for it: the words live and die with the entry, and whoever has mapped them knows whose they are.
+
+    offset 0    the text of the lock file (lock_text.py), padded with newlines to TEXT_MAX (512) bytes
+    offset 512  64 words of 8 bytes, in native byte order; only the owner of the file writes them
+
+What a word means is the transport's business.
+
+Rule 1. A word is read and written in one access, so a reader sees the old value or the new one, never a mixture.
+Rule 2. Mapped words belong to one process for ever, because a lock file is never handed on (Rule 4 of lock_file.py).
+    They keep their last values when the process dies.  Whoever must know whether it has died asks for the holder of
+    the lock, through the descriptor that map_words() returns.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +25,26 @@ import struct
 from msgd.presence.lock_file import LockFile, lock_holder, open_lock_file
 from msgd.presence.lock_text import TEXT_MAX, Process, parse_text
 
-LOCK_FILE_SIZE = 1024
-"""Bytes of a lock file with shared words: the text, filled up with newlines, and the words."""
+_WORDS = 64
+_WORD = struct.Struct("Q")
+LOCK_FILE_SIZE = TEXT_MAX + _WORDS * _WORD.size
+"""Bytes of a lock file with shared words."""
 
 
 def share_words(lock_file: LockFile, first: int) -> memoryview:
-    """Give the file, still without text, its 64 shared words, the first as given.  Release the view at the end."""
-    words = struct.pack("Q", first).ljust(LOCK_FILE_SIZE - TEXT_MAX, b"\0")
-    return shared_words(lock_file.extend(words))
+    """Add the shared words to this process's lock file, which has no text yet; all are 0 except the first.
+
+    Release the view before the lock file.  Raises OSError.
+    """
+    return shared_words(lock_file.extend(_WORD.pack(first).ljust(_WORDS * _WORD.size, b"\0")))
 
 
 def map_words(lock_dir_fd: int, pid: int) -> tuple[Process, mmap.mmap, int] | None:
-    """The entry of another process with its shared words mapped read-only, if it lives and shares any.
+    """The entry of another process, its lock file mapped read-only, and a descriptor of that file.
 
-    The last is a descriptor of its lock file: as long as lock_holder() of that is `pid`, it is this very process.
+    As long as lock_holder() of the descriptor is `pid`, the process is alive, and it is the same one.  The caller
+    closes mapping and descriptor.  None if the process is not alive or shares no words.  Raises TransportError and
+    OSError.
     """
     fd = open_lock_file(lock_dir_fd, pid)
     if fd is None:
@@ -39,5 +59,5 @@ def map_words(lock_dir_fd: int, pid: int) -> tuple[Process, mmap.mmap, int] | No
 
 
 def shared_words(memory: mmap.mmap) -> memoryview:
-    """The shared words in a mapped lock file; each is read and written in one step."""
+    """The 64 words in a mapped lock file, as integers (Rule 1)."""
     return memoryview(memory)[TEXT_MAX:].cast("Q")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Paths of AF_UNIX sockets: how long they may be, and how one is removed."""
+"""Paths of AF_UNIX sockets: checking their length, and removing a socket."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import stat
 from msgd.errors import ConfigError
 
 SUN_PATH_MAX = 107
-"""Bytes of a path that fit an AF_UNIX address, without the NUL (unix(7))."""
+"""The most bytes of a path in an AF_UNIX address, not counting the NUL (unix(7))."""
 _PID_DIGITS = 7
-"""Linux's pid_max is at most 4194304."""
+"""Digits of the largest pid: Linux's pid_max is at most 4194304 (proc(5))."""
 
 
 def check_socket_directory(socket_directory: str) -> None:
-    """Raise ConfigError if a socket in the directory could not be named in an AF_UNIX address."""
+    """Raise ConfigError if the path of a socket in the directory can be too long for an AF_UNIX address."""
     length = len(os.fsencode(socket_directory)) + 1 + _PID_DIGITS
     if length > SUN_PATH_MAX:
         raise ConfigError(
@@ -26,13 +26,13 @@ def check_socket_directory(socket_directory: str) -> None:
 
 
 def check_socket_path(parameter: str, path: str) -> None:
-    """Raise ConfigError if the path, which `parameter` names, is too long to listen at."""
+    """Raise ConfigError if `path`, the value of `parameter`, is too long for an AF_UNIX address."""
     if len(os.fsencode(path)) > SUN_PATH_MAX:
         raise ConfigError(f"{parameter} = {path}: AF_UNIX takes at most {SUN_PATH_MAX} bytes")
 
 
 def remove_socket(directory_fd: int, name: str) -> None:
-    """Unlink `name` if it is a socket; anything else there is not ours to remove."""
+    """Unlink `name` if it is a socket; anything else is not ours to remove.  A missing one is no error."""
     try:
         if stat.S_ISSOCK(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode):
             os.unlink(name, dir_fd=directory_fd)

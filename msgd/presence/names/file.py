@@ -1,8 +1,15 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Names in a file of msgd's own, for builds without tdb.
 
-`names` in the lock directory has a line for each entry: the server id, a blank, the name.  It is only ever replaced
-as a whole, by rename(), so a reader needs no lock.  Writers take turns by flock() on `names.lock`, which stays; one
-that is killed leaves the old file, complete, and the lock goes with it.
+`names` in the lock directory has one line for each entry: the server id, a space, the name.
+
+Rule 1. The file is only ever replaced as a whole, by rename().  A reader needs no lock and sees one complete version.
+Rule 2. A writer holds flock() on `names.lock` from reading the old version until the rename, so no change is lost.
+Rule 3. `names.lock` is never removed.  Otherwise two writers could hold locks on two files of that name.
+
+A writer that is killed leaves the old version, complete, and possibly a `names.new`, which the next writer overwrites.
+The kernel drops its lock.
 """
 
 from __future__ import annotations
@@ -23,7 +30,7 @@ _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class FileNames(Names):
-    """The names in the file."""
+    """Names in the file `names`."""
 
     @staticmethod
     def read(directory_fd: int, directory: str) -> dict[str, Entries]:
@@ -46,7 +53,7 @@ class FileNames(Names):
         return self.read(self._directory_fd, self._directory)
 
     def _change(self, name: str, change: Callable[[Entries], Entries], *, create: bool = False) -> None:
-        with _errors(self._directory), self._turn():
+        with _errors(self._directory), self._lock():
             names = self.all_entries()
             before = names.pop(name, [])
             names[name] = change(before)
@@ -54,11 +61,11 @@ class FileNames(Names):
                 self._replace(names)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no file is kept open."""
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """This process's turn to write."""
+    def _lock(self) -> Iterator[None]:
+        """Hold the writers' lock (Rule 2)."""
         fd = self._open_to_write(_LOCK_NAME)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

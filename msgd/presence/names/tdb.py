@@ -1,15 +1,19 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Names in names.tdb, as Samba 4.5 and later keep them.
 
-Key: the name and a NUL.  Value: server ids as text, each ended by a NUL.  The file is Samba's in every respect: 0660,
-incompatible hash, no mutexes, emptied by the first to open it (libtdb's CLEAR_IF_FIRST: while one process has it open
-with that flag, nobody empties it).
+The key is the name and a NUL.  The value is a list of server ids as text, each followed by a NUL.  Mode and flags are
+Samba's: 0660, INCOMPATIBLE_HASH, no mutexes, CLEAR_IF_FIRST.  With CLEAR_IF_FIRST, the first process to open the file
+empties it; as long as one process has it open with that flag, no other empties it.
 
-Locks are fcntl's, so closing any descriptor of the file would drop those that the process has.  Therefore a process
-has one handle for it, from its first use of a name on, and looking takes that handle where there is one.  Otherwise a
-look opens the file for reading only: libtdb then takes no lock, and a reader can meet a change half made.
-
-The Python module has no lock for a chain, so what must be one step is done under the lock over the whole file, for
-microseconds; Samba's own locks respect it, and a traversal under it sees no change.
+Rule 1. A process opens the file at most once at a time.  libtdb's locks are fcntl locks, and closing any descriptor of
+    the file would drop them all, among them the one that keeps others from emptying the file.  So there is one handle
+    from the first use of names on, and a RendezvousDirectory in the same process reads through it (`_handles`).
+Rule 2. A process that only reads, and has no handle, opens the file read-only.  libtdb then takes no locks, so the
+    reader may see a half-made change.  It recognises this as an error of libtdb, and reads again.
+Rule 3. Every change, and every reading of all names through the handle, holds the lock on the whole file, for
+    microseconds.  Python's tdb module cannot lock a single hash chain.  Samba's locks respect the lock on the whole
+    file.
 """
 
 from __future__ import annotations
@@ -29,14 +33,14 @@ FILE_NAME = "names.tdb"
 _MODE = 0o660
 
 _READ_ATTEMPTS = 5
-"""A change takes microseconds; a reader that meets one half made so often has a damaged file before it."""
+"""A change takes microseconds, so a file that looks half-changed so many times in a row is damaged."""
 
 _handles: dict[tuple[int, int], tdb.Tdb] = {}
-"""The open files of this process, by device and inode of their directory."""
+"""This process's open handles, by device and inode of the directory (Rule 1)."""
 
 
 class TdbNames(Names):
-    """The names in names.tdb."""
+    """Names in the file names.tdb."""
 
     def __init__(self, directory_fd: int, directory: str) -> None:
         super().__init__(directory_fd, directory)
@@ -50,19 +54,19 @@ class TdbNames(Names):
             return _read_locked(handle, directory)
         for _ in range(_READ_ATTEMPTS):
             try:
-                looked = tdb.Tdb(_path(directory_fd), 0, tdb.NOMMAP, os.O_RDONLY | os.O_NOFOLLOW)
+                database = tdb.Tdb(_path(directory_fd), 0, tdb.NOMMAP, os.O_RDONLY | os.O_NOFOLLOW)
             except FileNotFoundError:
                 return {}
             except OSError as error:
-                if error.errno == errno.EIO:  # as it is just being made
+                if error.errno == errno.EIO:  # the file is being created
                     continue
                 raise TransportError(f"{directory}/{FILE_NAME}: {error.strerror}") from error
             try:
-                return _read_all(looked)
+                return _read_all(database)
             except RuntimeError:
                 continue
             finally:
-                looked.close()
+                database.close()
         raise TransportError(f"{directory}/{FILE_NAME}: it cannot be read; is it damaged?")
 
     def entries(self, name: str) -> Entries:
@@ -96,7 +100,7 @@ class TdbNames(Names):
             self._tdb = None
 
     def _open(self, *, create: bool = False) -> tdb.Tdb | None:
-        """The process's handle; None if there is no file and none is to be made."""
+        """This process's handle; None if there is no file and `create` is false."""
         if self._tdb is None:
             is_new = self._is_missing()
             if is_new and not create:
@@ -106,13 +110,13 @@ class TdbNames(Names):
                 self._tdb = tdb.Tdb(_path(self._directory_fd), 0, flags, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _MODE)
                 _handles[self._identity] = self._tdb
                 if is_new:
-                    os.chmod(FILE_NAME, _MODE, dir_fd=self._directory_fd)  # the umask has taken some of it
+                    os.chmod(FILE_NAME, _MODE, dir_fd=self._directory_fd)  # the umask has cleared some bits
             except OSError as error:
                 raise TransportError(f"{self._directory}/{FILE_NAME}: {error.strerror}") from error
         return self._tdb
 
     def _is_missing(self) -> bool:
-        """Whether there is no file yet; UnsafeDirectory if there is something else in its place."""
+        """Whether the file does not exist yet.  Raises UnsafeDirectory if its place is taken by something else."""
         try:
             status = os.stat(FILE_NAME, dir_fd=self._directory_fd, follow_symlinks=False)
         except FileNotFoundError:

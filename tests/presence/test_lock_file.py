@@ -12,27 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from msgd import Config, ServerID, TransportError, UnsafeDirectory
+from msgd import Config, TransportError, UnsafeDirectory
 from msgd.presence import Presence, Process
-from msgd.presence.membership import new_unique_id
-from msgd.presence.open_directory import LOCK_SUBDIRECTORY
+from tests.presence.support import live, lock_path
 from tests.support.harness import Channel, Child, dead_pid, no_fd_leaks
 
 OWN = str(os.getpid())
-
-
-def lock_path(config: Config, pid: int | None = None) -> Path:
-    return Path(config.lock_directory, LOCK_SUBDIRECTORY, str(os.getpid() if pid is None else pid))
-
-
-def live(config: Config, channel: Channel) -> None:
-    """A process that is present until told to go."""
-    presence = Presence(config)
-    presence.announce()
-    channel.send(presence.unique_id)
-    channel.recv()
-    presence.close()
-    channel.send("gone")
 
 
 def test_format(config: Config) -> None:
@@ -63,60 +48,6 @@ def test_longer_file_of_a_dead_process_is_replaced(config: Config) -> None:
     assert text.startswith(f"{presence.unique_id}\ntype ")
     assert "more" not in text
     presence.close()
-
-
-def test_a_process_is_not_here_before_it_can_be_reached(config: Config) -> None:
-    presence = Presence(config)
-    with Child(lambda channel: see(config, os.getppid(), channel)) as child:
-        assert child.hear() is None
-        presence.announce()
-        child.tell("look again")
-        assert child.hear() == presence.unique_id
-    presence.close()
-
-
-def see(config: Config, pid: int, channel: Channel) -> None:
-    """A process that looks for another one, twice."""
-    presence = Presence(config)
-    for _ in range(2):
-        process = presence.process(pid)
-        channel.send(process and process.unique_id)
-        if process is None:
-            channel.recv()
-    presence.close()
-
-
-def test_unique_ids() -> None:
-    ids = {new_unique_id() for _ in range(1000)}
-    assert len(ids) == 1000
-    assert all(0 < one < 0xFFFFFFFFFFFFFFFF for one in ids)
-
-
-def test_release_at_close(config: Config) -> None:
-    presence = Presence(config)
-    with Child(lambda channel: live(config, channel)) as child:
-        unique_id = child.hear()
-        process = presence.process(child.pid)
-        assert process is not None
-        assert (process.pid, process.unique_id) == (child.pid, unique_id)
-        assert presence.is_alive(ServerID(child.pid))
-        assert presence.is_alive(ServerID(child.pid, unique_id=unique_id))
-        assert not presence.is_alive(ServerID(child.pid, unique_id=unique_id ^ 1))
-        child.tell("go")
-        assert child.hear() == "gone"
-        assert presence.process(child.pid) is None
-        assert not lock_path(config, child.pid).exists()
-    presence.close()
-    presence.close()
-    assert os.listdir(lock_path(config).parent) == []
-
-
-def test_nothing_is_left_open(config: Config) -> None:
-    with no_fd_leaks():
-        presence = Presence(config)
-        presence.process(1)
-        list(presence.processes())
-        presence.close()
 
 
 def hold(path: Path, text: bytes, channel: Channel) -> None:
@@ -212,21 +143,6 @@ def test_locked_by_another_process_for_good(config: Config) -> None:
         assert child.hear() == "locked"
         with no_fd_leaks(), pytest.raises(TransportError, match=rf"locked by pid {child.pid}"):
             Presence(config)
-
-
-def test_no_descriptors_left_is_no_dead_process(config: Config) -> None:
-    """A process that cannot open the lock file says so, and does not think its peer dead."""
-    with Child(lambda channel: live(config, channel)) as child:
-        child.hear()
-        presence = Presence(config)
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-        try:
-            with pytest.raises(TransportError, match="Too many open files"):
-                presence.process(child.pid)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        presence.close()
 
 
 def test_no_room_for_it(config: Config) -> None:

@@ -1,4 +1,6 @@
-"""What the tests of this room share."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Helpers that several tests of msgd.presence use."""
 
 from __future__ import annotations
 
@@ -12,14 +14,15 @@ from tests.support.harness import Channel
 
 
 def lock_path(config: Config, pid: int | None = None) -> Path:
+    """The path of the lock file of `pid`, or of this process."""
     return Path(config.lock_directory, LOCK_SUBDIRECTORY, str(os.getpid() if pid is None else pid))
 
 
-def live(config: Config, channel: Channel) -> None:
-    """A process that is present until told to go."""
+def be_member(config: Config, channel: Channel) -> None:
+    """In a child: join the directory, and leave it when told to."""
     presence = Presence(config)
     presence.announce()
     channel.send(presence.unique_id)
     channel.recv()
     presence.close()
-    channel.send("gone")
+    channel.send("left")

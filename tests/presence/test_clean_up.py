@@ -1,4 +1,6 @@
-"""Cleaning up after the dead, beside processes that start and live: none of them ever loses a file."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Cleaning up after dead processes while others start and live: no living process ever loses a file."""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ ROUNDS = 150
 
 
 def clean(config: Config, channel: Channel) -> None:
-    """Clean up in a loop until told to stop; how often something was found."""
+    """In a child: clean up in a loop until told to stop; reports how many dead processes it found."""
     presence = Presence(config)
     channel.send("ready")
     found = 0
@@ -27,22 +29,22 @@ def clean(config: Config, channel: Channel) -> None:
 
 
 def live(config: Config, channel: Channel) -> None:
-    """Start; then look whether our own files are there, under their names and locked by us; die without a word."""
+    """In a child: start, check repeatedly that our own files are in their places, then die by SIGKILL."""
     messaging = Messaging(config)
     presence = messaging._endpoint.presence
     name = str(os.getpid())
     ours = os.fstat(presence._lock_file._fd)
     for _ in range(20):
         there = os.stat(name, dir_fd=presence.lock_dir_fd)
-        assert (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino), "another file has our lock file's name"
+        assert (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino), "our lock file was replaced"
         os.stat(name, dir_fd=presence.socket_dir_fd)
     messaging.send(os.getpid(), 0xF100)
     channel.send(messaging.server_id.unique_id)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_start_up_against_cleaners(config: Config) -> None:
-    """Processes that start where a dead one had their pid, while cleaners take away what the dead left."""
+def test_starting_while_others_clean_up(config: Config) -> None:
+    """Processes start with the pids of dead ones, while cleaners remove what those left."""
     reuse = chosen_pids_reason() is None
     pids = [dead_pid() for _ in range(4)] if reuse else [None] * 4
     with Messaging(config) as messaging:
@@ -60,14 +62,14 @@ def test_start_up_against_cleaners(config: Config) -> None:
         finally:
             for cleaner in cleaners:
                 cleaner.kill()
-        assert sum(found) > 0, "the cleaners have cleaned nothing: there was no race"
+        assert sum(found) > 0, "the cleaners found nothing, so there was no race to test"
         messaging.clean_up()
         assert os.listdir(Path(config.lock_directory, "msg.lock")) == [str(os.getpid())]
         assert os.listdir(config.socket_directory) == [str(os.getpid())]
 
 
-def test_what_is_removed(config: Config) -> None:
-    """Sockets without a lock file, lock files without a socket; nothing that is no pid's or no socket."""
+def test_what_is_removed_and_what_stays(config: Config) -> None:
+    """Sockets without lock file and lock files without socket go; what is not named by a pid or not a socket stays."""
     presence = Presence(config)
     locks, sockets = Path(config.lock_directory, "msg.lock"), Path(config.socket_directory)
     only_lock, only_socket, no_socket = sorted(dead_pid() for _ in range(3))

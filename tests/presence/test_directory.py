@@ -1,4 +1,6 @@
-"""Looking into a rendezvous directory without joining it."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Reading a rendezvous directory without joining it."""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ def directory(peer: Peer, config: Config) -> Iterator[RendezvousDirectory]:
         yield directory
 
 
-def everything(path: Path) -> dict[str, int]:
-    """What is below a directory, with the time of its last change."""
+def modification_times(path: Path) -> dict[str, int]:
+    """Every path below a directory, with the time of its last modification in nanoseconds."""
     return {str(one): one.lstat().st_mtime_ns for one in path.rglob("*")}
 
 
@@ -60,8 +62,8 @@ def test_is_alive(directory: RendezvousDirectory, peer: Peer) -> None:
     assert not directory.is_alive(peer.server_id)
 
 
-def test_dead_process(directory: RendezvousDirectory, peer: Peer) -> None:
-    """Its entry tells who it was."""
+def test_entry_of_a_dead_process(directory: RendezvousDirectory, peer: Peer) -> None:
+    """It still says who the process was."""
     (alive,) = directory.entries()
     peer.kill()
     (dead,) = directory.entries()
@@ -74,14 +76,14 @@ def test_dead_process(directory: RendezvousDirectory, peer: Peer) -> None:
 
 
 def starting(config: Config, lock_dir_fd: int, channel: Channel) -> None:
-    """A process that has its lock file and no endpoint yet."""
+    """In a child: hold the lock file, but have no endpoint yet."""
     LockFile(lock_dir_fd, config.lock_directory, os.getpid()).acquire()
     channel.send("locked")
     channel.recv()
 
 
 def test_process_that_is_starting(directory: RendezvousDirectory, peer: Peer, config: Config) -> None:
-    """It is nobody to send to, and nobody dead either."""
+    """It cannot be sent to, and it is not dead either."""
     with Messaging(config) as messaging, Child(lambda at: starting(config, directory.lock_dir_fd, at)) as child:
         assert child.hear() == "locked"
         assert not directory.is_alive(ServerID(child.pid))
@@ -91,36 +93,36 @@ def test_process_that_is_starting(directory: RendezvousDirectory, peer: Peer, co
         assert messaging.clean_up() == []
 
 
-def test_it_leaves_no_trace(directory: RendezvousDirectory, peer: Peer, config: Config) -> None:
-    before = everything(Path(config.lock_directory))
+def test_reading_changes_nothing(directory: RendezvousDirectory, peer: Peer, config: Config) -> None:
+    before = modification_times(Path(config.lock_directory))
     with no_fd_leaks(), RendezvousDirectory(config) as another:
         list(another.processes())
         list(another.entries())
         another.names()
-    assert everything(Path(config.lock_directory)) == before
+    assert modification_times(Path(config.lock_directory)) == before
     peer.kill()
     list(directory.entries())
-    assert everything(Path(config.lock_directory)) == before, "the dead are left to the cleaners"
+    assert modification_times(Path(config.lock_directory)) == before, "only a cleaner removes what the dead left"
 
 
-def test_one_who_is_present_does_not_drop_his_lock_by_looking(directory: RendezvousDirectory, config: Config) -> None:
+def test_member_keeps_its_lock_when_it_reads_from_outside(directory: RendezvousDirectory, config: Config) -> None:
     with Messaging(config) as messaging:
         list(directory.processes())
         list(directory.entries())
         assert directory.process(os.getpid()) is None
-        with Child(lambda channel: channel.send(_sees(config, messaging.server_id))) as child:
+        with Child(lambda channel: channel.send(_is_seen_alive(config, messaging.server_id))) as child:
             assert child.hear() is True
 
 
-def _sees(config: Config, server_id: ServerID) -> bool:
+def _is_seen_alive(config: Config, server_id: ServerID) -> bool:
     with RendezvousDirectory(config) as directory:
         return directory.is_alive(server_id)
 
 
 def test_unprivileged_user(directory: RendezvousDirectory, peer: Peer, config: Config) -> None:
-    """Whoever may read the lock directory sees who is here; the sockets' directory is closed to him."""
+    """A user who may read the lock directory sees the processes, although the socket directory is closed to it."""
     if os.geteuid() != 0:
-        pytest.skip("needs root to become somebody else: run the tests as root")
+        pytest.skip("only root can become another user: run the tests as root")
     Path(config.lock_directory).parent.chmod(0o755)
 
     def as_nobody(channel: Channel) -> None:
@@ -136,7 +138,7 @@ def test_unprivileged_user(directory: RendezvousDirectory, peer: Peer, config: C
         assert child.hear() == [peer.pid]
 
 
-def test_directory_that_is_not_there(config: Config) -> None:
+def test_missing_directory(config: Config) -> None:
     with no_fd_leaks(), pytest.raises(TransportError, match=rf"{config.lock_directory}: No such file or directory"):
         RendezvousDirectory(config)
     assert not Path(config.lock_directory).exists()
@@ -149,7 +151,7 @@ def test_directory_that_others_can_write_to(directory: RendezvousDirectory, conf
         RendezvousDirectory(config)
 
 
-def test_link_instead_of_the_lock_files(directory: RendezvousDirectory, config: Config, scratch: Path) -> None:
+def test_link_in_place_of_the_lock_files(directory: RendezvousDirectory, config: Config, scratch: Path) -> None:
     path = Path(config.lock_directory, "msg.lock")
     path.rename(scratch / "elsewhere")
     path.symlink_to(scratch / "elsewhere")

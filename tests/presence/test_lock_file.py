@@ -1,4 +1,6 @@
-"""The lock file: its format, its modes, its lock, and its end."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The lock file: format, modes, lock, and what is refused in its place."""
 
 from __future__ import annotations
 
@@ -14,17 +16,17 @@ import pytest
 
 from msgd import Config, TransportError, UnsafeDirectory
 from msgd.presence import Presence, Process
-from tests.presence.support import live, lock_path
+from tests.presence.support import be_member, lock_path
 from tests.support.harness import Channel, Child, dead_pid, no_fd_leaks
 
 OWN = str(os.getpid())
 
 
-def test_format(config: Config) -> None:
-    """As Samba's: the unique id in decimal and a newline; 0644 in a 0755 directory, sockets in a 0700 one."""
+def test_format_and_modes(config: Config) -> None:
+    """Samba's format: a decimal unique id and a newline; 0644 in a 0755 directory, sockets in a 0700 directory."""
     before = os.umask(0o077)
     try:
-        child = Child(lambda channel: live(config, channel))
+        child = Child(lambda channel: be_member(config, channel))
     finally:
         os.umask(before)
     with child:
@@ -39,19 +41,19 @@ def test_format(config: Config) -> None:
         assert stat.S_IMODE(Path(config.socket_directory).stat().st_mode) == 0o700
 
 
-def test_longer_file_of_a_dead_process_is_replaced(config: Config) -> None:
+def test_file_of_a_dead_predecessor_is_replaced(config: Config) -> None:
     Presence(config).close()
     lock_path(config).write_text("12345678901234567890\nmore\nlines\n")
     presence = Presence(config)
     presence.announce()
-    text = lock_path(config).read_text()  # drops the lock, which is not needed here
+    text = lock_path(config).read_text()  # this drops the lock, which the test does not need
     assert text.startswith(f"{presence.unique_id}\ntype ")
     assert "more" not in text
     presence.close()
 
 
 def hold(path: Path, text: bytes, channel: Channel) -> None:
-    """Lock a lock file of one's own making, as another program does."""
+    """In a child: create a lock file with any text and lock it, as another program may do."""
     file = path.open("wb", buffering=0)
     fcntl.lockf(file, fcntl.LOCK_EX)
     file.write(text)
@@ -60,7 +62,7 @@ def hold(path: Path, text: bytes, channel: Channel) -> None:
 
 
 def locked(config: Config, text: bytes) -> Child:
-    """A process that holds the lock of its lock file with this text."""
+    """A process that holds the lock on its own lock file, which has this text."""
     child = Child(lambda channel: hold(lock_path(config), text, channel))
     assert child.hear() == "locked"
     return child
@@ -76,7 +78,7 @@ def locked(config: Config, text: bytes) -> Child:
         (b"77\n" + b"\n" * 500, 77, ()),
     ],
 )
-def test_texts(config: Config, text: bytes, unique_id: int, lines: tuple[str, ...]) -> None:
+def test_text_is_parsed(config: Config, text: bytes, unique_id: int, lines: tuple[str, ...]) -> None:
     presence = Presence(config)
     with locked(config, text) as child:
         assert presence.process(child.pid) == Process(child.pid, unique_id, lines)
@@ -86,8 +88,8 @@ def test_texts(config: Config, text: bytes, unique_id: int, lines: tuple[str, ..
 @pytest.mark.parametrize(
     "text", [b"", b"\n", b"12", b"x\n", b"-1\n", b" 1\n", b"1 \n", b"123456789012345678901\n", b"\xff" * 5000]
 )
-def test_texts_that_say_nothing(config: Config, text: bytes) -> None:
-    """A process whose file is not what it must be cannot be addressed, and is not cleaned up either: it lives."""
+def test_text_that_cannot_be_parsed(config: Config, text: bytes) -> None:
+    """A process with such a file cannot be addressed.  It is not cleaned up either, because it is alive."""
     presence = Presence(config)
     with locked(config, text) as child:
         assert presence.process(child.pid) is None
@@ -105,8 +107,8 @@ REPLACEMENTS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", REPLACEMENTS)
-def test_lock_file_that_is_none(config: Config, kind: str) -> None:
-    """Nobody is found behind it, a cleaner does not follow it, and the process with that pid refuses to start."""
+def test_something_else_in_place_of_a_lock_file(config: Config, kind: str) -> None:
+    """No process is found there, no cleaner follows it, and the process with that pid refuses to start."""
     Presence(config).close()
     pid, path = dead_pid(), lock_path(config)
     target = Path(config.lock_directory, "target")
@@ -126,8 +128,8 @@ def test_lock_file_that_is_none(config: Config, kind: str) -> None:
     presence.close()
 
 
-def test_lock_file_that_is_none_stops_no_cleaner(config: Config) -> None:
-    """What is behind it is still cleaned up."""
+def test_directory_in_place_of_a_lock_file_does_not_stop_a_cleaner(config: Config) -> None:
+    """The files after it are still cleaned up."""
     presence = Presence(config)
     first, second = sorted((dead_pid(), dead_pid()))
     lock_path(config, first).mkdir()
@@ -136,8 +138,8 @@ def test_lock_file_that_is_none_stops_no_cleaner(config: Config) -> None:
     presence.close()
 
 
-def test_locked_by_another_process_for_good(config: Config) -> None:
-    """One clear line instead of two processes under one pid."""
+def test_file_that_stays_locked_by_another_process(config: Config) -> None:
+    """The constructor fails with a clear message, and there are never two processes under one pid."""
     Presence(config).close()
     with Child(lambda channel: hold(lock_path(config, os.getppid()), b"1\n", channel)) as child:
         assert child.hear() == "locked"
@@ -145,7 +147,7 @@ def test_locked_by_another_process_for_good(config: Config) -> None:
             Presence(config)
 
 
-def test_no_room_for_it(config: Config) -> None:
+def test_write_that_fails(config: Config) -> None:
     def announce(channel: Channel) -> None:
         with closing(Presence(config)) as presence:
             _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,6 @@
-"""What stands behind the unique id in a lock file."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The text of a lock file: the unique id and the lines after it."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from msgd.presence.lock_text import COMMAND_MAX, TEXT_MAX, Process, describe, fo
 LARGEST = 2**64 - 2
 
 
-def test_lines_read_back() -> None:
+def test_lines_are_read_back() -> None:
     lines = describe("stream", MessageClass.SMBD | MessageClass.PRINT, 1767225600.9)
     process = parse_text(7, format_text(42, lines))
     assert process == Process(7, 42, lines)
@@ -23,14 +25,14 @@ def test_lines_read_back() -> None:
     assert process.command
 
 
-def test_nothing_is_listened_to() -> None:
+def test_process_that_listens_to_no_class() -> None:
     process = parse_text(7, format_text(42, describe("dgram", MessageClass(0), 0)))
     assert process is not None
     assert process.classes == MessageClass(0)
     assert process.is_ours
 
 
-def test_process_of_samba() -> None:
+def test_samba_process() -> None:
     process = parse_text(7, b"42\n")
     assert process is not None
     assert (process.is_ours, process.messaging_type, process.since, process.command) == (False, "dgram", None, None)
@@ -50,7 +52,7 @@ def test_process_of_samba() -> None:
         ("unknown word", "messaging_type", "dgram"),
     ],
 )
-def test_lines_of_others(line: str, attribute: str, value: object) -> None:
+def test_lines_of_other_versions(line: str, attribute: str, value: object) -> None:
     process = parse_text(7, f"42\n{line}\n".encode())
     assert process is not None
     assert getattr(process, attribute) == value
@@ -67,8 +69,8 @@ def test_lines_of_others(line: str, attribute: str, value: object) -> None:
         ("\U0001f9e8" * 1000, "\U0001f9e8" * COMMAND_MAX),
     ],
 )
-def test_commands(monkeypatch: pytest.MonkeyPatch, argv: str, command: str) -> None:
-    """Whatever the program is called, the text fits and is one line each."""
+def test_command_names(monkeypatch: pytest.MonkeyPatch, argv: str, command: str) -> None:
+    """Whatever the name of the program, it fits and stays on one line."""
     monkeypatch.setattr(sys, "argv", [argv])
     text = format_text(LARGEST, describe("dgram", MessageClass.ALL, 2e9))
     assert len(text) <= TEXT_MAX
@@ -78,13 +80,13 @@ def test_commands(monkeypatch: pytest.MonkeyPatch, argv: str, command: str) -> N
 
 
 @pytest.mark.parametrize("argv", [[], [""], ["-c"]])
-def test_program_without_a_name(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
+def test_command_name_of_an_interpreter(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     assert "command python3" in describe("dgram", MessageClass.ALL, 0)
 
 
-def test_text_that_is_too_long() -> None:
+def test_text_that_is_too_long_is_refused() -> None:
     assert len(format_text(1, ("x" * (TEXT_MAX - 3),))) == TEXT_MAX
     with pytest.raises(ValueError, match="at most 512 bytes, not 513"):
         format_text(1, ("x" * (TEXT_MAX - 2),))

@@ -1,4 +1,6 @@
-"""This process's place in a directory: when the others see it, and how it sees them."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""A member of a directory: when other processes see it, and what it sees of them."""
 
 from __future__ import annotations
 
@@ -10,22 +12,22 @@ import pytest
 from msgd import Config, ServerID, TransportError
 from msgd.presence import Presence
 from msgd.presence.membership import new_unique_id
-from tests.presence.support import live, lock_path
+from tests.presence.support import be_member, lock_path
 from tests.support.harness import Channel, Child, no_fd_leaks
 
 
-def test_a_process_is_not_here_before_it_can_be_reached(config: Config) -> None:
+def test_not_visible_before_announce(config: Config) -> None:
     presence = Presence(config)
-    with Child(lambda channel: see(config, os.getppid(), channel)) as child:
+    with Child(lambda channel: report(config, os.getppid(), channel)) as child:
         assert child.hear() is None
         presence.announce()
-        child.tell("look again")
+        child.tell("read it again")
         assert child.hear() == presence.unique_id
     presence.close()
 
 
-def see(config: Config, pid: int, channel: Channel) -> None:
-    """A process that looks for another one, twice."""
+def report(config: Config, pid: int, channel: Channel) -> None:
+    """In a child: report the unique id of `pid`; if it is not there, wait to be told and try again."""
     presence = Presence(config)
     for _ in range(2):
         process = presence.process(pid)
@@ -35,9 +37,9 @@ def see(config: Config, pid: int, channel: Channel) -> None:
     presence.close()
 
 
-def test_release_at_close(config: Config) -> None:
+def test_member_is_alive_until_it_closes(config: Config) -> None:
     presence = Presence(config)
-    with Child(lambda channel: live(config, channel)) as child:
+    with Child(lambda channel: be_member(config, channel)) as child:
         unique_id = child.hear()
         process = presence.process(child.pid)
         assert process is not None
@@ -45,8 +47,8 @@ def test_release_at_close(config: Config) -> None:
         assert presence.is_alive(ServerID(child.pid))
         assert presence.is_alive(ServerID(child.pid, unique_id=unique_id))
         assert not presence.is_alive(ServerID(child.pid, unique_id=unique_id ^ 1))
-        child.tell("go")
-        assert child.hear() == "gone"
+        child.tell("leave")
+        assert child.hear() == "left"
         assert presence.process(child.pid) is None
         assert not lock_path(config, child.pid).exists()
     presence.close()
@@ -54,13 +56,13 @@ def test_release_at_close(config: Config) -> None:
     assert os.listdir(lock_path(config).parent) == []
 
 
-def test_unique_ids() -> None:
+def test_unique_ids_are_distinct_and_address_one_process() -> None:
     ids = {new_unique_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert all(0 < one < 0xFFFFFFFFFFFFFFFF for one in ids)
 
 
-def test_nothing_is_left_open(config: Config) -> None:
+def test_close_leaves_no_descriptor(config: Config) -> None:
     with no_fd_leaks():
         presence = Presence(config)
         presence.process(1)
@@ -68,9 +70,9 @@ def test_nothing_is_left_open(config: Config) -> None:
         presence.close()
 
 
-def test_no_descriptors_left_is_no_dead_process(config: Config) -> None:
-    """A process that cannot open the lock file says so, and does not think its peer dead."""
-    with Child(lambda channel: live(config, channel)) as child:
+def test_running_out_of_descriptors_does_not_mean_that_the_peer_is_dead(config: Config) -> None:
+    """A process that cannot open the lock file reports that, instead of calling its peer dead."""
+    with Child(lambda channel: be_member(config, channel)) as child:
         child.hear()
         presence = Presence(config)
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,6 @@
-"""Names, kept in names.tdb and in a file of our own: the same for whoever uses them."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Names, in names.tdb and in msgd's own file: both must behave alike."""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ ROUNDS = {"file": 40, "tdb": 250}
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How names are kept in this test, in its children as well."""
+    """Where names are kept in this test and in its children."""
     monkeypatch.setattr(choose, "names_class", lambda: KINDS[request.param])
     name: str = request.param
     return name
@@ -36,7 +38,7 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 def path(kind: str, config: Config) -> Path:
-    """The file that names are in."""
+    """The file that holds the names."""
     return Path(config.lock_directory, FILES[kind])
 
 
@@ -69,12 +71,12 @@ def close(session: Session) -> None:
 
 
 def all_entries(messaging: Messaging) -> dict[str, list[str]]:
-    """What is in the file, dead or alive."""
+    """All entries in the file, whether their processes are dead or alive."""
     return {name: found for name, found in messaging._endpoint.presence._open_names().all_entries().items() if found}
 
 
-def test_nobody_has_a_name(messaging: Messaging, path: Path) -> None:
-    """Asking makes no file."""
+def test_no_names(messaging: Messaging, path: Path) -> None:
+    """Reading does not create the file."""
     assert messaging.lookup("printers") == []
     assert messaging.names() == {}
     messaging.remove_name("printers")
@@ -82,7 +84,7 @@ def test_nobody_has_a_name(messaging: Messaging, path: Path) -> None:
     assert not path.exists()
 
 
-def test_name_is_seen_by_others(messaging: Messaging, peer: Peer) -> None:
+def test_name_is_visible_to_others(messaging: Messaging, peer: Peer) -> None:
     messaging.add_name("printers")
     messaging.add_name("printers")
     assert messaging.lookup("printers") == [messaging.server_id]
@@ -95,7 +97,7 @@ def test_name_is_seen_by_others(messaging: Messaging, peer: Peer) -> None:
     assert messaging.lookup("printers") == messaging.lookup("scanners") == [peer.server_id]
 
 
-def test_contexts_have_names_of_their_own(messaging: Messaging, config: Config, peer: Peer) -> None:
+def test_each_context_has_its_own_names(messaging: Messaging, config: Config, peer: Peer) -> None:
     with Messaging(config) as second:
         messaging.add_name("printers")
         second.add_name("printers")
@@ -103,13 +105,13 @@ def test_contexts_have_names_of_their_own(messaging: Messaging, config: Config, 
     assert peer.call(lookup, "printers") == [messaging.server_id]
 
 
-def test_closing_gives_names_up(messaging: Messaging, peer: Peer) -> None:
+def test_close_removes_the_names(messaging: Messaging, peer: Peer) -> None:
     peer.call(add_name, "printers")
     peer.call(close)
     assert all_entries(messaging) == {}
 
 
-def test_the_dead_are_pruned_on_lookup(messaging: Messaging, peer: Peer, config: Config) -> None:
+def test_lookup_prunes_dead_processes(messaging: Messaging, peer: Peer, config: Config) -> None:
     messaging.add_name("printers")
     peer.call(add_name, "printers")
     peer.call(add_name, "scanners")
@@ -121,8 +123,8 @@ def test_the_dead_are_pruned_on_lookup(messaging: Messaging, peer: Peer, config:
     assert all_entries(messaging) == {"printers": [str(messaging.server_id)]}
 
 
-def test_the_dead_are_pruned_by_clean_up(messaging: Messaging, peer: Peer, config: Config) -> None:
-    """Even if their files are gone already, as by Samba's clean-up."""
+def test_clean_up_prunes_dead_processes(messaging: Messaging, peer: Peer, config: Config) -> None:
+    """Even if their files have been removed already, for example by Samba's clean-up."""
     peer.call(add_name, "printers")
     with Peer(config) as other:
         other.call(add_name, "scanners")
@@ -133,7 +135,7 @@ def test_the_dead_are_pruned_by_clean_up(messaging: Messaging, peer: Peer, confi
         assert all_entries(messaging) == {"scanners": [str(other.server_id)]}
 
 
-def test_name_of_a_dead_process_is_not_its_successors(messaging: Messaging, peer: Peer, config: Config) -> None:
+def test_name_does_not_pass_to_a_process_with_the_same_pid(messaging: Messaging, peer: Peer, config: Config) -> None:
     if reason := chosen_pids_reason():
         pytest.skip(reason)
     peer.call(add_name, "printers")
@@ -147,7 +149,7 @@ def test_name_of_a_dead_process_is_not_its_successors(messaging: Messaging, peer
 
 def in_child(messaging: Messaging, channel: Channel) -> None:
     messaging.reinit()
-    messaging.remove_name("printers")  # it has none
+    messaging.remove_name("printers")  # the child does not have it
     channel.send(messaging.lookup("printers"))
     messaging.add_name("scanners")
     channel.send(messaging.server_id)
@@ -155,7 +157,7 @@ def in_child(messaging: Messaging, channel: Channel) -> None:
 
 
 def test_fork(messaging: Messaging, peer: Peer) -> None:
-    """A child has an identity of its own and no names; closing what it was born with harms nobody's locks."""
+    """A child gets its own identity and no names.  Closing what it inherited drops nobody's locks."""
     messaging.add_name("printers")
     with Child(lambda channel: in_child(messaging, channel)) as child:
         assert child.hear() == [messaging.server_id]
@@ -174,8 +176,8 @@ def names(session: Session) -> dict[str, list[ServerID]]:
 @pytest.mark.parametrize(
     "entry", ["1:77/5", "rubbish", "\N{SNOWMAN}", "77/99999999999999999999", "0/5", "99999999999/5"]
 )
-def test_entries_that_are_not_to_be_judged_stay(messaging: Messaging, entry: str) -> None:
-    """Another node's, or of a kind that later versions may write."""
+def test_entries_that_cannot_be_judged_stay(messaging: Messaging, entry: str) -> None:
+    """Entries of another node, or in a format that a later version may write."""
     store = messaging._endpoint.presence._open_names()
     store._change("printers", lambda entries: [*entries, entry], create=True)
     assert messaging.lookup("printers") == []
@@ -186,20 +188,20 @@ def test_entries_that_are_not_to_be_judged_stay(messaging: Messaging, entry: str
 
 
 @pytest.mark.parametrize("name", ["", "\0", "a\0b", "a\nb", "\x1b", "x" * 256, "\N{SNOWMAN}" * 86, "\udcff"])
-def test_what_is_no_name(messaging: Messaging, name: str, path: Path) -> None:
+def test_invalid_names(messaging: Messaging, name: str, path: Path) -> None:
     with pytest.raises(ValueError, match="is not a name: a name is 1 to 255 bytes"):
         messaging.add_name(name)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("name", ["a b", "\N{SNOWMAN}", "x" * 255, "1:2", " "])
-def test_what_is_a_name(messaging: Messaging, name: str, peer: Peer) -> None:
+def test_valid_names(messaging: Messaging, name: str, peer: Peer) -> None:
     messaging.add_name(name)
     assert peer.call(lookup, name) == [messaging.server_id]
 
 
-def take_turns(session: Session, rounds: int) -> None:
-    """Add and remove names that the others add and remove as well; in the end, have them."""
+def change_names(session: Session, rounds: int) -> None:
+    """Add and remove names that other processes change at the same time; have both names at the end."""
     for _ in range(rounds):
         session.messaging.add_name("odd")
         session.messaging.add_name("even")
@@ -210,11 +212,11 @@ def take_turns(session: Session, rounds: int) -> None:
 
 
 def test_many_writers(messaging: Messaging, config: Config, kind: str) -> None:
-    """No entry is lost, none is there twice, whoever adds, removes, looks up and cleans up at the same time."""
+    """No entry is lost or doubled while many processes add, remove, look up and clean up at the same time."""
     writers = [Peer(config) for _ in range(WRITERS)]
     try:
         for writer in writers:
-            writer.begin(take_turns, ROUNDS[kind])
+            writer.begin(change_names, ROUNDS[kind])
         for writer in writers:
             assert writer.hear() is None
         everybody = sorted(writer.server_id for writer in writers)
@@ -228,10 +230,10 @@ def test_many_writers(messaging: Messaging, config: Config, kind: str) -> None:
 
 
 def test_killed_writers(messaging: Messaging, config: Config) -> None:
-    """What a writer has done until it is killed is right, and nobody waits for its lock."""
+    """A killed writer leaves the names intact, and its lock blocks nobody."""
     for _ in range(10):
         with Peer(config) as writer:
-            writer.begin(take_turns, 1_000_000)
+            writer.begin(change_names, 1_000_000)
             writer.kill()
         messaging.add_name("printers")
         assert messaging.lookup("printers") == [messaging.server_id]
@@ -240,7 +242,7 @@ def test_killed_writers(messaging: Messaging, config: Config) -> None:
         assert all_entries(messaging) == {}
 
 
-def test_nothing_is_left_open(messaging: Messaging, config: Config) -> None:
+def test_close_leaves_no_descriptor(messaging: Messaging, config: Config) -> None:
     messaging.close()
     with no_fd_leaks():
         with Messaging(config) as again:
@@ -251,17 +253,17 @@ def test_nothing_is_left_open(messaging: Messaging, config: Config) -> None:
             directory.names()
 
 
-# Looking
+# Reading from outside
 
 
-def test_looking(messaging: Messaging, peer: Peer, config: Config) -> None:
+def test_reading_from_outside(messaging: Messaging, peer: Peer, config: Config) -> None:
     peer.call(add_name, "printers")
     with RendezvousDirectory(config) as directory:
         assert directory.names() == {"printers": [peer.server_id]}
 
 
-def look_while(config: Config, number: int, channel: Channel) -> None:
-    """Look many times; what was seen that is not to be seen."""
+def read_repeatedly(config: Config, number: int, channel: Channel) -> None:
+    """In a child: read the names many times; reports the results that are wrong."""
     wrong = []
     with RendezvousDirectory(config) as directory:
         channel.send("ready")
@@ -272,17 +274,17 @@ def look_while(config: Config, number: int, channel: Channel) -> None:
     channel.send(wrong)
 
 
-def test_looking_while_others_write(messaging: Messaging, config: Config, peer: Peer) -> None:
+def test_reading_from_outside_while_others_write(messaging: Messaging, config: Config, peer: Peer) -> None:
     messaging.add_name("even")
-    with Child(lambda channel: look_while(config, 1000, channel)) as looker:
-        assert looker.hear() == "ready"
-        peer.begin(take_turns, 300)
-        assert looker.hear() == []
+    with Child(lambda channel: read_repeatedly(config, 1000, channel)) as reader:
+        assert reader.hear() == "ready"
+        peer.begin(change_names, 300)
+        assert reader.hear() == []
         assert peer.hear() is None
 
 
-def test_looking_drops_no_lock(messaging: Messaging, config: Config, path: Path) -> None:
-    """Neither the lock file's nor, with tdb, that which keeps newcomers from emptying the file."""
+def test_reading_from_outside_drops_no_lock(messaging: Messaging, config: Config, path: Path) -> None:
+    """Neither the lock on the lock file nor, with tdb, the lock that keeps newcomers from emptying names.tdb."""
     messaging.add_name("printers")
     with RendezvousDirectory(config) as directory:
         directory.names()
@@ -307,8 +309,8 @@ def test_modes(kind: str, config: Config, path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == {"tdb": 0o660, "file": 0o644}[kind]
 
 
-def test_link_in_its_place(messaging: Messaging, path: Path) -> None:
-    """It is not followed."""
+def test_link_in_place_of_the_file(messaging: Messaging, path: Path) -> None:
+    """The link is not followed."""
     target = path.with_name("target")
     target.write_text("not to be touched")
     path.symlink_to(target)
@@ -320,7 +322,7 @@ def test_link_in_its_place(messaging: Messaging, path: Path) -> None:
     assert target.read_text() == "not to be touched"
 
 
-def test_link_that_is_planted_does_not_stop_the_rest_of_a_clean_up(messaging: Messaging, path: Path) -> None:
+def test_link_in_place_of_the_file_does_not_stop_the_rest_of_a_clean_up(messaging: Messaging, path: Path) -> None:
     pid = dead_pid()
     lock_file = Path(messaging.config.lock_directory, "msg.lock", str(pid))
     lock_file.write_text("1\n")
@@ -330,8 +332,8 @@ def test_link_that_is_planted_does_not_stop_the_rest_of_a_clean_up(messaging: Me
     assert not lock_file.exists()
 
 
-def test_no_right_to_write(kind: str, config: Config) -> None:
-    """One line that says so; looking works as far as the file's mode lets it."""
+def test_reading_from_outside_without_the_right_to_write(kind: str, config: Config) -> None:
+    """It works if the mode of the file allows it; otherwise the error is one line."""
     with Messaging(config) as messaging:
         messaging.add_name("printers")
         Path(config.lock_directory).parent.chmod(0o755)
@@ -355,8 +357,8 @@ def test_no_right_to_write(kind: str, config: Config) -> None:
             assert heard == f"{config.lock_directory}/names.tdb: Permission denied"
 
 
-def test_presence_is_withdrawn_after_its_names(kind: str, config: Config) -> None:
-    """Presence by itself: what Messaging gives up before is the only thing that could outlive it."""
+def test_names_without_messaging(kind: str, config: Config) -> None:
+    """A Presence alone, used in the order in which Messaging does: names first, lock file last."""
     here = Presence(config)
     here.announce()
     server_id = ServerID(here.pid, unique_id=here.unique_id)

@@ -1,4 +1,6 @@
-"""Pid files: one holder at a time, whatever the others do, and nothing removed that is not ours."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Pid files: there is one holder at a time, and a file that is not ours is never removed."""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ held = 0
 for _ in range(turns):
     try:
         with PidFile(directory, "msgd", {os.geteuid()}):
-            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))  # fails if there are two at once
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))  # fails if two processes hold the file at once
             os.unlink(marker)
             held += 1
     except AlreadyRunning:
@@ -49,7 +51,7 @@ def start_holder(place: Place) -> Running:
     return holder
 
 
-def test_holds_and_removes(place: Place) -> None:
+def test_file_exists_while_held(place: Place) -> None:
     with pid_file(place):
         assert place.pid_file.read_text() == f"{os.getpid()}\n"
         assert place.pid_file.stat().st_mode & 0o777 == 0o644
@@ -57,7 +59,7 @@ def test_holds_and_removes(place: Place) -> None:
     assert not place.pid_file.exists()
 
 
-def test_is_found_and_refused_while_held(place: Place) -> None:
+def test_held_file_is_found_and_cannot_be_taken(place: Place) -> None:
     directory = str(place.pid_file.parent)
     assert read_pid(directory, "msgd") is None
     holder = start_holder(place)
@@ -82,7 +84,7 @@ def test_stale_file_is_taken_over(place: Place) -> None:
         assert place.pid_file.read_text() == f"{os.getpid()}\n"
 
 
-def test_lock_of_another_than_the_written_pid_is_nobody(place: Place) -> None:
+def test_lock_held_by_another_pid_than_the_written_one_does_not_count(place: Place) -> None:
     holder = start_holder(place)
     try:
         place.pid_file.write_text("1\n")
@@ -91,7 +93,7 @@ def test_lock_of_another_than_the_written_pid_is_nobody(place: Place) -> None:
         holder.kill()
 
 
-def test_one_at_a_time(place: Place) -> None:
+def test_one_holder_at_a_time(place: Place) -> None:
     place.pid_file.parent.mkdir()
     command = [sys.executable, "-c", STARTER, str(place.pid_file.parent), str(place.directory / "marker"), "400"]
     starters = [subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -101,11 +103,11 @@ def test_one_at_a_time(place: Place) -> None:
     assert not place.pid_file.exists()
 
 
-def test_a_file_put_in_its_place_is_not_removed(place: Place) -> None:
+def test_file_that_replaced_ours_is_not_removed(place: Place) -> None:
     with pid_file(place):
         place.pid_file.unlink()
-        place.pid_file.write_text("another's\n")
-    assert place.pid_file.read_text() == "another's\n"
+        place.pid_file.write_text("somebody else's\n")
+    assert place.pid_file.read_text() == "somebody else's\n"
 
 
 def test_forked_child_leaves_the_file(place: Place) -> None:
@@ -118,7 +120,7 @@ def test_forked_child_leaves_the_file(place: Place) -> None:
         assert place.pid_file.exists()
 
 
-def test_what_is_no_regular_file_is_refused(place: Place) -> None:
+def test_something_else_than_a_regular_file_is_refused(place: Place) -> None:
     place.pid_file.parent.mkdir()
     os.mkfifo(place.pid_file)
     assert read_pid(str(place.pid_file.parent), "msgd") is None
@@ -136,7 +138,7 @@ def test_what_is_no_regular_file_is_refused(place: Place) -> None:
     place.pid_file.unlink()
 
 
-def test_no_descriptor_is_left_open(place: Place) -> None:
+def test_no_descriptor_leaks(place: Place) -> None:
     place.pid_file.parent.mkdir()
     before = os.listdir("/proc/self/fd")
     os.mkfifo(place.pid_file)
@@ -149,7 +151,7 @@ def test_no_descriptor_is_left_open(place: Place) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_directory_that_others_can_write_is_refused(place: Place) -> None:
+def test_directory_that_others_can_write_to_is_refused(place: Place) -> None:
     place.pid_file.parent.mkdir()
     place.pid_file.parent.chmod(0o777)
     with pytest.raises(UnsafeDirectory, match="0777"):

@@ -10,10 +10,13 @@ Rule 1. A process opens the file at most once at a time.  libtdb's locks are fcn
     the file would drop them all, among them the one that keeps others from emptying the file.  So there is one handle
     from the first use of names on, and a RendezvousDirectory in the same process reads through it (`_handles`).
 Rule 2. A process that only reads, and has no handle, opens the file read-only.  libtdb then takes no locks, so the
-    reader may see a half-made change.  It recognises this as an error of libtdb, and reads again.
+    reader may see a half-made change.  If libtdb reports an error because of that, the reader starts again.
 Rule 3. Every change, and every reading of all names through the handle, holds the lock on the whole file, for
     microseconds.  Python's tdb module cannot lock a single hash chain.  Samba's locks respect the lock on the whole
     file.
+
+A limit of Rule 2: libtdb moves a record that has outgrown its place by deleting it and adding it again.  A reader that
+arrives between the two does not find the name, and nothing tells it so.  The next reading does find it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ process ends, whatever the reason.  This is the format of Samba's messages_dgm; 
 file, shared_words.py the memory that may follow it, and clean_up.py how the files of the dead are removed.
 
 Rule 1. A process is alive if its lock file has a write lock that is held by that very pid.  Nothing else counts: not
-    that the file exists, not a read lock, not a lock held by somebody else.
+    that the file exists, not a read lock, not a lock held by another pid.
 Rule 2. A process never opens its own lock file a second time.  fcntl locks belong to the process, and closing any
     descriptor of the file would drop the lock.
 Rule 3. A lock counts only if the file still has a name.  Whoever has got one checks st_nlink and begins again if it is
@@ -45,8 +45,7 @@ _LOCK_TIMEOUT = 2.0
 """Seconds to wait for our own lock.  A cleaner holds it for microseconds; whoever holds it longer is not a cleaner."""
 
 _LOCK_RETRY = 0.0002
-"""Seconds between two attempts to get our own lock.  A lock that is released wakes nobody up who did not block on it,
-and blocking has no timeout."""
+"""Seconds between two attempts to get our own lock.  F_SETLKW would wait for the release, but it has no timeout."""
 
 
 class Entry(NamedTuple):
@@ -150,7 +149,7 @@ class LockFile:
         self._memory: mmap.mmap | None = None
 
     def acquire(self) -> None:
-        """Create the file and lock it.  It stays empty for now, and nobody takes an empty one for a process.
+        """Create the file and lock it.  It is still empty, and an empty file is not taken for a process yet.
 
         Waits up to two seconds for the lock.  Raises UnsafeDirectory, TransportError.
         """
@@ -184,7 +183,7 @@ class LockFile:
         return self._memory
 
     def release(self) -> None:
-        """Remove the file, then drop the lock: the file never has a name without a lock.  Once is enough."""
+        """Remove the file, then drop the lock: an unlocked file never has a name.  A second call does nothing."""
         if self._fd >= 0:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._name, dir_fd=self._lock_dir_fd)

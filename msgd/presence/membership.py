@@ -5,12 +5,12 @@
 A member has the directories open, holds the lock on its own lock file, may have names, and cleans up after the dead.
 Each of these is a module of its own; Presence puts them together.
 
-Rule 1. The lock is held from the constructor on, but the lock file stays empty until announce().  An empty file is
-    nobody's address, so no message is sent before the endpoint is ready.
+Rule 1. The lock is held from the constructor on, but the lock file has no text until announce().  Without a unique id
+    the process cannot be addressed, so nothing is sent to it before its endpoint is ready.
 Rule 2. A unique id is random, is used by one process only, and is never one of the values that mean "whoever has this
     pid".  An address that contains it therefore never reaches a later process with the same pid.
-Rule 3. What a process owns goes in this order: names, endpoint, lock file, directories.  As long as anything of it
-    can be found, its lock is held and no cleaner touches it.
+Rule 3. A process gives up what it owns in this order: names, endpoint, lock file, directories.  So its lock is held
+    as long as anything of it can be found, and no cleaner touches it.
 """
 
 from __future__ import annotations

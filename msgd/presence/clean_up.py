@@ -41,15 +41,16 @@ def remove_dead(
     """
     pids = {*found, *pids_in(lock_dir_fd), *pids_in(socket_dir_fd)} - {own_pid}
     try:
-        return [pid for pid in sorted(pids) if _remove_if_dead(lock_dir_fd, socket_dir_fd, pid, remove)]
+        return [pid for pid in sorted(pids) if remove_if_dead(lock_dir_fd, socket_dir_fd, pid, remove)]
     except OSError as error:
         raise TransportError(f"cleaning up after dead processes: {error.strerror}") from error
 
 
-def _remove_if_dead(lock_dir_fd: int, socket_dir_fd: int, pid: int, remove: Callable[[int], None]) -> bool:
+def remove_if_dead(lock_dir_fd: int, socket_dir_fd: int, pid: int, remove: Callable[[int], None]) -> bool:
     """Remove socket and lock file of `pid`, and call remove(pid), if no process holds its lock; whether it did.
 
-    A pid without a lock file gets one for the moment: without it there would be nothing to lock.
+    A pid without a lock file gets one for the moment, since there must be something to lock.  Never call it for this
+    process's own pid (Rule 5).  Raises OSError.
     """
     name = str(pid)
     try:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgd import Config, Messaging, SendStatus, ServerID
 from msgd.backends.dgram.backend import DgramBackend
 from tests.backends.conftest import MakeConfig, StartPeer
-from tests.backends.contract.raw import WHOLE, RawSender, dropped, honest, piece, whole
+from tests.backends.dgram.raw import WHOLE, RawSender, dropped, honest, piece, whole
 from tests.support.harness import TEXT, Peer, Session, drain, open_fds, take_data
 
 MESSAGING_TYPES = frozenset({"dgram"})

@@ -11,7 +11,7 @@ import pytest
 
 from msgd import Config, Messaging, ServerID
 from tests.backends.conftest import MakeConfig, StartPeer
-from tests.backends.contract.raw import RawSender, dropped, honest, piece, whole
+from tests.backends.dgram.raw import RawSender, dropped, honest, piece, whole
 from tests.support.harness import TEXT, Channel, Child
 
 MESSAGING_TYPES = frozenset({"dgram"})

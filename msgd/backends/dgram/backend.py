@@ -35,7 +35,7 @@ from functools import partial
 from msgd.backends.base import Backend, BackendStatistics, Deliver
 from msgd.backends.out_queue import OutQueue
 from msgd.backends.sockets import bind_socket, cached_destinations, check_unique_id
-from msgd.backends.spin import Looks
+from msgd.backends.spin import Spinner
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import MalformedMessage, NoSuchProcess, TransportError
@@ -111,8 +111,8 @@ class DgramBackend(Backend):
         self._closed = False
         self._cached_destinations = cached_destinations(1)
         self._epoll = select.epoll()
-        self._looks = Looks()
-        self._look = partial(self._epoll.poll, 0)
+        self._spin = Spinner()
+        self._poll = partial(self._epoll.poll, 0)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             self._bind()
@@ -308,7 +308,7 @@ class DgramBackend(Backend):
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
         if watched >= 0:
             return super().wait(timeout, watched)
-        if not self._looks(self._look):
+        if not self._spin(self._poll):
             self._epoll.poll(timeout)  # one call and no set-up: every message of a ping-pong waits here
         return False
 

@@ -67,12 +67,12 @@ class Reassembler:
         self._timeout = timeout
         self._bytes = 0
         self._senders: dict[int, dict[int, _Unfinished]] = {}
-        self._by_progress: OrderedDict[tuple[int, int], _Unfinished] = OrderedDict()
+        self.unfinished: OrderedDict[tuple[int, int], _Unfinished] = OrderedDict()
         """All of them by (pid, socket), the one that has waited longest first."""
         self._abandoned = 0
 
     def __len__(self) -> int:
-        return len(self._by_progress)
+        return len(self.unfinished)
 
     def take_abandoned(self) -> int:
         """The number of messages of which the rest never came, since the last call."""
@@ -103,18 +103,18 @@ class Reassembler:
         unfinished.data += memoryview(datagram)[FRAGMENT.size :]
         unfinished.deadline = now + self._timeout
         self._bytes += len(datagram) - FRAGMENT.size
-        self._by_progress.move_to_end((pid, socket_number))
+        self.unfinished.move_to_end((pid, socket_number))
         if length < total:
             while self._bytes > self._max_bytes:
-                self._abandon(*next(iter(self._by_progress)))
+                self._abandon(*next(iter(self.unfinished)))
             return None
         self._forget(pid, socket_number)
         return bytes(unfinished.data)
 
     def expire(self, now: float) -> None:
         """Abandon what has waited too long."""
-        while self._by_progress:
-            key, unfinished = next(iter(self._by_progress.items()))
+        while self.unfinished:
+            key, unfinished = next(iter(self.unfinished.items()))
             if unfinished.deadline >= now:
                 break
             self._abandon(*key)
@@ -131,7 +131,7 @@ class Reassembler:
             self._abandon(pid, next(iter(sockets)))
         unfinished = _Unfinished(cookie, total, now + self._timeout)
         self._senders.setdefault(pid, {})[socket_number] = unfinished
-        self._by_progress[pid, socket_number] = unfinished
+        self.unfinished[pid, socket_number] = unfinished
         return unfinished
 
     def _abandon(self, pid: int, socket_number: int) -> None:
@@ -139,7 +139,7 @@ class Reassembler:
         self._forget(pid, socket_number)
 
     def _forget(self, pid: int, socket_number: int) -> None:
-        self._bytes -= len(self._by_progress.pop((pid, socket_number)).data)
+        self._bytes -= len(self.unfinished.pop((pid, socket_number)).data)
         sockets = self._senders[pid]
         del sockets[socket_number]
         if not sockets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from msgd import Config, Messaging, SendStatus, ServerID
 from msgd.backends.dgram.backend import DgramBackend
+from msgd.backends.dgram.receiving import new_socket
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.backends.dgram.raw import WHOLE, RawSender, dropped, honest, piece, whole
 from tests.support.harness import TEXT, Peer, Session, drain, open_fds, take_data
@@ -48,7 +50,7 @@ class Receiver:
         """The number of messages of which the rest has not come."""
         backend = self.messaging._endpoint.backend
         assert isinstance(backend, DgramBackend)
-        return len(backend._reassembler)
+        return len(backend._receiver.reassembler)
 
 
 @pytest.fixture
@@ -274,12 +276,12 @@ def rebind(session: Session) -> None:
     assert isinstance(backend, DgramBackend)
     path = Path(session.config.socket_directory, str(os.getpid()))
     path.unlink()
-    backend._epoll.unregister(backend._socket)
-    backend._socket.close()
-    backend._socket = type(backend._socket)(backend._socket.family, backend._socket.type)
-    backend._socket.setblocking(False)
-    backend._bind()
-    backend._epoll.register(backend._socket, 1)
+    receiver = backend._receiver
+    backend._epoll.unregister(receiver.socket)
+    receiver.socket.close()
+    receiver.socket = new_socket()
+    receiver.bind()
+    backend._epoll.register(receiver.socket, select.EPOLLIN)
 
 
 @pytest.mark.parametrize("size", [10, 5000])

@@ -37,6 +37,8 @@ lists them.
 13. Threads.  Any thread may send and register; one at a time dispatches.  Nothing is lost, doubled or reordered between
     two processes, and no error outside the closed set is raised.
 14. Strangers' locks decide nothing.  Only write locks count as claims, and nothing waits for a lock without a limit.
+
+Clauses 13 and 14 have no test of the whole clause yet; a context still belongs to one thread at a time.
 """
 
 from __future__ import annotations

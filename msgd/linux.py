@@ -13,6 +13,10 @@ import struct
 import time
 from typing import NamedTuple, Self
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_libc.send.restype = ctypes.c_ssize_t
+
 LONGEST_WAIT = 1e6
 """The longest single wait in the kernel, in seconds: poll() accepts a few weeks at most.  Callers repeat it."""
 
@@ -48,6 +52,18 @@ def set_send_timeout(blocking: socket.socket, seconds: float) -> None:
     blocking.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
 
+def send_blocking(connected: socket.socket, data: bytes, timeout: float) -> None:
+    """Send in one call that blocks until there is room, at most `timeout` seconds.
+
+    Raises OSError: BlockingIOError after the timeout, InterruptedError after a signal.  socket.send() cannot be used:
+    after a signal it starts again with the whole timeout.
+    """
+    set_send_timeout(connected, timeout)
+    if _libc.send(connected.fileno(), data, len(data), socket.MSG_NOSIGNAL) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def wait_readable(fd: int, timeout: float | None, watched: int = -1) -> bool:
     """Wait until `fd` or `watched` is readable, and return whether `watched` is.
 
@@ -67,8 +83,7 @@ class TimerFd:
     """
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd: int = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd: int = _libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
@@ -80,7 +95,7 @@ class TimerFd:
         """Let the timer expire in that many seconds, instead of any time that was set before."""
         nanoseconds = max(1, int(seconds * 1e9))  # 0 would disarm the timer
         interval_and_value = (ctypes.c_long * 4)(0, 0, *divmod(nanoseconds, 1_000_000_000))
-        self._libc.timerfd_settime(self._fd, 0, interval_and_value, None)
+        _libc.timerfd_settime(self._fd, 0, interval_and_value, None)
 
     def acknowledge(self) -> None:
         """Make the descriptor unreadable again if the timer has expired."""

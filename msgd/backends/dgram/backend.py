@@ -129,7 +129,7 @@ class DgramBackend(Backend):
             self._flush(destination, timeout)
 
     def _flush(self, destination: Destination, timeout: float = 0.0) -> None:
-        """Send the destination's queue as far as there is room; with a `timeout`, the first send may block so long."""
+        """Send the destination's queue until its socket is full; the first send may block for `timeout`."""
         refusals = 0
         while True:
             try:

@@ -15,9 +15,7 @@ Rule 3. All fragments of a message carry the same cookie, and no two messages in
 from __future__ import annotations
 
 import array
-import ctypes
 import errno
-import os
 import secrets
 import socket
 from collections.abc import Collection
@@ -25,14 +23,10 @@ from collections.abc import Collection
 from msgd.backends.out_queue import OutQueue
 from msgd.drops import Drops
 from msgd.errors import TransportError
-from msgd.linux import set_send_timeout
+from msgd.linux import send_blocking
 from msgd.presence import Presence, Process
 from msgd.wire.dgram import COOKIE_MAX, FRAGMENT_MAX, WHOLE_COOKIE, WHOLE_MAX, fragment
 from msgd.wire.message_types import type_name
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
-_libc.send.restype = ctypes.c_ssize_t
 
 _LONGEST_BLOCKING_SEND = 1.0
 """Seconds one send may block.  A sender that is killed after its wake-up passes it on to nobody; the others then retry
@@ -95,7 +89,7 @@ class Destination:
             try:
                 if timeout:
                     waiting, timeout = min(timeout, _LONGEST_BLOCKING_SEND), 0.0
-                    self._send_blocking(WHOLE_COOKIE + head.message, waiting)
+                    send_blocking(self.socket, WHOLE_COOKIE + head.message, waiting)
                 else:
                     self.transmit(head.message, head.fds)
             except (BlockingIOError, InterruptedError, ConnectionError):
@@ -106,17 +100,6 @@ class Destination:
             queue.pop()
             if self._sent_bytes:
                 self.begin_message()
-
-    def _send_blocking(self, datagram: bytes, timeout: float) -> None:
-        """Send in a call that blocks until there is room, at most `timeout` seconds.
-
-        Raises OSError: BlockingIOError after the timeout, InterruptedError after a signal.  socket.send() does not do:
-        after a signal it starts again with the whole timeout.
-        """
-        set_send_timeout(self.socket, timeout)
-        if _libc.send(self.socket.fileno(), datagram, len(datagram), socket.MSG_NOSIGNAL) < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
 
     @property
     def has_datagram_at_head(self) -> bool:

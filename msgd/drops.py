@@ -1,4 +1,11 @@
-"""Counting and logging what is given up: nothing is lost silently, and no peer can flood the log."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Counting and logging of dropped messages.
+
+Rule 1. No message is dropped silently: each is counted by its reason.
+Rule 2. No peer can flood the log: each reason is logged once a second at most, with the number of messages since its
+        last line.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +18,18 @@ from collections.abc import Mapping
 from msgd.events import DROPPED, fields
 
 LOG_INTERVAL = 1.0
-"""Seconds between two lines of the log about the same reason."""
+"""Seconds between two log lines for the same reason."""
 
 
 class Pace:
-    """Lets each reason be logged at once, then once a second at most, with the number of what there was meanwhile."""
+    """Limits the rate of log lines for each reason: the first is due at once, then one in each LOG_INTERVAL."""
 
     def __init__(self) -> None:
         self._logged: dict[str, float] = {}
         self._unlogged: Counter[str] = Counter()
 
     def due(self, reason: str, number: int = 1) -> int:
-        """How many to log now: these and the earlier ones that were not logged; 0 if it is too early."""
+        """Add `number` events; return how many to log now, unlogged earlier ones included, or 0 if it is too early."""
         self._unlogged[reason] += number
         now = time.monotonic()
         if now - self._logged.get(reason, -math.inf) < LOG_INTERVAL:
@@ -32,7 +39,7 @@ class Pace:
 
 
 class Drops:
-    """Counts dropped messages by reason, and logs them at a Pace."""
+    """Counts dropped messages by reason, and logs them at a limited rate."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self.counts: Counter[str] = Counter()
@@ -40,9 +47,9 @@ class Drops:
         self._pace = Pace()
 
     def __call__(self, reason: str, detail: str, number: int = 1, about_it: Mapping[str, object] = {}) -> None:
-        """Count `number` messages dropped for `reason` (one of a few fixed phrases).
+        """Count `number` messages as dropped for `reason`, which is one of a few fixed phrases.
 
-        `detail` is for the log, and `about_it` are fields for the journal.
+        `detail` goes into the log line, and `about_it` holds further fields for the journal.
         """
         self.counts[reason] += number
         new = self._pace.due(reason, number)

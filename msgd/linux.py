@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""What Linux offers and Python's standard library does not name: each struct and each call is declared once, here."""
+"""Linux structures and calls that Python's standard library lacks, each declared once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ import struct
 import time
 from typing import NamedTuple, Self
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_libc.send.restype = ctypes.c_ssize_t
+
 LONGEST_WAIT = 1e6
-"""Seconds that one wait in the kernel may last: poll() takes no more than weeks.  Longer waits are made of several."""
+"""The longest single wait in the kernel, in seconds: poll() accepts a few weeks at most.  Callers repeat it."""
 
 
 class Credentials(NamedTuple):
-    """struct ucred (unix(7)): who is at the other end of a socket, or has sent a datagram, as the kernel says."""
+    """struct ucred (unix(7)): the kernel's word on who is at the other end of a socket, or has sent a datagram."""
 
     pid: int
     uid: int
@@ -26,12 +30,12 @@ class Credentials(NamedTuple):
 
     @classmethod
     def unpack(cls, packed: bytes) -> Self:
-        """Read the ancillary data of SCM_CREDENTIALS; struct.error if it has another size than CREDENTIALS_SIZE."""
+        """Unpack the ancillary data of SCM_CREDENTIALS.  Raises struct.error unless it has CREDENTIALS_SIZE bytes."""
         return cls(*_UCRED.unpack(packed))
 
     @classmethod
     def of_peer(cls, connected: socket.socket) -> Self:
-        """Ask for SO_PEERCRED: the process at the other end at the moment it connected, or began to listen."""
+        """Get SO_PEERCRED: the process at the other end, as it was when it connected or began to listen."""
         return cls.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS_SIZE))
 
 
@@ -42,14 +46,29 @@ _TIMEVAL = struct.Struct("ll")
 
 
 def set_send_timeout(blocking: socket.socket, seconds: float) -> None:
-    """Set SO_SNDTIMEO: how long send() and connect() wait at most, a microsecond at least (0 would be for ever)."""
+    """Set SO_SNDTIMEO, the longest time that send() and connect() block; at least 1 us, since 0 means no limit."""
     whole, rest = divmod(seconds, 1)
     timeval = _TIMEVAL.pack(int(whole), max(1, int(rest * 1e6)))
     blocking.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
 
+def send_blocking(connected: socket.socket, data: bytes, timeout: float) -> None:
+    """Send in one call that blocks until there is room, at most `timeout` seconds.
+
+    Raises OSError: BlockingIOError after the timeout, InterruptedError after a signal.  socket.send() cannot be used:
+    after a signal it starts again with the whole timeout.
+    """
+    set_send_timeout(connected, timeout)
+    if _libc.send(connected.fileno(), data, len(data), socket.MSG_NOSIGNAL) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def wait_readable(fd: int, timeout: float | None, watched: int = -1) -> bool:
-    """Wait until `fd` or `watched` (-1: there is none) is readable, at most `timeout` seconds; whether `watched` is."""
+    """Wait until `fd` or `watched` is readable, and return whether `watched` is.
+
+    `timeout` is in seconds, None for no limit.  `watched` is -1 if there is none.
+    """
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     if watched >= 0:
@@ -58,29 +77,28 @@ def wait_readable(fd: int, timeout: float | None, watched: int = -1) -> bool:
 
 
 class TimerFd:
-    """A timer as a file descriptor (timerfd_create(2), in Python's os module from 3.13 on).
+    """A timer as a file descriptor: timerfd_create(2), which Python has only from 3.13 on.
 
-    It makes fileno() readable once a time has passed; nothing is running at first.  Raises OSError.
+    fileno() becomes readable when the timer expires.  A new timer is not running.  Raises OSError.
     """
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd: int = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd: int = _libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def fileno(self) -> int:
-        """The descriptor, readable from the end of the time until start() or acknowledge()."""
+        """The descriptor.  It is readable from the expiry until start() or acknowledge()."""
         return self._fd
 
     def start(self, seconds: float) -> None:
-        """Let the time end so many seconds from now; this replaces any time that was set before."""
-        nanoseconds = max(1, int(seconds * 1e9))  # 0 would stop the timer
+        """Let the timer expire in that many seconds, instead of any time that was set before."""
+        nanoseconds = max(1, int(seconds * 1e9))  # 0 would disarm the timer
         interval_and_value = (ctypes.c_long * 4)(0, 0, *divmod(nanoseconds, 1_000_000_000))
-        self._libc.timerfd_settime(self._fd, 0, interval_and_value, None)
+        _libc.timerfd_settime(self._fd, 0, interval_and_value, None)
 
     def acknowledge(self) -> None:
-        """Make the descriptor unreadable if the time has ended."""
+        """Make the descriptor unreadable again if the timer has expired."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._fd, 8)
 

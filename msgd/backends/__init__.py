@@ -1,1 +1,3 @@
-"""The transports: one module each, loaded by name through the registry that configure.py generates."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The transports, one package each, and what they share.  The registry that configure.py generates names them."""

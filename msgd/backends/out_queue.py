@@ -1,6 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The messages that wait in a sender for one destination that does not read: bounded, in order, never silently lost."""
+"""A sender's queue for one destination that has no room.
+
+Rule 1. First in, first out.
+Rule 2. The queue is bounded in messages and in bytes; past the bound append() raises QueueFull.  An empty queue takes a
+        message of any size, since otherwise a message larger than the bound could never be sent.
+Rule 3. Descriptors are duplicated when their message is queued, so that the caller may close its own.
+Rule 4. A message leaves the queue when it has been sent, or is given up, counted and logged.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +23,10 @@ from msgd.wire.server_id import ServerID
 
 
 class Outgoing(NamedTuple):
-    """One queued message: what the log needs to name it, its bytes on the wire, and descriptors of our own.
+    """One queued message: its bytes on the wire, our duplicates of its descriptors, and what the log says of it.
 
-    `start` stands before the message on the wire; it is apart where a message is too long to be copied behind it.
+    `start` precedes `message` on the wire.  It is separate where copying a long message to join them would cost too
+    much.
     """
 
     dst: ServerID
@@ -29,16 +37,16 @@ class Outgoing(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Its bytes on the wire."""
+        """The number of its bytes on the wire."""
         return len(self.start) + len(self.message)
 
     @property
     def about_it(self) -> dict[str, object]:
-        """The journal's fields about it."""
+        """The fields about the message for the journal."""
         return {"PEER_PID": self.dst.pid, "MESSAGE_TYPE": type_name(self.type)}
 
     def close_fds(self) -> None:
-        """Close the duplicated descriptors that ride with the message."""
+        """Close the duplicated descriptors."""
         for fd in self.fds:
             os.close(fd)
 
@@ -56,7 +64,7 @@ def _duplicate(fds: Collection[int]) -> tuple[int, ...]:
 
 
 class OutQueue:
-    """The messages waiting for one destination, bounded in number and bytes (first in, first out)."""
+    """The messages that wait for one destination, at most `max_messages` of them and `max_bytes` in all."""
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._max_messages = max_messages
@@ -73,7 +81,7 @@ class OutQueue:
         return self._messages[0]
 
     def has_room(self, length: int) -> bool:
-        """Whether a message of `length` bytes may be added; into an empty queue any message may."""
+        """Whether a message of `length` bytes may be appended.  An empty queue has room for any message."""
         if not self._messages:
             return True
         return len(self._messages) < self._max_messages and self.bytes + length <= self._max_bytes
@@ -81,7 +89,7 @@ class OutQueue:
     def append(
         self, dst: ServerID, message_type: int, message: bytes, fds: Collection[int], start: bytes = b""
     ) -> None:
-        """Queue a message, duplicating its descriptors; QueueFull past the bound."""
+        """Queue a message, with duplicates of its descriptors.  Raises QueueFull past the bound, OSError from dup()."""
         size = len(start) + len(message)
         if not self.has_room(size):
             raise QueueFull(
@@ -92,17 +100,17 @@ class OutQueue:
         self.bytes += size
 
     def holds(self, message: bytes, start: bytes = b"") -> bool:
-        """Whether an identical message is waiting."""
+        """Whether an identical message is queued.  Messages with descriptors are never identical."""
         return any(one.message == message and one.start == start and not one.fds for one in self._messages)
 
     def pop(self) -> None:
-        """Remove the head: it has been sent."""
+        """Remove the head, which has been sent."""
         outgoing = self._messages.popleft()
         self.bytes -= outgoing.size
         outgoing.close_fds()
 
     def give_up(self, drops: Drops, reason: str) -> int:
-        """Drop everything, counting and logging it; the number of messages."""
+        """Drop all messages, count and log them under `reason`, and return their number."""
         number = len(self._messages)
         if number:
             head = self.head
@@ -113,6 +121,6 @@ class OutQueue:
         return number
 
     def discard(self) -> None:
-        """Forget everything: the queue is a forked child's copy, or given up already."""
+        """Empty the queue without counting: it is a forked child's copy, or has been counted already."""
         while self._messages:
             self.pop()

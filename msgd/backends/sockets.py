@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""What the transports on AF_UNIX sockets share: binding, who may be addressed, and how many destinations are kept."""
+"""Helpers that several transports share: binding an AF_UNIX socket, checking an address, sizing the cache of peers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from msgd.presence.socket_path import remove_socket
 from msgd.wire.server_id import ANY_PROCESS, ServerID
 
 _CACHED_MAX = 256
-"""Destinations that are kept at hand at most."""
+"""The upper bound of cached_destinations()."""
 
 
 def cached_destinations(descriptors_each: int) -> int:
-    """How many processes a transport keeps at hand whom it has sent to; each costs so many file descriptors.
+    """The number of destinations that a transport keeps open, where each costs `descriptors_each` descriptors.
 
-    A broadcast to more than these finds them anew each time.  Together they take at most half of the descriptors that
-    this process may have.
+    Together they use at most half of the descriptors that this process may open.  A broadcast to more processes than
+    that opens them again each time.
     """
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed == resource.RLIM_INFINITY:
@@ -30,15 +30,18 @@ def cached_destinations(descriptors_each: int) -> int:
 
 
 def bind_socket(unbound: socket.socket, presence: Presence) -> None:
-    """Bind under our pid; a socket that is there is a dead process's, since we hold the pid's lock file."""
+    """Bind under our pid.  Raises OSError.
+
+    We hold the lock file of the pid, so a socket that already has the name belongs to a dead process and is removed.
+    """
     name, directory_fd = str(presence.pid), presence.socket_dir_fd
     remove_socket(directory_fd, name)
     unbound.bind(f"{presence.socket_directory}/{name}")
-    os.stat(name, dir_fd=directory_fd, follow_symlinks=False)  # fails if the path led elsewhere
-    os.chmod(name, 0o777, dir_fd=directory_fd)  # the directory says who may reach it, the credentials who is heard
+    os.stat(name, dir_fd=directory_fd, follow_symlinks=False)  # raises if the path led to another directory
+    os.chmod(name, 0o777, dir_fd=directory_fd)  # the directory's mode limits access, and credentials are checked
 
 
 def check_unique_id(dst: ServerID, unique_id: int) -> None:
-    """Raise NoSuchProcess if `dst` names another process than the one that has its pid now."""
+    """Raise NoSuchProcess if `dst` does not address the present owner of its pid, whose unique id is `unique_id`."""
     if dst.unique_id != unique_id and dst.unique_id not in ANY_PROCESS:
         raise NoSuchProcess(f"no process {dst}: its pid now belongs to another one, {dst.pid}/{unique_id}")

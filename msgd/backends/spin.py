@@ -1,11 +1,17 @@
-"""Looking a moment longer before going to sleep.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Spinning: polling for a short while before going to sleep.
 
-To sleep and to be woken takes tens of microseconds, as long as a score of messages, and a peer that answers at once
-does so within that time.  So a receiver that has nothing to do goes on looking first.  How long follows from how that
-went: while it finds something it looks longer, while it is in vain it hardly looks.  Two that wait for each other's
-answers and hardly look would both always sleep: so from time to time each looks as long as it takes a peer to wake up
-and to answer.  Looking costs nothing on a processor that nobody else wants; where more processes want to run than there
-are processors (one that happens to run just then does not count), it looks no more than pays in any case.
+Going to sleep and being woken up takes tens of microseconds, as long as handling twenty messages.  A peer that answers
+at once does so in less than that.  So a receiver with nothing to do polls a number of times before it sleeps.
+
+Rule 1. Success spins longer, failure backs off: the number of polls doubles when one finds something, and halves when
+        none does, down to a few.
+Rule 2. Every so often the number goes up to its maximum whatever happened.  Without this, two processes that wait for
+        each other's answers and hardly spin would both always sleep.  The maximum is about the time that a peer takes
+        to wake up and answer.
+Rule 3. Spinning is for idle processors only.  Where more processes want to run than there are processors (one more
+        does not count: it may happen to run just now), the maximum is what the transport says still pays.
 """
 
 from __future__ import annotations
@@ -17,15 +23,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _FEW, _MANY = 16, 256
-"""Looks before the next sleep; each takes a third of a microsecond to one."""
-_CHECK_AFTER = 32
-"""Calls after which it finds out whether the processors are free, and looks as long as it then may."""
+"""Polls before the next sleep; one takes a third of a microsecond to a microsecond."""
+_CHECK_EVERY = 32
+"""Calls between two checks whether processors are idle; after each check the number of polls is at its maximum."""
 
 
-class Looks:
-    """How often this receiver looks: `number` times before the next sleep.
+class Spinner:
+    """Polls before a receiver goes to sleep: at most `number` times in the next call.
 
-    `crowded`: at most so often where the processors are not free.
+    `crowded` is the maximum while no processor is idle.
     """
 
     def __init__(self, crowded: int = 0) -> None:
@@ -34,16 +40,16 @@ class Looks:
         self._most = _MANY
         self._calls = 0
 
-    def __call__(self, look: Callable[[], T]) -> T | None:
-        """What `look` returns as soon as that is something; None if it never is."""
+    def __call__(self, poll: Callable[[], T]) -> T | None:
+        """The first result of `poll` that is true; None if there is none, and the caller should sleep."""
         found: T | None = None
         for _ in range(self.number):
-            found = look()
+            found = poll()
             if found:
                 break
         self._calls += 1
-        if self._calls % _CHECK_AFTER == 0:
-            self.number = self._most = _MANY if _processors_are_free() else self._crowded
+        if self._calls % _CHECK_EVERY == 0:
+            self.number = self._most = _MANY if _processors_are_idle() else self._crowded
         elif found:
             self.number = min(2 * self.number, self._most)
         else:
@@ -51,8 +57,8 @@ class Looks:
         return found or None
 
 
-def _processors_are_free() -> bool:
-    """Whether at most one process more wants to run than there are processors for this one."""
+def _processors_are_idle() -> bool:
+    """Whether at most one more process wants to run than there are processors for this one."""
     try:
         with open("/proc/loadavg", "rb", buffering=0) as file:
             running = int(file.read(128).split()[3].partition(b"/")[0])

@@ -1,4 +1,6 @@
-"""Bytes to objects and back, and nothing else: no socket, no file, no clock.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Conversion between bytes and objects: no socket, no file, no clock.
 
-Every format msgd speaks is written down here, each in the module that packs and unpacks it.
+Each format that msgd speaks is written down here, in the module that packs and unpacks it.
 """

@@ -1,14 +1,21 @@
-"""Datagrams of at most 1024 bytes, and messages of any size cut into them and put together again.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The format of the dgram transport: messages of any size in datagrams of at most 1024 bytes.
 
-Whole, when header and payload fit 1016 bytes:  u64 cookie = 0, header, payload.
-In fragments otherwise, each at most 1024 bytes:  u64 cookie != 0, u64 total length of header and payload,
-i32 pid and i32 socket number of the sender, then at most 1000 bytes of header and payload.  All fragments of a
-message have its cookie, the next message of that (pid, socket) has another; file descriptors ride on the last.
-All little-endian.  (Samba's messages_dgm; observed in the golden datagrams, cookie 1 and onwards.)
+A message is sent whole if header and payload fit 1016 bytes: u64 cookie = 0, header, payload.
 
-The reassembler trusts no length: a total over the limit is refused at the first fragment, memory is taken only as
-bytes arrive, and both the unfinished messages of one sender process and the bytes of all are bounded, the oldest and
-the stalest giving way.
+Otherwise it is sent in fragments of at most 1024 bytes each: u64 cookie != 0, u64 total length of header and payload,
+i32 pid of the sender, i32 socket number of the sender, then at most 1000 bytes of header and payload.  All fragments of
+a message carry the same cookie, and the next message of that pid and socket carries another one.  File descriptors are
+attached to the last fragment only.  All numbers are little-endian.
+
+Source: Samba's messages_dgm, observed in the golden datagrams (tests/wire/vectors).
+
+The Reassembler trusts no length.
+Rule 1. A total over the limit is refused at the first fragment.
+Rule 2. Memory is allocated only as bytes arrive.
+Rule 3. The unfinished messages of one sender are bounded in number; the oldest is abandoned for a new one.
+Rule 4. The bytes of all unfinished messages are bounded; the one that has made no progress for longest is abandoned.
 """
 
 from __future__ import annotations
@@ -27,13 +34,14 @@ WHOLE_MAX = DATAGRAM_MAX - WHOLE.size
 FRAGMENT_MAX = DATAGRAM_MAX - FRAGMENT.size
 COOKIE_MAX = 0xFFFFFFFFFFFFFFFF
 WHOLE_COOKIE = bytes(WHOLE.size)
-"""What a datagram that is a whole message starts with."""
+"""The first bytes of a datagram that is a whole message."""
 
 
 def fragment(message: bytes, cookie: int, pid: int, socket_number: int, start: int = 0) -> Iterator[bytes]:
     """The datagrams that carry `message` (header and payload) in fragments, from byte `start` on.
 
-    `start` is a multiple of FRAGMENT_MAX; `cookie` is not 0 and not the last one's of this (pid, socket_number).
+    `start` is a multiple of FRAGMENT_MAX.  `cookie` is neither 0 nor that of the previous message with the same pid and
+    socket number.
     """
     prefix = FRAGMENT.pack(cookie, len(message), pid, socket_number)
     for offset in range(start, len(message), FRAGMENT_MAX):
@@ -51,13 +59,12 @@ class _Unfinished:
 
 
 class Reassembler:
-    """Puts fragments of any number of senders together again.
+    """Joins the fragments of any number of senders to messages.
 
-    max_total: largest header plus payload taken, in bytes.  max_bytes: bytes collected of all unfinished messages
-    together (at least max_total); past it those that have waited longest for their next fragment are abandoned.
-    per_sender: unfinished messages (sockets) a sender process may have; one more abandons its oldest.  timeout: seconds
-    after its last fragment an unfinished message is abandoned.  Times are whatever clock the caller passes as `now`, in
-    seconds.
+    max_total: the largest header plus payload that is accepted, in bytes.  max_bytes: the bound on the bytes of all
+    unfinished messages together (max_total if that is more).  per_sender: the bound on the unfinished messages of one
+    process, each on a socket of its own.  timeout: an unfinished message is abandoned that many seconds after its last
+    fragment.  `now` is the time in seconds on a clock of the caller's choice.
     """
 
     def __init__(self, max_total: int, max_bytes: int, per_sender: int, timeout: float) -> None:
@@ -67,24 +74,24 @@ class Reassembler:
         self._timeout = timeout
         self._bytes = 0
         self._senders: dict[int, dict[int, _Unfinished]] = {}
-        self._by_progress: OrderedDict[tuple[int, int], _Unfinished] = OrderedDict()
-        """All of them by (pid, socket), the one that has waited longest first."""
+        self.unfinished: OrderedDict[tuple[int, int], _Unfinished] = OrderedDict()
+        """The unfinished messages by (pid, socket number), the one without progress for longest first."""
         self._abandoned = 0
 
     def __len__(self) -> int:
-        return len(self._by_progress)
+        return len(self.unfinished)
 
     def take_abandoned(self) -> int:
-        """The number of messages of which the rest never came, since the last call."""
+        """The number of messages that were abandoned since the last call."""
         abandoned, self._abandoned = self._abandoned, 0
         return abandoned
 
     def add(self, datagram: bytes, credential_pid: int | None, now: float) -> bytes | None:
-        """Take one fragment; the whole header plus payload if it was the last, else None.
+        """Add one fragment; return header plus payload if it completes its message, otherwise None.
 
-        credential_pid is the sender's pid as the kernel tells it, None where it cannot.
-        Raises MalformedMessage for bytes that are no fragment, or not the sender's; what was collected of the
-        message they claim to belong to stays as it was unless the lie is in the claim itself (total, overrun).
+        `credential_pid` is the sender's pid according to the kernel, None where the kernel cannot tell.  Raises
+        MalformedMessage for bytes that are not a fragment, or not that sender's.  The unfinished message that they
+        claim to belong to is kept, unless they change its total or exceed it.
         """
         if len(datagram) <= FRAGMENT.size:
             raise MalformedMessage(f"{len(datagram)} bytes are too short for a fragment")
@@ -103,24 +110,24 @@ class Reassembler:
         unfinished.data += memoryview(datagram)[FRAGMENT.size :]
         unfinished.deadline = now + self._timeout
         self._bytes += len(datagram) - FRAGMENT.size
-        self._by_progress.move_to_end((pid, socket_number))
+        self.unfinished.move_to_end((pid, socket_number))
         if length < total:
             while self._bytes > self._max_bytes:
-                self._abandon(*next(iter(self._by_progress)))
+                self._abandon(*next(iter(self.unfinished)))
             return None
         self._forget(pid, socket_number)
         return bytes(unfinished.data)
 
     def expire(self, now: float) -> None:
-        """Abandon what has waited too long."""
-        while self._by_progress:
-            key, unfinished = next(iter(self._by_progress.items()))
+        """Abandon the messages whose last fragment is older than the timeout."""
+        while self.unfinished:
+            key, unfinished = next(iter(self.unfinished.items()))
             if unfinished.deadline >= now:
                 break
             self._abandon(*key)
 
     def _unfinished(self, pid: int, socket_number: int, cookie: int, total: int, now: float) -> _Unfinished:
-        """The message a fragment belongs to; begun, and others abandoned for it, if it is the first."""
+        """The unfinished message of a fragment.  A first fragment begins one, and others may be abandoned for it."""
         sockets = self._senders.get(pid, {})
         unfinished = sockets.get(socket_number)
         if unfinished is not None:
@@ -131,7 +138,7 @@ class Reassembler:
             self._abandon(pid, next(iter(sockets)))
         unfinished = _Unfinished(cookie, total, now + self._timeout)
         self._senders.setdefault(pid, {})[socket_number] = unfinished
-        self._by_progress[pid, socket_number] = unfinished
+        self.unfinished[pid, socket_number] = unfinished
         return unfinished
 
     def _abandon(self, pid: int, socket_number: int) -> None:
@@ -139,7 +146,7 @@ class Reassembler:
         self._forget(pid, socket_number)
 
     def _forget(self, pid: int, socket_number: int) -> None:
-        self._bytes -= len(self._by_progress.pop((pid, socket_number)).data)
+        self._bytes -= len(self.unfinished.pop((pid, socket_number)).data)
         sockets = self._senders[pid]
         del sockets[socket_number]
         if not sockets:

@@ -1,7 +1,11 @@
-"""The message header and the message itself.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The message header, and the message as a handler receives it.
 
-Header, 52 bytes, little-endian: destination ServerID (24), source ServerID (24), u32 message type.  The payload
-follows and ends where the transport says the message ends.  (Samba's message_hdr; observed in the golden datagrams.)
+The header has 52 bytes, little-endian: destination ServerID (24 bytes), source ServerID (24 bytes), u32 message type.
+The payload follows; the transport says where it ends.
+
+Source: Samba's message_hdr, observed in the golden datagrams (tests/wire/vectors).
 """
 
 from __future__ import annotations
@@ -16,13 +20,14 @@ HEADER = struct.Struct("<24s24sI")
 HEADER_SIZE = HEADER.size
 
 MAX_FDS = 127
-"""File descriptors one message can carry; Samba's receiver takes no more."""
+"""The largest number of file descriptors in one message.  Samba's receiver accepts no more."""
 
 
 class Message(NamedTuple):
-    """One message as a handler gets it.
+    """One message as a handler receives it.
 
-    `fds` are open while the handler runs and closed when it returns; os.dup() what is to be kept.
+    The descriptors in `fds` are open while the handler runs, and are closed when it returns.  A handler that wants to
+    keep one duplicates it with os.dup().
     """
 
     type: int
@@ -33,11 +38,11 @@ class Message(NamedTuple):
 
 
 new_message = tuple.__new__
-"""new_message(Message, (type, src, dst, data, fds)): half the time of Message(...), for the decoders."""
+"""new_message(Message, (type, src, dst, data, fds)): what Message(...) does, in half the time."""
 
 
 def pack_header(dst: ServerID, src: ServerID, message_type: int) -> bytes:
-    """The 52 bytes that stand before the payload; ValueError if something does not fit them."""
+    """Pack the 52 bytes before the payload.  Raises ValueError if a field does not fit."""
     try:
         return HEADER.pack(SERVER_ID.pack(*dst), SERVER_ID.pack(*src), message_type)
     except struct.error:
@@ -49,8 +54,8 @@ def pack_header(dst: ServerID, src: ServerID, message_type: int) -> bytes:
 class MessageDecoder:
     """Turns header and payload into a Message.
 
-    A process hears the same few peers over and over, so the ServerID of each 24 bytes seen is kept; the table is
-    emptied when it is full, which bounds what peers with invented addresses can make it hold.
+    A process mostly hears from the same few peers, so the ServerIDs of the bytes seen so far are cached.  The cache is
+    emptied when it is full: this bounds the memory that a peer can fill with invented addresses.
     """
 
     _KNOWN_MAX = 1024
@@ -59,7 +64,7 @@ class MessageDecoder:
         self._known: dict[bytes, ServerID] = {}
 
     def decode(self, data: bytes, offset: int = 0, fds: tuple[int, ...] = ()) -> Message:
-        """The message that starts at `offset` of `data`; MalformedMessage if the header is not whole."""
+        """The message that starts at `offset` of `data`.  Raises MalformedMessage if the header is incomplete."""
         body = offset + HEADER_SIZE
         if len(data) < body:
             raise MalformedMessage(f"{len(data) - offset} bytes are shorter than the {HEADER_SIZE}-byte header")

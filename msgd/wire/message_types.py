@@ -1,7 +1,10 @@
-"""Message type numbers and the broadcast classes they belong to.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The numbers of the message types, and the broadcast class of each.
 
-The numbers are today's Samba's.  Those below 256 are the same in Samba 3.0; the others were decimal there
-(`tests/wire/vectors/message_types.tsv` has both).  Types from TMP_BASE up are given out at run time.
+Source: Samba's messages.h (the numbers only), in tests/wire/vectors/message_types.tsv, which the tests compare.  The
+numbers here are those of today's Samba.  Samba 3.0 has the same numbers below 256 and other, decimal ones above; the
+vectors list both.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import re
 
 
 class MessageType(enum.IntEnum):
-    """Samba's message types by name, without the MSG_ in front."""
+    """Samba's message types by name, without the prefix MSG_."""
 
     DEBUG = 1
     PING = 2
@@ -106,17 +109,17 @@ class MessageType(enum.IntEnum):
 
 
 TMP_BASE = 0xF000
-"""The first temporary type: numbers from here up have no fixed meaning and are given out at run time."""
+"""The first temporary type: numbers from here up have no fixed meaning and are assigned at run time."""
 
 TYPE_MAX = 0xFFFFFFFF
 
 _NUMBER = re.compile("0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10}")
 _SHOWN = 64
-"""Characters of a wrong name that the complaint repeats."""
+"""Characters of a wrong name that the error message repeats."""
 
 
 class MessageClass(enum.Flag):
-    """The broadcast classes of 2006: whom a message type concerns, and what a process listens to."""
+    """The broadcast classes of Samba 3.0: each message type belongs to one, and a process listens to some of them."""
 
     GENERAL = 1
     NMBD = 2
@@ -127,21 +130,21 @@ class MessageClass(enum.Flag):
 
 
 _CLASSES_BY_RANGE = {1: MessageClass.NMBD, 2: MessageClass.PRINT, 3: MessageClass.SMBD, 4: MessageClass.WINBIND}
-"""By the number of the block of 256 types, from 0x100 to 0x4ff."""
+"""The class of each block of 256 types from 0x100 to 0x4ff."""
 
 
 def message_class(message_type: int) -> MessageClass:
-    """The one class a type belongs to: that of its range of today's numbers, GENERAL outside of them."""
+    """The class of a type: that of its block of 256 numbers, GENERAL outside these blocks."""
     return _CLASSES_BY_RANGE.get(message_type >> 8, MessageClass.GENERAL)
 
 
 def class_names(classes: MessageClass) -> str:
-    """The names of the classes, with blanks between them."""
+    """The names of the classes, separated by spaces."""
     return " ".join(one.name for one in classes if one.name is not None)
 
 
 def type_name(message_type: int) -> str:
-    """The name of a type for people: `PING`, or the number in hex where it has none."""
+    """The name of a type for people to read: `PING`, or the number in hex if it has no name."""
     try:
         return MessageType(message_type).name
     except ValueError:
@@ -149,7 +152,7 @@ def type_name(message_type: int) -> str:
 
 
 def type_number(text: str) -> int:
-    """The number of a type given by name in any case, or as a number in decimal or in hex with 0x.
+    """The number of a type that is given by its name (in any case) or by its number (decimal, or hex with 0x).
 
     Raises ValueError with one line that says what is wrong.
     """

@@ -1,7 +1,11 @@
-"""ServerID: the address of a process, or of one context (task) inside it.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""ServerID: the address of a process, or of one context (task) in it.
 
-On the wire 24 bytes, little-endian: u64 pid, u32 task_id, u32 vnn, u64 unique_id.  As text, as Samba prints it,
-`[vnn:]pid[.task][/unique]`.  (Samba's server_id; observed in the golden datagrams.)
+On the wire it has 24 bytes, little-endian: u64 pid, u32 task_id, u32 vnn, u64 unique_id.  As text it is
+`[vnn:]pid[.task][/unique]`, as Samba prints it.
+
+Source: Samba's server_id, observed in the golden datagrams (tests/wire/vectors).
 """
 
 from __future__ import annotations
@@ -13,29 +17,29 @@ from typing import NamedTuple
 from msgd.errors import MalformedMessage
 
 NONCLUSTER_VNN = 0xFFFFFFFF
-"""The node number of a machine that is in no cluster."""
+"""The node number (vnn) of a machine that is not part of a cluster."""
 
 UNIQUE_ID_NOT_TO_VERIFY = 0xFFFFFFFFFFFFFFFF
-"""As a destination's unique id: whoever has the pid now.  No process has it as its own."""
+"""As the unique id of a destination: the present owner of the pid.  No process has it as its own."""
 
 UNIQUE_ID_UNKNOWN = 0
-"""What Samba's tools write when they know only the pid; a receiver takes it like "not to verify"."""
+"""Samba's tools send this when they know only the pid.  A receiver treats it as "not to verify"."""
 
 ANY_PROCESS = frozenset((UNIQUE_ID_UNKNOWN, UNIQUE_ID_NOT_TO_VERIFY))
-"""The unique ids that address a pid whoever holds it."""
+"""The unique ids that address the present owner of a pid, whichever process that is."""
 
 SERVER_ID = struct.Struct("<QIIQ")
 
 PID_MAX = 0x7FFFFFFF
-"""Linux' pid_t is an int; no larger pid is anybody's."""
+"""The largest pid: pid_t is an int on Linux."""
 
 TASK_ID_MAX = 0xFFFFFFFE
-"""The largest number that a context can have."""
+"""The largest task id of a context."""
 
 EVERY_TASK = 0xFFFFFFFF
-"""As a destination's task id: each context of the process that listens to the message's class.
+"""As the task id of a destination: each context of the process that listens to the class of the message.
 
-msgd broadcasts to its own processes like this; Samba's know task ids of contexts only.
+msgd uses this for broadcasts to its own processes.  Samba does not know it: there a task id always names one context.
 """
 
 _TEXT = re.compile(
@@ -44,9 +48,9 @@ _TEXT = re.compile(
 
 
 class ServerID(NamedTuple):
-    """Address of a context: process `pid`, its context number `task_id`, on node `vnn`.
+    """The address of a context: number `task_id` in process `pid` on node `vnn`.
 
-    `unique_id` tells two processes apart that had the same pid one after the other.
+    `unique_id` distinguishes two processes that had the same pid one after the other.
     """
 
     pid: int
@@ -81,7 +85,7 @@ class ServerID(NamedTuple):
 
     @classmethod
     def of(cls, address: ServerID | int | str) -> ServerID:
-        """The ServerID of a server id, a pid or server-id text; ValueError if it is none."""
+        """Convert a ServerID, a pid or server-id text.  Raises ValueError if it is not a valid address."""
         if isinstance(address, str):
             return cls.parse(address)
         server_id = address if isinstance(address, ServerID) else cls(address)
@@ -89,7 +93,7 @@ class ServerID(NamedTuple):
         return server_id
 
     def check(self) -> None:
-        """Raise ValueError if a field does not fit the format or cannot belong to a process."""
+        """Raise ValueError if a field does not fit the format, or the pid cannot be that of a process."""
         if not 0 < self.pid <= PID_MAX:
             raise ValueError(f"pid {self.pid} is not a process id (1 to {PID_MAX})")
         if not 0 <= self.task_id <= EVERY_TASK:
@@ -100,12 +104,12 @@ class ServerID(NamedTuple):
             raise ValueError(f"unique id {self.unique_id} does not fit 64 bits")
 
     def pack(self) -> bytes:
-        """The 24 bytes of the wire."""
+        """The 24 bytes on the wire."""
         return SERVER_ID.pack(*self)
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> ServerID:
-        """Read the 24 bytes of the wire; MalformedMessage if there are more or fewer."""
+        """Read the 24 bytes on the wire.  Raises MalformedMessage if there are more or fewer."""
         if len(data) != SERVER_ID.size:
             raise MalformedMessage(f"a server id has {SERVER_ID.size} bytes, not {len(data)}")
         return cls._make(SERVER_ID.unpack(data))

@@ -1,4 +1,7 @@
-"""Each test here runs once for each variant of each compiled-in messaging type; see variants.py."""
+"""Fixtures of the transports' tests.  Each test runs for each variant of each compiled-in messaging type.
+
+variants.py lists the variants; contract/README.md says which tests hold which clause of the contract.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from tests.support.harness import Peer
 
 
 class MakeConfig(Protocol):
-    """Makes a Config of the variant under test, in the test's rendezvous directory."""
+    """Makes a Config for the variant under test, in the test's rendezvous directory."""
 
     def __call__(self, **overrides: Any) -> Config: ...
 
 
 class StartPeer(Protocol):
-    """Starts a peer, with another configuration if one is given; all are killed at the end of the test."""
+    """Starts a peer, with the test's configuration or another one.  All peers are killed at the end of the test."""
 
     def __call__(self, other: Config | None = None, /, **arguments: Any) -> Peer: ...
 
@@ -48,7 +51,7 @@ def config(make_config: MakeConfig) -> Config:
 
 @pytest.fixture
 def scratch_config(make_config: MakeConfig, scratch: Path) -> Config:
-    """The same in another rendezvous directory."""
+    """The same configuration in another rendezvous directory."""
     return make_config(lock_directory=str(scratch / "other"))
 
 
@@ -75,5 +78,5 @@ def start(config: Config) -> Iterator[StartPeer]:
 
 @pytest.fixture
 def peer(start: StartPeer) -> Peer:
-    """Another process, which does not read until told."""
+    """Another process, which reads only when it is told to."""
     return start()

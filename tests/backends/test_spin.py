@@ -1,4 +1,4 @@
-"""How long a receiver spin before it sleeps, by what comes of it and by who else wants to run."""
+"""How long a receiver spins before it sleeps: by its last results, and by how busy the processors are."""
 
 from __future__ import annotations
 
@@ -7,68 +7,68 @@ from collections.abc import Iterator
 
 import pytest
 
-from msgd.backends import spin
-from msgd.backends.spin import Looks
+from msgd.backends import spin as module
+from msgd.backends.spin import Spinner
 from tests.support.harness import Channel, Child
 
 
-def numbers(one: Looks, found: list[bool]) -> list[int]:
-    """How often it is about to look after each of these calls."""
+def numbers(spin: Spinner, results: list[bool]) -> list[int]:
+    """The number of polls for the next call, after a call with each of these results."""
     counted = []
-    for is_found in found:
-        one(lambda is_found=is_found: is_found)  # type: ignore[misc]
-        counted.append(one.number)
+    for result in results:
+        spin(lambda result=result: result)  # type: ignore[misc]
+        counted.append(spin.number)
     return counted
 
 
-def test_what_is_found_is_returned_at_once() -> None:
-    came: Iterator[str] = iter(("", "", "a message", "another"))
-    assert Looks()(lambda: next(came)) == "a message"
-    assert list(came) == ["another"]
+def test_first_result_is_returned_at_once() -> None:
+    results: Iterator[str] = iter(("", "", "a message", "another"))
+    assert Spinner()(lambda: next(results)) == "a message"
+    assert list(results) == ["another"]
 
 
-def test_in_vain_it_looks_as_often_as_it_is_told() -> None:
-    one = Looks()
-    one.number = 5
+def test_number_of_polls_without_a_result() -> None:
+    spin = Spinner()
+    spin.number = 5
     calls: list[int] = []
-    assert one(lambda: calls.append(1)) is None
+    assert spin(lambda: calls.append(1)) is None
     assert len(calls) == 5
 
 
-def test_it_looks_longer_while_it_finds_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spin, "_processors_are_free", lambda: True)
-    few, many = spin._FEW, spin._MANY
-    one = Looks()
-    assert numbers(one, [True] * 5) == [2 * few, 4 * few, 8 * few, many, many]
-    assert numbers(one, [False] * 5) == [many // 2, many // 4, many // 8, few, few]
+def test_success_spins_longer_and_failure_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_processors_are_idle", lambda: True)
+    few, many = module._FEW, module._MANY
+    spin = Spinner()
+    assert numbers(spin, [True] * 5) == [2 * few, 4 * few, 8 * few, many, many]
+    assert numbers(spin, [False] * 5) == [many // 2, many // 4, many // 8, few, few]
 
 
-def test_from_time_to_time_it_looks_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spin, "_processors_are_free", lambda: True)
-    counted = numbers(Looks(), [False] * 100)
-    assert [call for call, number in enumerate(counted, 1) if number == spin._MANY] == [32, 64, 96]
+def test_maximum_every_32_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_processors_are_idle", lambda: True)
+    counted = numbers(Spinner(), [False] * 100)
+    assert [call for call, number in enumerate(counted, 1) if number == module._MANY] == [32, 64, 96]
 
 
 @pytest.mark.parametrize("crowded", [0, 64])
-def test_it_looks_no_more_than_pays_where_others_want_to_run(monkeypatch: pytest.MonkeyPatch, crowded: int) -> None:
-    monkeypatch.setattr(spin, "_processors_are_free", lambda: False)
-    one = Looks(crowded)
-    numbers(one, [True] * spin._CHECK_AFTER)
-    assert set(numbers(one, [True] * 100)) == {crowded}
-    assert numbers(one, [False] * 5)[-1] == min(crowded, spin._FEW)
+def test_bound_while_no_processor_is_idle(monkeypatch: pytest.MonkeyPatch, crowded: int) -> None:
+    monkeypatch.setattr(module, "_processors_are_idle", lambda: False)
+    spin = Spinner(crowded)
+    numbers(spin, [True] * module._CHECK_EVERY)
+    assert set(numbers(spin, [True] * 100)) == {crowded}
+    assert numbers(spin, [False] * 5)[-1] == min(crowded, module._FEW)
 
 
-def test_busy_processes_are_seen() -> None:
+def test_busy_processes_are_detected() -> None:
     """One more than there are processors, and this one."""
 
-    def turn(channel: Channel) -> None:
-        channel.send("turning")
+    def work(channel: Channel) -> None:
+        channel.send("working")
         while True:
             pass
 
-    busy = [Child(turn) for _ in range(len(os.sched_getaffinity(0)) + 1)]
+    busy = [Child(work) for _ in range(len(os.sched_getaffinity(0)) + 1)]
     for child in busy:
         child.hear()
-    assert not spin._processors_are_free()
+    assert not module._processors_are_idle()
     for child in busy:
         child.kill()

@@ -1,7 +1,7 @@
-"""What the suite runs over: the compiled-in messaging types, each in all the ways it can be run.
+"""The parameters of the suite: the compiled-in messaging types, each in all its variants.
 
-A new messaging type joins by being compiled in; VARIANTS adds ways of running one.  A test module for some types only
-names them in MESSAGING_TYPES.
+A new messaging type is included as soon as it is compiled in.  VARIANTS adds other ways of running a type.  A test
+module that concerns only some types names them in MESSAGING_TYPES.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgd._registry import MESSAGING_MODULES
 
 
 class Variant(NamedTuple):
-    """One way of running a messaging type: the name in the test's id, and the parameters that make it."""
+    """One way of running a messaging type: its name in test ids, and its parameters."""
 
     name: str
     messaging_type: str
@@ -25,7 +25,7 @@ VARIANTS = (
     Variant("tdb-nommap", "tdb", {"use_mmap": False}),
     Variant("tdb-fcntl", "tdb", {"tdb_mutexes": False}),
 )
-"""Those beside the plain ones."""
+"""The variants besides each type with its default parameters."""
 
 CARRYING_FDS = frozenset(
     module.name for module in MESSAGING_MODULES if importlib.import_module(module.import_path).BACKEND.carries_fds
@@ -34,7 +34,7 @@ CARRYING_FDS = frozenset(
 
 
 def compiled_in(wanted: Collection[str] | None = None) -> list[Variant]:
-    """The variants of the compiled-in types, or of those among them that are wanted."""
+    """The variants of the compiled-in types, or only of those in `wanted`."""
     variants: list[Variant] = []
     for module in MESSAGING_MODULES:
         if wanted is None or module.name in wanted:

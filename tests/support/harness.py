@@ -1,8 +1,9 @@
-"""Real processes for tests: started, told what to do, stopped, killed; nothing waits for a time.
+"""Real processes for tests: tests start them, tell them what to do, stop them and kill them.
 
-A `Child` is a forked process that runs a function.  A `Peer` is a child with an open messaging context that does what
-it is told: `peer.call(function, ...)` runs a module's function in it with its `Session`, and the result comes back.
-Between two calls a peer does nothing at all: it is a receiver that does not read.
+Tests wait for events, never for a time.  A `Child` is a forked process that runs a function.  A `Peer` is a child with
+an open messaging context that runs functions on request: `peer.call(function, ...)` runs a module's function in the
+peer, with its `Session` as the first argument, and returns the result.  Between two calls a peer does nothing: it is a
+receiver that does not read.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ TEXT = 0xF100
 """The message type that peers collect."""
 
 PATIENCE = 30.0
-"""Seconds after which a child that should have spoken fails the test; a test that passes never waits for it."""
+"""Seconds after which a silent child fails the test.  A test that passes never waits that long."""
 
 _PR_SET_PDEATHSIG = 1
 _SYS_CLONE3 = 435
@@ -45,7 +46,7 @@ _libc.syscall.restype = ctypes.c_long
 
 
 class ChildFailed(AssertionError):
-    """The function in the child raised; the message is its traceback."""
+    """The function in the child raised an exception.  The message is its traceback."""
 
 
 class _Failure(NamedTuple):
@@ -53,9 +54,9 @@ class _Failure(NamedTuple):
 
 
 class Child:
-    """A forked process that runs `body(channel)` and exits; killed when its `with` block or the test ends.
+    """A forked process that runs `body(channel)` and exits.  It is killed when its `with` block or the test ends.
 
-    `pid` asks the kernel for that very process id (root only), as if pids had wrapped around.  With `orphan` it
+    With `pid`, the child gets that process id, as if pids had wrapped around (root only).  With `orphan`, the child
     outlives the process that started it.
     """
 
@@ -81,7 +82,7 @@ class Child:
         self.channel.send(thing)
 
     def hear(self) -> Any:
-        """The next object the child sends; ChildFailed if it raised or died instead."""
+        """The next object that the child sends.  Raises ChildFailed if the child raised or died instead."""
         if not self.channel.poll(PATIENCE):
             raise ChildFailed(f"pid {self.pid} has said nothing for {PATIENCE:g} seconds")
         try:
@@ -93,23 +94,23 @@ class Child:
         return thing
 
     def stop(self) -> None:
-        """SIGSTOP it and wait until it has stopped."""
+        """Send SIGSTOP and wait until the child has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
     def resume(self) -> None:
-        """SIGCONT it."""
+        """Send SIGCONT."""
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL it and wait until it is dead."""
+        """Send SIGKILL and wait until the child is dead."""
         if self.status is None:
             os.kill(self.pid, signal.SIGKILL)
             self.wait()
         self.channel.close()
 
     def wait(self) -> int:
-        """Wait for its end: the exit status, negative for a signal."""
+        """Wait until the child has exited; its exit status, or the negative number of the signal that killed it."""
         if self.status is None:
             self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.status
@@ -117,12 +118,12 @@ class Child:
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # xdist's threads only wait, and the child has none
+        warnings.simplefilter("ignore", DeprecationWarning)  # xdist's threads only wait and are not in the child
         return os.fork()
 
 
 def _fork_as(pid: int) -> int:
-    """fork() with a chosen pid, by clone3's set_tid; OSError where the kernel does not let this user."""
+    """fork() with a chosen pid, by set_tid of clone3.  Raises OSError where the kernel does not permit it."""
     wanted = (ctypes.c_int * 1)(pid)
     arguments = struct.pack("11Q", 0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(wanted), 1, 0)
     ctypes.pythonapi.PyOS_BeforeFork()
@@ -147,7 +148,7 @@ def _run(body: Callable[[Channel], None], parents: Channel, channel: Channel, pa
                 os._exit(1)
         body(channel)
         status = 0
-    except BaseException:  # noqa: BLE001  # it is the test's to raise it
+    except BaseException:  # noqa: BLE001  # hear() raises it in the test
         with contextlib.suppress(OSError):
             channel.send(_Failure(traceback.format_exc()))
     finally:
@@ -155,7 +156,7 @@ def _run(body: Callable[[Channel], None], parents: Channel, channel: Channel, pa
 
 
 class Session:
-    """What a peer's functions work with: its context, and the messages of type TEXT that came in."""
+    """The state that a peer's functions work with: its context, and the messages of type TEXT that it received."""
 
     def __init__(self, config: Config, **arguments: Any) -> None:
         self.config = config
@@ -166,7 +167,7 @@ class Session:
 
 
 class Peer(Child):
-    """A child with a messaging context that runs the functions it is told to run."""
+    """A child with a messaging context that runs functions on request."""
 
     def __init__(self, config: Config, *, pid: int | None = None, orphan: bool = False, **arguments: Any) -> None:
         def body(channel: Channel) -> None:
@@ -181,21 +182,21 @@ class Peer(Child):
         self.server_id: ServerID = self.hear()
 
     def begin(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Let it run `function(session, *arguments)`, which belongs to a module; hear() is the result."""
+        """Start `function(session, *arguments)`, a function of a module, in the peer.  hear() returns its result."""
         self.tell((function, arguments))
 
     def call(self, function: Callable[Concatenate[Session, P], T], *arguments: P.args, **_: P.kwargs) -> T:
-        """Run `function(session, *arguments)` there and return its result."""
+        """Run `function(session, *arguments)` in the peer and return its result."""
         self.begin(function, *arguments)
         result: T = self.hear()
         return result
 
 
-# What peers are told to do
+# Functions for peers to run
 
 
 def take(session: Session, number: int) -> list[Message]:
-    """Dispatch until `number` messages of type TEXT have come in, and hand them over."""
+    """Dispatch until `number` messages of type TEXT have been received, and return these."""
     while len(session.messages) < number:
         session.messaging.dispatch(None)
     taken = session.messages[:number]
@@ -204,7 +205,7 @@ def take(session: Session, number: int) -> list[Message]:
 
 
 def clean_up(session: Session) -> list[int]:
-    """The pids whose leavings it has removed."""
+    """Clean up; the pids of the dead processes that it cleaned up after."""
     return session.messaging.clean_up()
 
 
@@ -214,35 +215,35 @@ def take_data(session: Session, number: int) -> list[bytes]:
 
 
 def send_many(session: Session, dst: ServerID | int, texts: list[bytes]) -> None:
-    """Send messages of type TEXT and stay until they have all left."""
+    """Send messages of type TEXT, and dispatch until none of them is queued."""
     for text in texts:
         session.messaging.send(dst, TEXT, text, timeout=PATIENCE)
     drain(session.messaging)
 
 
 def serve(session: Session) -> None:
-    """Dispatch for ever."""
+    """Dispatch without end."""
     while True:
         session.messaging.dispatch(None)
 
 
 def close(session: Session) -> int:
-    """Close the context; the number of messages undelivered."""
+    """Close the context; the number of undelivered messages."""
     return session.messaging.close()
 
 
 def reopen(session: Session) -> ServerID:
-    """Close the context and open another, with a new unique id."""
+    """Close the context and open another one, with a new unique id."""
     session.messaging.close()
     session.__init__(session.config)  # type: ignore[misc]
     return session.messaging.server_id
 
 
-# Helpers of both sides
+# Functions for tests and peers
 
 
 def fill(messaging: Messaging, dst: ServerID | int, number: int = 300) -> list[bytes]:
-    """Send so many numbered messages that some wait in this process, where the transport's own queue is short."""
+    """Send numbered messages, enough that some are queued in this process if the transport's own queue is short."""
     texts = [b"%d" % one for one in range(number)]
     for text in texts:
         messaging.send(dst, TEXT, text)
@@ -250,25 +251,25 @@ def fill(messaging: Messaging, dst: ServerID | int, number: int = 300) -> list[b
 
 
 def drain(messaging: Messaging) -> None:
-    """Dispatch until nothing is queued for others any more."""
+    """Dispatch until no message is queued in this process."""
     while messaging.statistics().queued_messages:
         select.select([messaging.fileno()], [], [], PATIENCE)
         messaging.dispatch()
 
 
 def dispatch_until(messaging: Messaging, ready: Callable[[], object], *also: Channel) -> None:
-    """Dispatch until `ready()`; fails if nothing comes, here or on `also`, for PATIENCE seconds."""
+    """Dispatch until `ready()`.  Fails if neither the context nor `also` becomes readable for PATIENCE seconds."""
     while not ready():
         waited_for: list[int | Channel] = [messaging.fileno(), *also]
         readable, _, _ = select.select(waited_for, [], [], PATIENCE)
-        assert readable, "nothing came"
+        assert readable, "nothing became readable"
         messaging.dispatch()
 
 
 def open_fds() -> set[str]:
-    """What this process's descriptors refer to now, but for the listing itself.
+    """This process's open descriptors, each with what it refers to.
 
-    Connections are left out: a backend that keeps them opens and ends them as it likes.
+    The descriptor of the listing itself is left out, and so are connections: a backend opens and closes them at will.
     """
     found = set()
     for name in os.listdir("/proc/self/fd"):
@@ -289,14 +290,14 @@ def _is_connection(fd: int) -> bool:
 
 @contextlib.contextmanager
 def no_fd_leaks() -> Iterator[None]:
-    """Fail if the block leaves descriptors open that it has opened."""
+    """Fail if the block leaves descriptors open."""
     before = open_fds()
     yield
     assert open_fds() - before == set()
 
 
 def wait_until_asleep(pid: int) -> None:
-    """Until the process waits in the kernel; what it waits for is the test's to know."""
+    """Wait until the process sleeps in the kernel.  The test must know what it can be sleeping for."""
     deadline = time.monotonic() + PATIENCE
     while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
         assert time.monotonic() < deadline
@@ -304,7 +305,7 @@ def wait_until_asleep(pid: int) -> None:
 
 
 def dead_pid() -> int:
-    """A pid that no process has: that of a child that has ended."""
+    """A pid without a process: that of a child that has exited."""
     child = Child(lambda channel: None)
     child.wait()
     child.kill()
@@ -312,7 +313,7 @@ def dead_pid() -> int:
 
 
 def is_gone(messaging: Messaging, dst: ServerID | int) -> bool:
-    """Whether sending to `dst` is NoSuchProcess."""
+    """Whether sending to `dst` raises NoSuchProcess."""
     try:
         messaging.send(dst, TEXT, b"are you there?")
     except NoSuchProcess:
@@ -321,7 +322,7 @@ def is_gone(messaging: Messaging, dst: ServerID | int) -> bool:
 
 
 def chosen_pids_reason() -> str | None:
-    """Why no process with a chosen pid can be made here; None if it can."""
+    """Why a process with a chosen pid cannot be started here, None if it can."""
     try:
         child = Child(lambda channel: None, pid=dead_pid())
     except OSError as error:

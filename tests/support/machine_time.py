@@ -1,10 +1,10 @@
-"""A clock for bounds in seconds: it goes on while the machine works, and hardly when it is kept from working.
+"""A clock for time limits in tests: it runs while the machine works, and hardly while the machine is suspended.
 
-A machine shared with others stands still for seconds at times, all of it or one of its processors, and what a process
-was not given it cannot have wasted.  So a child on each processor looks at the real clock every few milliseconds and
-counts what has passed, but no more than `MOST` at a time: if it was not woken for seconds, nobody there was.  What has
-passed for all of the processors has passed.  A process that waits for another, or for its own time-out, takes nothing
-from these children, so its wait counts in full.
+A virtual machine that shares its host stalls for seconds at times, with all or one of its processors.  A test must not
+blame a process for time that the process did not get.  So a child on each processor reads the real clock every few
+milliseconds and adds up what has passed, but no more than `MOST` at a time: if the child was not woken for seconds,
+nobody on that processor was.  The clock shows the smallest of these sums.  A process that waits for another one, or for
+its own timeout, does not keep these children from running, so its wait counts in full.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Moment = tuple[int, ...]
 
 _INTERVAL = 0.002
 MOST = 0.05
-"""Seconds; a child that is woken after more of them was kept from working."""
+"""Seconds.  A child that is woken later than that was stalled."""
 _NANOSECONDS = 1_000_000_000
 
 
 class MachineTime:
-    """The clock, while in its `with` block.  Processes that are forked in the block read it, too."""
+    """The clock.  It runs in its `with` block; processes forked in the block can read it, too."""
 
     def __init__(self) -> None:
         self._processors = sorted(os.sched_getaffinity(0))
@@ -61,9 +61,9 @@ class MachineTime:
             before = now
 
     def now(self) -> Moment:
-        """A moment, to be compared with later ones."""
+        """The present moment, for since()."""
         return tuple(self._counted)
 
     def since(self, moment: Moment) -> float:
-        """Seconds that the machine has worked since then."""
+        """The seconds that the machine has worked since `moment`."""
         return min(now - then for now, then in zip(self._counted, moment, strict=True)) / _NANOSECONDS

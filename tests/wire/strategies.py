@@ -1,4 +1,4 @@
-"""What hypothesis makes of the wire's objects."""
+"""Hypothesis strategies for the objects of the wire."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ UINT64_MAX = 0xFFFFFFFFFFFFFFFF
 uint32 = st.integers(0, UINT32_MAX)
 uint64 = st.integers(0, UINT64_MAX)
 server_ids = st.builds(ServerID, st.integers(1, PID_MAX), uint32, uint32, uint64)
-"""Addresses of processes that could be."""
+"""Addresses that a process can have."""
 wire_server_ids = st.builds(ServerID, uint64, uint32, uint32, uint64)
-"""Whatever 24 bytes can say."""
+"""Any value that fits the 24 bytes."""

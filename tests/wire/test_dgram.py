@@ -1,4 +1,4 @@
-"""Messages cut into datagrams and put together again, with senders interleaved and lengths that lie."""
+"""Fragments and their reassembly, with interleaved senders and false lengths."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_pieces(size: int) -> None:
 
 @given(messages, cookies, st.integers(0, 5))
 def test_start(message: bytes, cookie: int, pieces: int) -> None:
-    """Sending goes on where it stopped."""
+    """A message that was interrupted continues with the next fragment."""
     datagrams = list(fragment(message, cookie, 1, 2))
     assert list(fragment(message, cookie, 1, 2, pieces * FRAGMENT_MAX)) == datagrams[pieces:]
 
@@ -48,7 +48,7 @@ senders = st.tuples(st.integers(1, 4), st.integers(3, 5))
 @settings(max_examples=200)
 @given(st.lists(st.tuples(senders, messages), max_size=10), st.randoms(use_true_random=False))
 def test_interleaved_senders(sent: list[tuple[tuple[int, int], bytes]], random: Any) -> None:
-    """Each sender's own fragments are in order; those of all are mixed."""
+    """The fragments of each sender are in order; those of different senders are mixed."""
     streams: dict[tuple[int, int], list[bytes]] = defaultdict(list)
     expected: dict[tuple[int, int], list[bytes]] = defaultdict(list)
     for cookie, (sender, message) in enumerate(sent, 1):
@@ -68,11 +68,11 @@ def test_interleaved_senders(sent: list[tuple[tuple[int, int], bytes]], random: 
     assert reassembler.take_abandoned() == 0
 
 
-def test_bytes_of_all_are_bounded_and_the_stalest_gives_way() -> None:
+def test_total_bytes_are_bounded_and_the_stalest_message_is_abandoned() -> None:
     reassembler = Reassembler(10_000, 10_000, 16, TIMEOUT)
     honest = list(fragment(bytes(9000), 1, 99, 3))
     assert reassembler.add(honest[0], 99, 0) is None
-    for pid in range(1, 50):  # each leaves 3,000 bytes behind; the honest one goes on for a while, then waits longest
+    for pid in range(1, 50):  # each leaves 3,000 bytes; the honest one stops after a while and becomes the stalest
         for datagram in list(fragment(bytes(9000), 1, pid, 3))[:3]:
             assert reassembler.add(datagram, pid, 0) is None
         if pid <= 7:
@@ -106,11 +106,11 @@ def test_per_sender_bound_spares_other_senders() -> None:
     assert reassembler.add(last, 77, 0) == bytes(2000)
     for number in (7, 8, 9):
         *_, last = fragment(bytes(2000), 1, 5, number)
-        assert reassembler.add(last, 5, 0) == bytes(2000), "the youngest are kept"
+        assert reassembler.add(last, 5, 0) == bytes(2000), "the newest are kept"
 
 
 def test_expiry() -> None:
-    """By the time since the last fragment; a straggler's message is begun anew, not joined to the expired."""
+    """It counts from the last fragment; a late fragment begins a new message and is not joined to the expired one."""
     reassembler = make()
     first, second, third = fragment(bytes(2500), 1, 5, 3)
     reassembler.add(first, 5, 0)
@@ -160,7 +160,7 @@ def test_garbage(datagram: bytes, pid: int | None) -> None:
 
 
 class Hostile(RuleBasedStateMachine):
-    """Any fragments at any time: only MalformedMessage comes out, and what is kept stays within the bounds."""
+    """Any fragments at any time: only MalformedMessage is raised, and memory stays within the bounds."""
 
     MAX_TOTAL = 5000
     PER_SENDER = 3

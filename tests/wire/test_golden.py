@@ -1,7 +1,7 @@
-"""The bytes that Samba 4.17's smbcontrol was seen to send: read as what they are, and made again byte for byte.
+"""The golden vectors: datagrams recorded from Samba 4.17's smbcontrol are decoded, and encoded again byte for byte.
 
-vectors/samba-4.17-smbcontrol-datagrams.jsonl: per command the datagrams (hex, number of descriptors) and who sent them
-to whom.  vectors/message_types.tsv: the numbers of all message types.
+vectors/samba-4.17-smbcontrol-datagrams.jsonl has for each command the datagrams (hex, number of descriptors), their
+sender and their receiver.  vectors/message_types.tsv has the numbers of all message types.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ PAYLOADS = {
     "onlinestatus": (MessageType.WINBIND_ONLINESTATUS, b""),
     "dump-domain-list": (MessageType.WINBIND_DUMP_DOMAIN_LIST, b""),
 }
-"""What the commands mean; validate-cache's payload is the sender's server id."""
+"""Type and payload of each command, except validate-cache, whose payload is the sender's server id."""
 
 
 def join(capture: Capture) -> bytes:
-    """Header and payload of a capture."""
+    """The header and payload of a capture."""
     if capture.datagrams[0].startswith(WHOLE_COOKIE):
         [datagram] = capture.datagrams
         return datagram[len(WHOLE_COOKIE) :]
@@ -84,7 +84,7 @@ def test_all_captures_are_known() -> None:
 
 
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda capture: capture.words.replace(" ", "-"))
-def test_read(capture: Capture) -> None:
+def test_decode(capture: Capture) -> None:
     message = MessageDecoder().decode(join(capture))
     assert message.dst == capture.dst
     assert message.src == ServerID(capture.src_pid, unique_id=message.src.unique_id)
@@ -95,23 +95,23 @@ def test_read(capture: Capture) -> None:
 
 
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda capture: capture.words.replace(" ", "-"))
-def test_make_again(capture: Capture) -> None:
-    """msgd's bytes for the same message: those of Samba."""
+def test_encode(capture: Capture) -> None:
+    """msgd encodes the same message to the same bytes."""
     unique_id = MessageDecoder().decode(join(capture)).src.unique_id
     src = ServerID(capture.src_pid, unique_id=unique_id)
     message_type, payload = PAYLOADS.get(capture.words) or (MessageType.WINBIND_VALIDATE_CACHE, src.pack())
     message = pack_header(capture.dst, src, message_type) + payload
     if len(message) <= WHOLE_MAX:
-        made = [WHOLE_COOKIE + message]
+        encoded = [WHOLE_COOKIE + message]
     else:
         cookie, _, pid, socket_number = FRAGMENT.unpack_from(capture.datagrams[0])
         assert pid == capture.src_pid
-        made = list(fragment(message, cookie, pid, socket_number))
-    assert made == capture.datagrams
+        encoded = list(fragment(message, cookie, pid, socket_number))
+    assert encoded == capture.datagrams
 
 
-def test_borders() -> None:
-    """What DESIGN says of the format, in numbers."""
+def test_sizes() -> None:
+    """The limits that wire/dgram.py states."""
     assert (WHOLE_MAX, FRAGMENT_MAX) == (1016, 1000)
     assert [len(datagram) for datagram in next(one for one in CAPTURES if len(one.datagrams) > 1).datagrams] == [
         1024,
@@ -127,13 +127,13 @@ def _types(*numberings: str) -> dict[str, int]:
 
 
 def test_message_types() -> None:
-    """Today's numbers, all of them and no others."""
+    """MessageType has all numbers of today's Samba, and no others."""
     assert {one.name: one.value for one in MessageType} | {"TMP_BASE": TMP_BASE} == _types(
         "samba4", "samba4-newer-than-4.17"
     )
 
 
-def test_general_types_are_those_of_2006() -> None:
+def test_general_types_are_the_same_in_samba_3() -> None:
     then = _types("samba3.0")
     general = {name: value for name, value in then.items() if value < 256}
     assert general

@@ -1,4 +1,4 @@
-"""The 52 bytes before the payload."""
+"""The message header: 52 bytes before the payload."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_too_short(data: bytes, offset: int) -> None:
 
 
 @given(st.binary(min_size=HEADER_SIZE, max_size=100))
-def test_any_bytes_that_are_long_enough(data: bytes) -> None:
+def test_arbitrary_bytes_of_sufficient_length(data: bytes) -> None:
     message = decoder.decode(data)
     assert pack_header(message.dst, message.src, message.type) + message.data == data
 
@@ -47,7 +47,7 @@ def test_any_bytes_that_are_long_enough(data: bytes) -> None:
         (ServerID(1), ServerID(1), 1 << 32),
     ],
 )
-def test_what_does_not_fit(dst: ServerID, src: ServerID, message_type: int) -> None:
+def test_fields_that_do_not_fit(dst: ServerID, src: ServerID, message_type: int) -> None:
     with pytest.raises(ValueError, match=r"fit|process id"):
         pack_header(dst, src, message_type)
 

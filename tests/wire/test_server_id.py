@@ -1,4 +1,4 @@
-"""ServerID: 24 bytes, and the text that Samba prints."""
+"""ServerID: its 24 bytes, and its text as Samba prints it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_text(text: str, server_id: ServerID) -> None:
         "+1",
     ],
 )
-def test_text_that_is_none(text: str) -> None:
+def test_invalid_text(text: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         ServerID.parse(text)
 
@@ -103,7 +103,7 @@ def test_any_text(text: str) -> None:
 
 
 @given(st.integers(), st.integers(), st.integers(), st.integers())
-def test_check_lets_through_what_fits(pid: int, task_id: int, vnn: int, unique_id: int) -> None:
+def test_check_accepts_only_what_can_be_packed(pid: int, task_id: int, vnn: int, unique_id: int) -> None:
     server_id = ServerID(pid, task_id, vnn, unique_id)
     try:
         server_id.check()

@@ -44,7 +44,7 @@ from functools import partial
 from msgd.backends.base import Backend, BackendStatistics, Deliver
 from msgd.backends.out_queue import Outgoing, OutQueue
 from msgd.backends.sockets import bind_socket, check_unique_id
-from msgd.backends.spin import Looks
+from msgd.backends.spin import Spinner
 from msgd.backends.stream.connection import Connection
 from msgd.config import Config
 from msgd.drops import Drops
@@ -126,7 +126,7 @@ class StreamBackend(Backend):
         self._ready: list[tuple[int, int]] = []
         self._closed = False
         self._epoll = select.epoll()
-        self._looks = Looks()
+        self._looks = Spinner()
         self._look = partial(self._epoll.poll, 0, _EVENTS_A_ROUND)
         self._timer = TimerFd()
         self._listener = _new_socket()

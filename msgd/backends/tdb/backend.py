@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 from msgd.backends.base import Backend, BackendStatistics, Deliver
 from msgd.backends.sockets import cached_destinations, check_unique_id
-from msgd.backends.spin import Looks
+from msgd.backends.spin import Spinner
 from msgd.backends.tdb.chain_lock import ChainLock
 from msgd.backends.tdb.destination import (
     AWAKE,
@@ -159,7 +159,7 @@ class TdbBackend(Backend):
         self._tdb = self._file.tdb
         self._append = self._tdb.append
         self._chain = self._file.chains.of(self._key)
-        self._looks = Looks(_LOOKS_CROWDED)
+        self._looks = Spinner(_LOOKS_CROWDED)
 
     def _take_place(self) -> None:
         """Make our record, in place of what a process with our pid has left behind."""

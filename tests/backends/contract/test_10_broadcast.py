@@ -1,4 +1,4 @@
-"""A broadcast reaches every living process that listens to its class, once, and nobody dead is in anybody's way."""
+"""Clause 10: a broadcast reaches each live process that listens to its class, once; dead ones do not disturb it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def give_names(session: Session, *names: str) -> None:
 
 
 def take_to_the_end(session: Session) -> list[bytes]:
-    """The data of all messages up to the last one."""
+    """The data of all messages up to END."""
     while not session.messages or session.messages[-1].data != END:
         session.messaging.dispatch(None)
     return [message.data for message in session.messages]
@@ -47,7 +47,7 @@ def kill_one_after_the_other(pids: Sequence[int], channel: Channel) -> None:
 
 
 def left_of(messaging: Messaging, config: Config, pids: set[int]) -> dict[str, set[int]]:
-    """What there still is of these processes: files, what the backend keeps, names."""
+    """What is left of these processes: files, what the backend keeps, names."""
     endpoint = messaging._endpoint
     root = Path(config.lock_directory)
     entries = endpoint.presence._open_names().all_entries().values()
@@ -97,7 +97,7 @@ def test_200_processes_of_which_100_are_killed(config: Config, messaging: Messag
     for result in results:
         assert result.failures.keys() <= pids
         assert result + len(result.failures) <= PROCESSES
-    assert results[0] > len(survivors), "they died before the first broadcast"
+    assert results[0] > len(survivors), "all victims died before the first broadcast"
 
     assert left_of(messaging, config, pids).keys() >= {"lock files", "names"}
     assert set(messaging.clean_up()) == pids
@@ -110,14 +110,14 @@ def test_200_processes_of_which_100_are_killed(config: Config, messaging: Messag
 
 
 def collect_classes(session: Session) -> None:
-    """Keep a message of each class as it comes."""
+    """Register for a message type of each class."""
     for message_type in TYPE_OF.values():
         if message_type != TEXT:
             session.messaging.register(message_type, session.messages.append)
 
 
 def take_types(session: Session, number: int) -> list[int]:
-    """The types of the next messages, and of whatever else is there then."""
+    """The types of the next `number` messages, and of any others that have arrived by then."""
     while len(session.messages) < number:
         session.messaging.dispatch(None)
     session.messaging.dispatch()
@@ -162,7 +162,7 @@ def test_processes_hear_the_classes_they_listen_to(messaging: Messaging, start: 
         MessageClass.SMBD: 2,
         MessageClass.WINBIND: 1,
     }
-    for peer in (some, general, nothing):  # what is sent to one alone comes whatever it listens to
+    for peer in (some, general, nothing):  # a message to one process arrives whatever it listens to
         messaging.send(peer.server_id, MessageType.WINBIND_ONLINE)
     assert everything.call(take_types, 5) == list(TYPE_OF.values())
     assert some.call(take_types, 3) == [
@@ -175,7 +175,7 @@ def test_processes_hear_the_classes_they_listen_to(messaging: Messaging, start: 
 
 
 def open_contexts(session: Session) -> list[ServerID]:
-    """Close the context there is and open some with classes of their own; each tells apart what it gets."""
+    """Replace the context by two that listen to different classes."""
     session.messaging.close()
     contexts = [
         Messaging(session.config, task_id=task_id, listens=listens)
@@ -193,7 +193,7 @@ def close_second(session: Session) -> None:
 
 
 def take_addresses(session: Session, number: int) -> list[tuple[int, ServerID]]:
-    """Type and destination of the next messages."""
+    """The types and destinations of the next messages."""
     while len(session.messages) < number:
         session.messaging.dispatch(None)
     session.messaging.dispatch()
@@ -203,7 +203,7 @@ def take_addresses(session: Session, number: int) -> list[tuple[int, ServerID]]:
 
 
 def test_each_context_hears_its_classes(messaging: Messaging, peer: Peer) -> None:
-    """The process listens to what any of its contexts does; there is no context 0 here."""
+    """A process listens to the classes of all its contexts.  It has no context 0 here."""
     first, second = peer.call(open_contexts)
     assert [messaging.send_all(one) for one in TYPE_OF.values()] == [0, 0, 1, 1, 0]
     assert peer.call(take_addresses, 3) == [
@@ -217,7 +217,7 @@ def test_each_context_hears_its_classes(messaging: Messaging, peer: Peer) -> Non
 
 
 def test_context_that_a_handler_closes(config: Config, peer: Peer) -> None:
-    """It gets no more of the broadcast that its neighbour got first."""
+    """It does not receive the broadcast that the other context received first."""
     received: list[str] = []
     with Messaging(config) as first, Messaging(config) as second:
 
@@ -254,7 +254,7 @@ def test_child_listens_as_its_parent_did(config: Config, peer: Peer) -> None:
             assert child.hear() == "heard"
 
 
-def test_what_is_no_type(messaging: Messaging) -> None:
+def test_invalid_type(messaging: Messaging) -> None:
     for message_type in (-1, 1 << 32):
         with pytest.raises(ValueError, match="message type"):
             messaging.send_all(message_type)

@@ -1,4 +1,4 @@
-"""Watching a process: its end is told at once, by the kernel, in every kind of program."""
+"""Clause 11, watch: the kernel reports the end of a process at once, to sync and asyncio programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_pidfd(messaging: Messaging, peer: Peer) -> None:
     os.close(watched)
 
 
-def test_who_is_not_there(messaging: Messaging, peer: Peer) -> None:
+def test_process_that_is_gone(messaging: Messaging, peer: Peer) -> None:
     stale = peer.server_id._replace(unique_id=peer.server_id.unique_id ^ 1)
     with no_fd_leaks():
         for dst in (dead_pid(), os.getppid(), stale):
@@ -38,7 +38,7 @@ def test_who_is_not_there(messaging: Messaging, peer: Peer) -> None:
 
 
 def test_awaitable(config: Config, start: StartPeer) -> None:
-    """Several watchers of several processes; each ends with its own."""
+    """Several tasks watch several processes; each returns when its own process ends."""
 
     first, second = start(), start()
 
@@ -46,7 +46,7 @@ def test_awaitable(config: Config, start: StartPeer) -> None:
         async with AsyncMessaging(config) as messaging:
             watchers = [asyncio.create_task(messaging.watch(one)) for one in (first.pid, first.server_id)]
             other = asyncio.create_task(messaging.watch(second.server_id))
-            await asyncio.sleep(0)  # lets them begin
+            await asyncio.sleep(0)  # lets the tasks start
             os.kill(first.pid, 9)
             async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(*watchers)
@@ -59,7 +59,7 @@ def test_awaitable(config: Config, start: StartPeer) -> None:
         asyncio.run(main())
 
 
-def test_awaitable_of_who_is_not_there(config: Config) -> None:
+def test_awaitable_for_a_process_that_is_gone(config: Config) -> None:
     async def main() -> None:
         async with AsyncMessaging(config) as messaging:
             with pytest.raises(NoSuchProcess):

@@ -1,4 +1,4 @@
-"""A process that sends to more processes than it may have descriptors for keeps those it needs and reaches them all."""
+"""Clause 12: a process reaches more destinations than it may have open descriptors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_cached_destinations(monkeypatch: pytest.MonkeyPatch, allowed: int, each
 
 def broadcast_with_few_descriptors(peers: list[Peer], channel: Channel) -> None:
     for peer in peers:
-        peer.channel.close()  # descriptors that this process has been born with
+        peer.channel.close()  # inherited descriptors
     resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
     config = channel.recv()
     with Messaging(config) as messaging:
@@ -35,7 +35,7 @@ def broadcast_with_few_descriptors(peers: list[Peer], channel: Channel) -> None:
         channel.recv()
 
 
-def test_more_than_there_are_descriptors_for(config: object, start: StartPeer) -> None:
+def test_more_destinations_than_descriptors(config: object, start: StartPeer) -> None:
     peers = [start() for _ in range(PEERS)]
     with Child(lambda channel: broadcast_with_few_descriptors(peers, channel)) as sender:
         sender.tell(config)

@@ -1,8 +1,9 @@
-"""Any garbage is counted and dropped: no exception leaves dispatch, no memory grows without bound, no fd leaks."""
+"""Clause 8 on dgram, bad bytes: garbage is dropped and counted; no exception, no growing memory, no leaked fd."""
 
 from __future__ import annotations
 
 import os
+import select
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from msgd import Config, Messaging, SendStatus, ServerID
 from msgd.backends.dgram.backend import DgramBackend
+from msgd.backends.dgram.receiving import new_socket
 from tests.backends.conftest import MakeConfig, StartPeer
-from tests.backends.contract.raw import WHOLE, RawSender, dropped, honest, piece, whole
+from tests.backends.dgram.raw import WHOLE, RawSender, dropped, honest, piece, whole
 from tests.support.harness import TEXT, Peer, Session, drain, open_fds, take_data
 
 MESSAGING_TYPES = frozenset({"dgram"})
@@ -23,7 +25,7 @@ HEADER = 52
 
 
 class Receiver:
-    """A live context, what it received, and a raw socket to it."""
+    """A context, the messages that it received, and a raw socket to it."""
 
     def __init__(self, config: Config) -> None:
         self.messaging = Messaging(config)
@@ -34,7 +36,7 @@ class Receiver:
         honest(self.messaging, self.received)
 
     def survive(self, *datagrams: bytes, fds: tuple[int, ...] = ()) -> int:
-        """Take the datagrams and be none the worse for it; how many were dropped."""
+        """Receive the datagrams, check that the context still works, and return the number of dropped messages."""
         before, open_before = dropped(self.messaging), open_fds()
         for datagram in datagrams:
             self.raw.send(datagram, fds)
@@ -45,10 +47,10 @@ class Receiver:
         return count
 
     def unfinished(self) -> int:
-        """The number of messages of which the rest has not come."""
+        """The number of unfinished messages."""
         backend = self.messaging._endpoint.backend
         assert isinstance(backend, DgramBackend)
-        return len(backend._reassembler)
+        return len(backend._receiver.reassembler)
 
 
 @pytest.fixture
@@ -107,11 +109,11 @@ def test_garbage(receiver: Receiver, garbage: list[bytes], with_fds: bool) -> No
         pytest.param(piece(1, 3000, b"x" * 1001), id="a byte too long"),
         pytest.param(piece(1, 3000, b"x" * 60_000), id="far too long"),
         pytest.param(piece(1, 51, b"x" * 51), id="total shorter than a header"),
-        pytest.param(piece(1, 0, b"x"), id="total of nothing"),
+        pytest.param(piece(1, 0, b"x"), id="total of zero"),
         pytest.param(piece(1, HEADER + (16 << 20) + 1, b"x" * 1000), id="total over the maximum"),
-        pytest.param(piece(1, (1 << 64) - 1, b"x" * 1000), id="total of everything"),
-        pytest.param(piece(1, 60, b"x" * 61), id="more than announced"),
-        pytest.param(piece(1, 60, b"x" * 60), id="complete, of nobody"),
+        pytest.param(piece(1, (1 << 64) - 1, b"x" * 1000), id="largest total"),
+        pytest.param(piece(1, 60, b"x" * 61), id="more than its total"),
+        pytest.param(piece(1, 60, b"x" * 60), id="complete, with an invalid source"),
     ],
 )
 @pytest.mark.parametrize("fds", [(), (0, 1, 2)])
@@ -121,12 +123,12 @@ def test_dropped_and_counted(receiver: Receiver, datagram: bytes, fds: tuple[int
 
 
 def test_total_that_changes(receiver: Receiver) -> None:
-    """The message it lied about is given up."""
+    """The message with the contradictory totals is abandoned."""
     assert receiver.survive(piece(1, 3000, b"x" * 1000), piece(1, 3001, b"x" * 1000)) == 1
     assert receiver.unfinished() == 0
 
 
-def test_more_fragments_than_announced(receiver: Receiver) -> None:
+def test_fragments_that_exceed_the_total(receiver: Receiver) -> None:
     assert receiver.survive(piece(1, 1500, b"x" * 1000), piece(1, 1500, b"x" * 501)) == 1
     assert receiver.unfinished() == 0
 
@@ -142,7 +144,7 @@ def test_new_cookie_abandons_the_old_message(receiver: Receiver) -> None:
 
 
 def test_bounded_number_of_unfinished_messages(receiver: Receiver) -> None:
-    """The oldest of the same sender give way, and are counted."""
+    """The oldest messages of the same sender are abandoned and counted."""
     assert receiver.survive(*(piece(1, 5000, b"x" * 1000, number=number) for number in range(1000))) == 996
     assert receiver.unfinished() == 4
 
@@ -161,7 +163,7 @@ def test_unfinished_messages_expire(make_config: MakeConfig) -> None:
 
 
 def test_memory_is_taken_only_as_bytes_arrive(receiver: Receiver) -> None:
-    """Announcing 16 MiB takes a kilobyte; a thousand announcements take what four do."""
+    """The first fragment of a 16 MiB message takes a kilobyte; a thousand take no more than the bound of four."""
     tracemalloc.start()
     try:
         for number in range(1000):
@@ -174,8 +176,8 @@ def test_memory_is_taken_only_as_bytes_arrive(receiver: Receiver) -> None:
     assert peak < 400_000
 
 
-def test_memory_of_invented_addresses(receiver: Receiver) -> None:
-    """Nor does a sender make the receiver remember every source and destination it thinks up."""
+def test_memory_for_invented_addresses_is_bounded(receiver: Receiver) -> None:
+    """A sender cannot make the receiver remember every address that it invents."""
     own = ServerID(os.getpid())
     tracemalloc.start()
     try:
@@ -190,7 +192,7 @@ def test_memory_of_invented_addresses(receiver: Receiver) -> None:
     honest(receiver.messaging, receiver.received)
 
 
-# Descriptors nobody asked for
+# Unexpected descriptors
 
 
 @pytest.fixture
@@ -202,7 +204,7 @@ def null() -> Iterator[int]:
 
 @pytest.mark.parametrize("number", [128, 200, 253])
 def test_too_many_descriptors(receiver: Receiver, null: int, number: int) -> None:
-    """More than a message can carry, as many as the kernel takes: dropped with its message, all of them closed."""
+    """More than a message may carry, up to the kernel's limit: the message is dropped, and all of them are closed."""
     assert receiver.survive(whole(receiver.dst, b"too many"), fds=(null,) * number) == 1
     assert b"too many" not in receiver.received
 
@@ -224,7 +226,7 @@ def test_descriptors_for_a_handler_that_ignores_them(receiver: Receiver, null: i
     assert receiver.received[-2:] == [b"take this", b"honest"]
 
 
-# Addressed to somebody else
+# Messages for another destination
 
 
 @pytest.mark.parametrize(
@@ -236,7 +238,7 @@ def test_addressed_to_another(receiver: Receiver, changed: dict[str, int]) -> No
 
 
 def test_ping_that_cannot_be_answered(receiver: Receiver) -> None:
-    """The source of a PING is a claim: a wrong unique id, another node, a task that does not exist."""
+    """The source of a PING may be false: a wrong unique id, another node, a task that does not exist."""
     own = ServerID(os.getpid())
     for src in (own._replace(unique_id=12345), own._replace(vnn=4), own._replace(task_id=9)):
         receiver.survive(whole(receiver.dst, b"", src, message_type=2))
@@ -248,7 +250,7 @@ def test_ping_that_cannot_be_answered(receiver: Receiver) -> None:
 
 
 def test_interrupted_large_message_is_never_joined_with_another(make_config: MakeConfig, start: StartPeer) -> None:
-    """A sender gives up in the middle, comes back as a new endpoint of the same pid, and sends the same length."""
+    """A sender stops in the middle of a message, re-opens its endpoint and sends a message of the same length."""
     receiver = start()
     config = make_config(close_timeout=0)
     for number in range(3):
@@ -269,22 +271,22 @@ def dispatch_once(session: Session) -> int:
 
 
 def rebind(session: Session) -> None:
-    """Do as Samba does after a fork or a change of its directories: the same lock file, the socket made anew."""
+    """Re-create the socket but not the lock file, as Samba does after a fork or a change of its directories."""
     backend = session.messaging._endpoint.backend
     assert isinstance(backend, DgramBackend)
     path = Path(session.config.socket_directory, str(os.getpid()))
     path.unlink()
-    backend._epoll.unregister(backend._socket)
-    backend._socket.close()
-    backend._socket = type(backend._socket)(backend._socket.family, backend._socket.type)
-    backend._socket.setblocking(False)
-    backend._bind()
-    backend._epoll.register(backend._socket, 1)
+    receiver = backend._receiver
+    backend._epoll.unregister(receiver.socket)
+    receiver.socket.close()
+    receiver.socket = new_socket()
+    receiver.bind()
+    backend._epoll.register(receiver.socket, select.EPOLLIN)
 
 
 @pytest.mark.parametrize("size", [10, 5000])
 def test_receiver_that_re_opened_its_socket(messaging: Messaging, peer: Peer, size: int) -> None:
-    """Same process, same unique id, new socket: a cached connection is refused once, and the message goes anyhow."""
+    """Same process, same unique id, new socket: the old connection is refused once, and the message still arrives."""
     messaging.send(peer.server_id, TEXT, b"before")
     assert peer.call(take_data, 1) == [b"before"]
     peer.call(rebind)
@@ -296,7 +298,7 @@ def test_receiver_that_re_opened_its_socket(messaging: Messaging, peer: Peer, si
 
 
 def test_receiver_that_re_opened_its_socket_in_the_middle(messaging: Messaging, peer: Peer) -> None:
-    """The message at hand is sent again from its first fragment; those behind it follow in order."""
+    """The message in flight is repeated from its first fragment; those behind it follow in order."""
     data = [b"a" * 50_000, b"b" * 10, b"c" * 3000]
     for one in data:
         messaging.send(peer.server_id, TEXT, one)

@@ -1,4 +1,4 @@
-"""The queue in the sending process, which a short kernel queue needs: its end, its event loop, what is told of it."""
+"""The queue in the sending process on dgram, where the kernel's own queue is short."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MESSAGING_TYPES = frozenset({"dgram"})
 
 
 def test_kernel_queue_is_shorter_than_a_burst(messaging: Messaging, peer: Peer) -> None:
-    """What the tests of bursts rest on: some of a thousand messages do wait in the sender."""
+    """A premise of the tests with bursts: the sender has to queue some of the messages."""
     with open("/proc/sys/net/unix/max_dgram_qlen") as file:
-        assert int(file.read()) < 300, "the tests against a full receiver test nothing here"
+        assert int(file.read()) < 300, "the kernel's queue is too long for the tests against a full receiver"
     statuses = [messaging.send(peer.server_id, TEXT, b"x") for _ in range(300)]
     assert SendStatus.QUEUED in statuses
     assert messaging.statistics().queued_messages == statuses.count(SendStatus.QUEUED)
@@ -34,12 +34,12 @@ def readable(messaging: Messaging, timeout: float = 0) -> bool:
     return bool(select.select([messaging.fileno()], [], [], timeout)[0])
 
 
-def test_blocked_queue_makes_it_readable_when_there_is_room(messaging: Messaging, peer: Peer) -> None:
+def test_fileno_is_readable_when_a_blocked_destination_has_room(messaging: Messaging, peer: Peer) -> None:
     number = 0
     while not messaging.statistics().queued_messages:
         messaging.send(peer.server_id, TEXT, b"%d" % number)
         number += 1
-    assert not readable(messaging), "nothing to do until the receiver has read"
+    assert not readable(messaging), "there is nothing to do before the receiver reads"
     peer.begin(take_data, number)
     assert readable(messaging, PATIENCE)
     drain(messaging)
@@ -58,7 +58,7 @@ def test_blocked_queue_of_a_process_that_dies(messaging: Messaging, peer: Peer) 
     assert not readable(messaging)
 
 
-def test_close_tells_what_it_could_not_deliver(
+def test_close_reports_undelivered_messages(
     make_config: MakeConfig, start: StartPeer, caplog: pytest.LogCaptureFixture
 ) -> None:
     peer = start(make_config())
@@ -79,7 +79,7 @@ def test_close_tells_what_it_could_not_deliver(
 
 
 def test_close_does_not_wait_for_the_dead(make_config: MakeConfig, start: StartPeer) -> None:
-    """Messages queued for a process that dies are given up at once, whatever the close timeout."""
+    """Messages queued for a process that dies are given up at once, however long the close timeout is."""
     peer = start()
     with Messaging(make_config(close_timeout=PATIENCE)) as messaging:
         fill(messaging, peer.server_id, 500)
@@ -95,7 +95,7 @@ def drop_counts(session: Session) -> int:
 
 
 def test_larger_than_the_receivers_maximum(make_config: MakeConfig, start: StartPeer, messaging: Messaging) -> None:
-    """The receiver drops and counts it; what comes behind it arrives."""
+    """The receiver drops and counts such a message; those behind it arrive."""
     peer = start(make_config(max_message_size=5000))
     peer.begin(take_data, 1)
     messaging.send(peer.server_id, TEXT, bytes(5001))
@@ -106,7 +106,7 @@ def test_larger_than_the_receivers_maximum(make_config: MakeConfig, start: Start
 
 
 def test_two_directories(messaging: Messaging, peer: Peer, scratch_config: Config) -> None:
-    """One process in two rendezvous directories has two endpoints that do not mix."""
+    """A process in two rendezvous directories has two separate endpoints."""
     with Messaging(scratch_config) as other:
         assert [process.pid for process in other.processes()] == [other.server_id.pid]
         assert {process.pid for process in messaging.processes()} == {messaging.server_id.pid, peer.pid}
@@ -127,7 +127,7 @@ def test_largest_message_type(messaging: Messaging) -> None:
 
 
 def test_default_timeout_of_the_programs_sockets(messaging: Messaging, peer: Peer) -> None:
-    """It is for the program's own: a full receiver makes messages wait here, at once, and none fails."""
+    """It applies to the program's own sockets only: messages to a full receiver are queued at once, and none fails."""
     socket.setdefaulttimeout(0.05)
     try:
         texts = fill(messaging, peer.server_id)
@@ -140,13 +140,13 @@ def test_default_timeout_of_the_programs_sockets(messaging: Messaging, peer: Pee
 
 
 class Interrupt(BaseException):
-    """What a signal's handler raises."""
+    """The exception of a signal handler."""
 
 
-def test_interrupted_behind_the_last_that_waited(
+def test_interrupted_after_the_last_queued_message(
     messaging: Messaging, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The destination still counts as full, and nothing waits for it: who waits for room copes with that."""
+    """The destination is still blocked although its queue is empty; flush() with a timeout copes with that."""
     while not messaging.statistics().queued_messages:
         messaging.send(peer.server_id, TEXT)
     number = messaging.statistics().sent

@@ -1,4 +1,4 @@
-"""A message whose source is not who the kernel says is dropped, and only root, our user and the trusted are heard."""
+"""Clause 6 on dgram: the source must be the kernel's; only root, our user and trusted users are heard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from msgd import Config, Messaging, ServerID
 from tests.backends.conftest import MakeConfig, StartPeer
-from tests.backends.contract.raw import RawSender, dropped, honest, piece, whole
+from tests.backends.dgram.raw import RawSender, dropped, honest, piece, whole
 from tests.support.harness import TEXT, Channel, Child
 
 MESSAGING_TYPES = frozenset({"dgram"})
@@ -32,7 +32,7 @@ def raw(config: Config, messaging: Messaging) -> Iterator[RawSender]:
 
 
 def test_raw_datagram_in_its_own_name(messaging: Messaging, raw: RawSender, received: list[bytes]) -> None:
-    """What the tests below change one thing of."""
+    """The valid datagrams.  Each test below changes one thing about them."""
     raw.send(whole(messaging.server_id, b"hello"))
     raw.send(piece(7, 52 + 2000, whole(messaging.server_id, b"x" * 940)[8:]))
     raw.send(piece(7, 52 + 2000, b"x" * 1000))
@@ -54,7 +54,7 @@ def test_forged_source(messaging: Messaging, raw: RawSender, received: list[byte
 def test_forged_source_of_a_living_process(
     messaging: Messaging, start: StartPeer, raw: RawSender, received: list[bytes]
 ) -> None:
-    """No process speaks for another, root's do not either."""
+    """No process may send in the name of another, not even one of root."""
     victim = start()
     raw.send(whole(messaging.server_id, b"forged", src=victim.server_id))
     raw.send(piece(1, 52 + 10, whole(messaging.server_id, b"0123456789", src=victim.server_id)[8:]))
@@ -66,7 +66,7 @@ def test_forged_source_of_a_living_process(
 
 
 def test_fragment_into_anothers_message(messaging: Messaging, received: list[bytes]) -> None:
-    """One process cannot complete, spoil or end what another has begun."""
+    """A process cannot complete, change or abandon a message that another one has begun."""
     total = 52 + 1500
     config, dst = messaging.config, messaging.server_id
 
@@ -97,8 +97,8 @@ def test_fragment_into_anothers_message(messaging: Messaging, received: list[byt
 
 
 def reason_without_root() -> str | None:
-    """Why a message of another user cannot be sent here."""
-    return None if os.geteuid() == 0 else "only root can make a process of another user: run the tests as root"
+    """Why a message of another user cannot be sent here, None if it can."""
+    return None if os.geteuid() == 0 else "only root can start a process of another user: run the tests as root"
 
 
 def nobody() -> int:
@@ -106,7 +106,7 @@ def nobody() -> int:
 
 
 def speak_as(config: Config, dst: ServerID, uid: int, connect_first: bool, channel: Channel) -> None:
-    """Send as another user, over a socket connected before or after becoming it."""
+    """Send as another user, on a socket that was connected before or after the change of user."""
     raw = RawSender(config, dst.pid) if connect_first else None
     os.setgroups([])
     os.setresgid(uid, uid, uid)
@@ -119,7 +119,7 @@ def speak_as(config: Config, dst: ServerID, uid: int, connect_first: bool, chann
 
 
 def open_up(config: Config) -> None:
-    """Let every user reach the sockets, as an administrator may."""
+    """Let every user reach the sockets, as an administrator can."""
     for directory in (config.lock_directory, config.socket_directory, str(Path(config.lock_directory).parent)):
         os.chmod(directory, 0o711)
 
@@ -143,7 +143,7 @@ def test_other_users_are_not_heard(
 @pytest.mark.parametrize("connect_first", [True, False])
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_trusted_users_are_heard(make_config: MakeConfig, connect_first: bool, umask: int) -> None:
-    """Whatever the receiver's umask is: its socket is for all who may enter the directory."""
+    """The receiver's umask has no effect: every user who may enter the directory can reach its socket."""
     config = make_config(trusted_users=frozenset({nobody()}))
     received: list[bytes] = []
     before = os.umask(umask)

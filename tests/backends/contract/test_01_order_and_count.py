@@ -1,4 +1,4 @@
-"""Between one sender and one receiver that both live: first in, first out, each message exactly once."""
+"""Clause 1, order and count: between two live processes, first in, first out, and each message exactly once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LAST = b"last"
 
 
 def texts(sender: int) -> list[bytes]:
-    """Numbered texts, most of them short, every fiftieth longer than a datagram."""
+    """Numbered texts, most of them short; each fiftieth is longer than a datagram."""
     return [b"%d %d %s" % (sender, number, b"x" * (3000 if number % 50 == 0 else 9)) for number in range(MESSAGES)]
 
 
@@ -41,7 +41,7 @@ def test_one_sender_many_receivers(messaging: Messaging, start: StartPeer) -> No
 
 
 def take_by_task(session: Session, others: list[int], number: int) -> list[list[Message]]:
-    """Open contexts with more task ids; the next `number` messages, by context."""
+    """Open contexts with more task ids; the next `number` messages of each context."""
     by_task = [session.messages]
     contexts = []
     for task_id in others:
@@ -89,7 +89,7 @@ def test_addresses_in_a_message(messaging: Messaging, peer: Peer) -> None:
 
 
 def test_merged_duplicates(messaging: Messaging, peer: Peer) -> None:
-    """duplicates_allowed=False: an identical message that is still pending stands for the new one."""
+    """duplicates_allowed=False: an identical message that is still queued stands for the new one."""
     filled = fill(messaging, peer.server_id)
     waiting = filled[-1]
     assert messaging.send(peer.server_id, TEXT, b"other", duplicates_allowed=False) is not SendStatus.MERGED

@@ -1,4 +1,4 @@
-"""Datagrams made by hand: what a process sends that is not msgd, or is up to no good."""
+"""Hand-made datagrams: those of a process that is not msgd, or is hostile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RawSender:
         self.socket.connect(str(Path(config.socket_directory, str(pid))))
 
     def send(self, datagram: bytes, fds: Sequence[int] = ()) -> None:
-        """Send it as it is."""
+        """Send the datagram unchanged."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.socket.sendmsg([datagram], rights)
 
@@ -34,7 +34,7 @@ class RawSender:
 
 
 def whole(dst: ServerID, data: bytes, src: ServerID | None = None, message_type: int = TEXT) -> bytes:
-    """The datagram of a whole message from this process, or from whom it claims to be."""
+    """The datagram of a whole message, from this process or with the claimed source `src`."""
     return WHOLE + pack_header(dst, src or ServerID(os.getpid()), message_type) + data
 
 
@@ -44,7 +44,7 @@ def piece(cookie: int, total: int, data: bytes, *, pid: int | None = None, numbe
 
 
 def honest(messaging: Messaging, received: list[bytes], text: bytes = b"honest") -> None:
-    """Send an honest message and fail unless it is what is received next."""
+    """Send a valid message, and fail unless it is the next one received."""
     before = len(received)
     messaging.send(messaging.server_id, TEXT, text)
     while len(received) == before:

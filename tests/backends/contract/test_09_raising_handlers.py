@@ -1,4 +1,4 @@
-"""A raising handler is logged with its message type and does not stop the messages behind it."""
+"""Clause 9: a raising handler is logged with its message type, and the messages behind it are still handled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def raising(message: Message) -> None:
     raise ZeroDivisionError(f"handling {message.data.decode()}")
 
 
-def test_logged_and_passed_over(messaging: Messaging, caplog: pytest.LogCaptureFixture) -> None:
+def test_error_is_logged_and_other_handlers_run(messaging: Messaging, caplog: pytest.LogCaptureFixture) -> None:
     received: list[bytes] = []
     messaging.register(TEXT, raising)
     messaging.register(TEXT, lambda message: received.append(message.data))
@@ -51,7 +51,7 @@ def answer_after_raising(session: Session) -> None:
     session.messaging.dispatch(None)
 
 
-def test_the_receiver_goes_on(messaging: Messaging, peer: Peer) -> None:
+def test_receiver_continues(messaging: Messaging, peer: Peer) -> None:
     messaging.send(peer.server_id, MessageType.DEBUG, b"bad")
     messaging.send(peer.server_id, TEXT, b"good")
     peer.begin(answer_after_raising)
@@ -61,7 +61,7 @@ def test_the_receiver_goes_on(messaging: Messaging, peer: Peer) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_interrupt_out_of_a_handler(messaging: Messaging, error: type[BaseException]) -> None:
-    """It comes out of dispatch, and only the message it came with is gone."""
+    """It leaves dispatch, and only the message that was being handled is gone."""
     received: list[bytes] = []
 
     def interrupted(message: Message) -> None:

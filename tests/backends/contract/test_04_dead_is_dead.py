@@ -1,4 +1,4 @@
-"""Sending to a process that is not there is NoSuchProcess, at once; nothing of the dead outlives a clean-up."""
+"""Clause 4: sending to a dead process raises NoSuchProcess at once; nothing of it outlives the next clean-up."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.harness import (
 )
 
 
-def test_never_was(messaging: Messaging) -> None:
+def test_pid_without_process(messaging: Messaging) -> None:
     assert is_gone(messaging, dead_pid())
     assert not messaging.is_alive(dead_pid())
 
@@ -38,7 +38,7 @@ def test_process_without_messaging(messaging: Messaging) -> None:
 
 
 @pytest.mark.parametrize("dst", [ServerID(0), ServerID(-1), ServerID(1 << 40), ServerID(1 << 63)])
-def test_no_pid_at_all(messaging: Messaging, dst: ServerID) -> None:
+def test_impossible_pid(messaging: Messaging, dst: ServerID) -> None:
     with pytest.raises((NoSuchProcess, ValueError)):
         messaging.send(dst, TEXT)
 
@@ -51,7 +51,7 @@ def test_other_node(messaging: Messaging, peer: Peer) -> None:
 
 @pytest.mark.parametrize("talked_before", [False, True])
 def test_closed(messaging: Messaging, peer: Peer, talked_before: bool) -> None:
-    """It lives, but has no endpoint any more."""
+    """The process is alive but has closed its endpoint."""
     if talked_before:
         messaging.send(peer.server_id, TEXT, b"first")
         assert peer.call(take_data, 1) == [b"first"]
@@ -73,7 +73,7 @@ def test_killed(messaging: Messaging, peer: Peer, talked_before: bool) -> None:
 
 
 def test_killed_while_messages_wait_for_it(messaging: Messaging, peer: Peer) -> None:
-    """The queue in this process does not hide that the receiver is gone."""
+    """A queue for the receiver in this process does not hide that the receiver is dead."""
     fill(messaging, peer.server_id)
     queued = messaging.statistics().queued_messages
     peer.kill()
@@ -92,7 +92,7 @@ def test_stale_unique_id(messaging: Messaging, peer: Peer) -> None:
 
 
 def test_reopened(messaging: Messaging, peer: Peer) -> None:
-    """The same process with a new endpoint: its pid reaches it at once, its old server id never again."""
+    """After a process has re-opened its endpoint, its pid reaches it at once, and its old server id never again."""
     messaging.send(peer.pid, TEXT, b"before")
     assert peer.call(take_data, 1) == [b"before"]
     before = peer.server_id
@@ -106,7 +106,7 @@ def test_reopened(messaging: Messaging, peer: Peer) -> None:
 
 
 def test_reopened_while_messages_wait_for_it(messaging: Messaging, peer: Peer) -> None:
-    """What was queued for the endpoint that is gone is given up and counted, not delivered to its successor."""
+    """Messages queued for the closed endpoint are dropped and counted, not delivered to the new one."""
     before = peer.server_id
     fill(messaging, before)
     queued = messaging.statistics().queued_messages
@@ -119,7 +119,7 @@ def test_reopened_while_messages_wait_for_it(messaging: Messaging, peer: Peer) -
 
 
 def test_request_to_a_process_that_dies(messaging: Messaging, peer: Peer) -> None:
-    """Not after the timeout: as soon as it is dead."""
+    """The request fails as soon as the process is dead, not after its timeout."""
     with Child(lambda channel: kill_when_told(channel, peer.pid)) as killer:
         messaging.register(TEXT, lambda message: killer.tell("now"))
         messaging.send(messaging.server_id, TEXT, b"runs in request()'s dispatch")
@@ -133,7 +133,7 @@ def kill_when_told(channel: Channel, pid: int) -> None:
 
 
 def ended_after_answering(session: Session, dst: ServerID) -> None:
-    """Answer and exit: the answer counts."""
+    """Answer and exit at once."""
     session.messaging.dispatch(None)
     os._exit(0)
 
@@ -145,7 +145,7 @@ def test_request_to_a_process_that_answers_and_dies(messaging: Messaging, peer: 
 
 
 def files(config: Config) -> dict[str, set[str]]:
-    """The names below the rendezvous directory that are pids, by subdirectory."""
+    """The file names in each subdirectory of the lock directory; they are pids."""
     root = Path(config.lock_directory)
     return {path.name: {one.name for one in path.iterdir()} for path in root.iterdir() if path.is_dir()}
 

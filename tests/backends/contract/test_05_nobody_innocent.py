@@ -1,4 +1,4 @@
-"""A reused pid is never signalled, and its messages are never misdelivered."""
+"""Clause 5: the new owner of a reused pid is never signalled, and never receives messages of the old one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def chosen_pids() -> None:
 
 
 def fragile(channel: Channel) -> None:
-    """A process that any signal would kill or stop: nothing is caught or ignored."""
+    """A process that any signal kills or stops: it catches and ignores none."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if number < signal.SIGRTMIN:
             signal.signal(number, signal.SIG_DFL)
@@ -31,7 +31,7 @@ def fragile(channel: Channel) -> None:
 
 @pytest.mark.usefixtures("chosen_pids")
 def test_pid_reused_by_a_stranger(messaging: Messaging, peer: Peer) -> None:
-    """A process that has nothing to do with us gets a dead peer's pid while the peer's files are still there."""
+    """An unrelated process gets the pid of a dead peer while the files of the peer still exist."""
     fill(messaging, peer.pid)
     peer.kill()
     with Child(fragile, pid=peer.pid) as stranger:
@@ -49,7 +49,7 @@ def test_pid_reused_by_a_stranger(messaging: Messaging, peer: Peer) -> None:
 
 @pytest.mark.usefixtures("chosen_pids")
 def test_pid_reused_by_another_peer(messaging: Messaging, start: StartPeer) -> None:
-    """The new process gets what is sent to it, and nothing of what was sent or queued for the one before."""
+    """The new peer receives what is sent to it, and nothing that was sent to or queued for the old one."""
     first = start()
     fill(messaging, first.pid)
     first.kill()
@@ -83,7 +83,7 @@ def holding_a_lock(path: Path, channel: Channel) -> None:
 
 
 def test_lock_file_locked_by_another_process(config: Config, messaging: Messaging, peer: Peer) -> None:
-    """A dead peer's file that somebody else has locked does not make the peer, nor its pid, alive."""
+    """A lock of another process on a dead peer's lock file does not make the peer or its pid alive."""
     peer.kill()
     path = Path(config.lock_directory, "msg.lock", str(peer.pid))
     with Child(lambda channel: holding_a_lock(path, channel)) as holder:
@@ -95,7 +95,7 @@ def test_lock_file_locked_by_another_process(config: Config, messaging: Messagin
 
 
 def test_living_processes_are_not_cleaned_up(messaging: Messaging, start: StartPeer) -> None:
-    """Not the stopped ones either."""
+    """Stopped processes are alive, too."""
     peer = start()
     peer.stop()
     assert messaging.clean_up() == []
@@ -107,7 +107,7 @@ def test_living_processes_are_not_cleaned_up(messaging: Messaging, start: StartP
 
 
 def test_request_to_a_stale_server_id(messaging: Messaging, peer: Peer) -> None:
-    """Refused at once, not waited for, though a process with that pid lives."""
+    """It is refused at once, although a process with that pid is alive."""
     stale = peer.server_id._replace(unique_id=peer.server_id.unique_id ^ 1)
     with pytest.raises(NoSuchProcess):
         messaging.request(stale, MessageType.PING, b"", MessageType.PONG)

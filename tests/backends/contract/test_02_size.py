@@ -1,4 +1,4 @@
-"""0 bytes up to `max message size` arrive whole on every backend; larger is refused before anything is sent."""
+"""Clause 2, size: messages up to `max message size` arrive whole; larger ones are refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.harness import TEXT, Peer, Session, drain, serve, take, take_
 
 MAX = 16 << 20
 SIZES = [0, 1, 963, 964, 965, 1016, 1024, 2500, 1 << 20, MAX]
-"""Around all borders of Samba's datagrams (964 bytes of data fill one), and the default maximum."""
+"""Sizes around each limit of Samba's datagrams (964 bytes of data fill one), and the default maximum."""
 
 
 def take_digest(session: Session) -> tuple[int, str]:
@@ -49,7 +49,7 @@ def test_too_large(messaging: Messaging, peer: Peer, size: int) -> None:
     assert peer.call(take_data, 1) == [b"after"]
 
 
-def test_own_maximum(make_config: MakeConfig, start: StartPeer) -> None:
+def test_configured_maximum(make_config: MakeConfig, start: StartPeer) -> None:
     config = make_config(max_message_size=5000)
     peer = start(config)
     with Messaging(config) as messaging:
@@ -73,7 +73,7 @@ def test_to_oneself(messaging: Messaging, size: int) -> None:
 
 
 def test_sixty_to_oneself(messaging: Messaging) -> None:
-    """More than the kernel's queue takes."""
+    """More messages than the kernel's queue holds."""
     received: list[bytes] = []
     messaging.register(TEXT, lambda message: received.append(message.data))
     for number in range(60):

@@ -1,4 +1,4 @@
-"""A context used in a forked child raises ForkedContext; reinit() gives the child its own identity."""
+"""Clause 7, fork: a context in a forked child raises ForkedContext; reinit() gives the child its own identity."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ USES: dict[str, Callable[[Messaging], object]] = {
     "watch": lambda messaging: messaging.watch(1),
 }
 NOT_USES = {"reinit"}
-"""What may be called in a child."""
+"""The methods that a forked child may call."""
 
 
-def test_every_method_is_tried() -> None:
+def test_uses_list_every_method() -> None:
     methods = {name for name in vars(Messaging) if not name.startswith("_") and callable(getattr(Messaging, name))}
     assert methods == USES.keys() | NOT_USES
 
@@ -75,12 +75,12 @@ def test_forked_context(messaging: Messaging, name: str) -> None:
         )
     received: list[Message] = []
     messaging.register(TEXT, received.append)
-    messaging.send(messaging.server_id, TEXT, b"the parent is as it was")
+    messaging.send(messaging.server_id, TEXT, b"the parent is unaffected")
     assert messaging.dispatch() == 1
 
 
 def test_leaving_the_with_block_in_the_child(config: Config) -> None:
-    """The child that falls out of the parent's with block leaves the parent's files alone."""
+    """A child that leaves its parent's with block does not remove the parent's files."""
     with Messaging(config) as messaging:
         parent = os.getpid()
 
@@ -108,7 +108,7 @@ def take_after_reinit(messaging: Messaging, received: list[Message], channel: Ch
 
 
 def test_reinit(messaging: Messaging, peer: Peer) -> None:
-    """The child has its own server id, and the handlers of its parent."""
+    """The child has its own server id, and its parent's handlers."""
     received: list[Message] = []
     messaging.register(TEXT, received.append)
     with Child(lambda channel: take_after_reinit(messaging, received, channel)) as child:
@@ -136,7 +136,7 @@ def test_reinit_without_fork(messaging: Messaging) -> None:
 
 
 def test_reinit_that_fails_can_be_repeated(config: Config, messaging: Messaging) -> None:
-    """A child whose reinit() was refused is still a forked child: no half-open context."""
+    """After a failed reinit() the context is that of a forked child as before, and not half open."""
     directory = Path(config.lock_directory)
 
     def body(channel: Channel) -> None:
@@ -145,7 +145,7 @@ def test_reinit_that_fails_can_be_repeated(config: Config, messaging: Messaging)
         for _ in range(2):
             try:
                 messaging.reinit()
-            except Exception as error:  # noqa: BLE001  # what it is, is for the test to say
+            except Exception as error:  # noqa: BLE001  # the test checks its type
                 outcomes.append(type(error).__name__)
         try:
             messaging.send(1, TEXT)
@@ -178,7 +178,7 @@ def test_reinit_gives_all_contexts_of_the_process_their_identity(config: Config,
 
 
 def test_new_context_in_the_child(config: Config, messaging: Messaging) -> None:
-    """Without reinit(), as a child does that never knew of its parent's context."""
+    """The child opens a context without reinit(), as code does that knows nothing of its parent's context."""
 
     def body(channel: Channel) -> None:
         with Messaging(config) as own:
@@ -193,7 +193,7 @@ def test_new_context_in_the_child(config: Config, messaging: Messaging) -> None:
 
 
 def test_reinit_beside_a_new_context(config: Config, messaging: Messaging) -> None:
-    """A child that has opened a context and then calls reinit() keeps one endpoint: fcntl locks are the process's."""
+    """A child that opens a context and then calls reinit() has one endpoint: fcntl locks are per process."""
 
     def body(channel: Channel) -> None:
         received: list[bytes] = []

@@ -1,4 +1,4 @@
-"""A full receiver makes the sender queue, up to a bound; nothing blocks, and nothing is dropped silently."""
+"""Clause 3: if a receiver is full, the sender queues up to a bound; nothing blocks or is dropped silently."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BURST = 1000
 
 
 def fill_to_the_bound(messaging: Messaging, dst: ServerID, size: int = 0) -> int:
-    """Send numbered messages until one is refused; the number that was accepted."""
+    """Send numbered messages until one is refused; the number of accepted ones."""
     for number in range(1 << 20):
         try:
             messaging.send(dst, TEXT, b"%d" % number + b"." * size)
@@ -45,7 +45,7 @@ def numbered(number: int, size: int = 0) -> list[bytes]:
 
 
 def test_burst_against_a_stopped_receiver(messaging: Messaging, peer: Peer) -> None:
-    """All sends return while the receiver is stopped; all arrive, in order, once it reads."""
+    """All sends return while the receiver is stopped; all messages arrive in order once it reads."""
     peer.stop()
     statuses = [messaging.send(peer.server_id, TEXT, text) for text in numbered(BURST)]
     statistics = messaging.statistics()
@@ -53,7 +53,7 @@ def test_burst_against_a_stopped_receiver(messaging: Messaging, peer: Peer) -> N
     assert statistics.queued_messages == statuses.count(SendStatus.QUEUED)
     assert statistics.blocked_destinations == (SendStatus.QUEUED in statuses)
     messaging.dispatch()
-    assert messaging.statistics() == statistics, "a dispatch cannot have sent anything on"
+    assert messaging.statistics() == statistics, "a dispatch cannot have flushed anything"
     peer.resume()
     peer.begin(take_data, BURST)
     drain(messaging)
@@ -62,7 +62,7 @@ def test_burst_against_a_stopped_receiver(messaging: Messaging, peer: Peer) -> N
 
 
 def test_large_messages_to_a_slow_receiver(messaging: Messaging, peer: Peer) -> None:
-    """Cut off in the middle of a message, again and again."""
+    """Sending is interrupted in the middle of a message, again and again."""
     data = [os.urandom(size) for size in (100_000, 10, 50_000, 2500, 0, 964, 200_000)]
     for one in data:
         messaging.send(peer.server_id, TEXT, one)
@@ -106,8 +106,8 @@ def test_queue_full(make_config: MakeConfig, peer: Peer, bounds: dict[str, int],
         assert messaging.statistics().drops == {}
 
 
-def test_message_longer_than_the_queue_has_room(make_config: MakeConfig, peer: Peer) -> None:
-    """The bound in bytes does not keep a large message from a receiver for which nothing waits."""
+def test_message_larger_than_the_bound_of_the_queue(make_config: MakeConfig, peer: Peer) -> None:
+    """An empty queue accepts a message larger than its bound in bytes."""
     with Messaging(make_config(send_queue_bytes=65536, max_message_size=65536)) as messaging:
         messaging.send(peer.server_id, TEXT, bytes(65536))
         peer.begin(take_data, 1)
@@ -128,13 +128,13 @@ def test_timeout_runs_out(make_config: MakeConfig, peer: Peer) -> None:
 
 
 def test_signals_do_not_prolong_the_timeout(make_config: MakeConfig, peer: Peer) -> None:
-    """They come far more often than the time-out would take."""
+    """Signals interrupt the wait far more often than its timeout is long."""
     signals = 0
 
     def count(number: int, frame: FrameType | None) -> None:
         nonlocal signals
         signals += 1
-        assert signals < 50 * PATIENCE, "it never ends"
+        assert signals < 50 * PATIENCE, "the timeout never expires"
 
     with Messaging(make_config(send_queue_messages=20)) as messaging:
         fill_to_the_bound(messaging, peer.server_id)
@@ -154,7 +154,7 @@ def fill_for(session: Session, dst: ServerID) -> int:
 
 
 def send_waiting(session: Session, dst: ServerID, text: bytes, timeout: float = PATIENCE) -> str:
-    """Send, waiting for room; then see it all off."""
+    """Send, waiting for room; then dispatch until nothing is queued."""
     status = session.messaging.send(dst, TEXT, text, timeout=timeout)
     drain(session.messaging)
     return status.value
@@ -168,8 +168,8 @@ def test_timeout_waits_for_room(make_config: MakeConfig, start: StartPeer) -> No
     assert sender.hear() in ("sent", "queued")
 
 
-@pytest.mark.parametrize("timeout", [1e9, math.inf], ids=["decades", "for ever"])
-def test_timeout_longer_than_the_kernel_takes(make_config: MakeConfig, start: StartPeer, timeout: float) -> None:
+@pytest.mark.parametrize("timeout", [1e9, math.inf], ids=["decades", "no limit"])
+def test_timeout_longer_than_the_kernel_accepts(make_config: MakeConfig, start: StartPeer, timeout: float) -> None:
     sender, receiver = start(make_config(send_queue_messages=20)), start()
     accepted = sender.call(fill_for, receiver.server_id)
     sender.begin(send_waiting, receiver.server_id, b"patient", timeout)
@@ -186,7 +186,7 @@ def dispatch_waiting(session: Session, timeout: float) -> int:
     return session.messaging.dispatch(timeout)
 
 
-def send_waiting_in_vain(session: Session, dst: ServerID) -> str:
+def send_waiting_for_the_dead(session: Session, dst: ServerID) -> str:
     try:
         session.messaging.send(dst, TEXT, b"never", timeout=PATIENCE)
     except NoSuchProcess as error:
@@ -197,7 +197,7 @@ def send_waiting_in_vain(session: Session, dst: ServerID) -> str:
 def test_timeout_ends_with_the_receiver(make_config: MakeConfig, start: StartPeer) -> None:
     sender, receiver = start(make_config(send_queue_messages=20)), start()
     sender.call(fill_for, receiver.server_id)
-    sender.begin(send_waiting_in_vain, receiver.server_id)
+    sender.begin(send_waiting_for_the_dead, receiver.server_id)
     receiver.kill()
     assert sender.hear() == "NoSuchProcess"
 
@@ -211,13 +211,13 @@ def test_close_sends_what_is_queued(start: StartPeer) -> None:
 
 
 def send_queued(session: Session, dst: ServerID, number: int) -> None:
-    """Send and do not wait."""
+    """Send without waiting for room."""
     for text in numbered(number):
         session.messaging.send(dst, TEXT, text)
 
 
 def test_close_does_not_wait_for_itself(make_config: MakeConfig) -> None:
-    """Nobody will read what a process has sent to itself, so it is given up at once."""
+    """Nobody will read what a process has queued for itself, so close() gives it up at once."""
     with Messaging(make_config(close_timeout=1000)) as messaging:
         fill(messaging, messaging.server_id)
         queued = messaging.statistics().queued_messages
@@ -238,8 +238,8 @@ def test_drops_are_counted_and_logged_once_a_second(messaging: Messaging, caplog
     assert f"{TEXT:#x}" in first
 
 
-def test_reasons_are_logged_apart(messaging: Messaging, caplog: pytest.LogCaptureFixture) -> None:
-    """One reason's second does not silence another's."""
+def test_each_reason_is_logged_at_its_own_rate(messaging: Messaging, caplog: pytest.LogCaptureFixture) -> None:
+    """A recent log line for one reason does not suppress that of another."""
     nobody = messaging.server_id._replace(task_id=77)
     with caplog.at_level(logging.WARNING, "msgd"):
         messaging.send(messaging.server_id, TEXT, b"no handler")
@@ -250,7 +250,7 @@ def test_reasons_are_logged_apart(messaging: Messaging, caplog: pytest.LogCaptur
 
 
 def test_two_processes_full_of_each_other(messaging: Messaging, peer: Peer) -> None:
-    """Both have more to send than the other's queue takes: each reads while it waits."""
+    """Both have more to send than the other's queue holds; each must read while it waits."""
     messages: list[Message] = []
     messaging.register(TEXT, messages.append)
     peer.begin(exchange, messaging.server_id, BURST)
@@ -263,7 +263,7 @@ def test_two_processes_full_of_each_other(messaging: Messaging, peer: Peer) -> N
 
 
 def exchange(session: Session, dst: ServerID, number: int) -> list[bytes]:
-    """Send so many and take as many."""
+    """Send `number` messages and receive as many."""
     send_queued(session, dst, number)
     messages = take(session, number)
     drain(session.messaging)

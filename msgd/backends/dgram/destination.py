@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""One receiving process of the dgram transport: its connected socket, its queue and its fragment cookies.
+
+Rule 1. Each destination has a connected socket of its own.  This saves the path look-up of each send, and the kernel
+        reports a connected socket writable as soon as its receiver has read from a full queue (10 datagrams by
+        default, net.unix.max_dgram_qlen).
+Rule 2. Nothing overtakes the queue.  The head is sent first, and each fragment only after the one before it.  Where
+        the receiver stopped taking fragments, `sent_bytes` says where to go on.
+Rule 3. All fragments of a message carry the same cookie, and no two messages in a row carry the same one.  A message
+        that is repeated on a new socket is repeated from its first fragment under a new cookie, so that the receiver
+        never joins two halves.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import secrets
+import socket
+from collections.abc import Collection
+
+from msgd.backends.out_queue import OutQueue
+from msgd.drops import Drops
+from msgd.errors import TransportError
+from msgd.linux import send_blocking
+from msgd.presence import Presence, Process
+from msgd.wire.dgram import COOKIE_MAX, FRAGMENT_MAX, WHOLE_COOKIE, WHOLE_MAX, fragment
+from msgd.wire.message_types import type_name
+
+_LONGEST_BLOCKING_SEND = 1.0
+"""Seconds one send may block.  A sender that is killed after its wake-up passes it on to nobody; the others then retry
+after this time."""
+
+_NOBODY_LISTENS = frozenset((errno.ENOENT, errno.ECONNREFUSED, errno.EPROTOTYPE))
+
+
+class Destination:
+    """A connected socket to one process, and the messages that wait for room in that process's socket.
+
+    `unique_id` is that of the process when the socket was connected.  `own_pid` goes into the fragments.
+    """
+
+    __slots__ = ("_cookie", "_own_pid", "_sent_bytes", "pid", "queue", "socket", "unique_id")
+
+    def __init__(self, process: Process, own_pid: int, connected: socket.socket, queue: OutQueue) -> None:
+        self.pid = process.pid
+        self.unique_id = process.unique_id
+        self.socket = connected
+        self.queue = queue
+        self._own_pid = own_pid
+        # A random start: an earlier socket with this number, in this process or in one that had its pid, may have left
+        # an unfinished message at the receiver.
+        self._cookie = secrets.randbelow(COOKIE_MAX) + 1
+        self._sent_bytes = 0  # of the message under this cookie, in fragments
+
+    def begin_message(self) -> None:
+        """Make the next transmit() start a message from its first fragment, under a new cookie."""
+        self._cookie = self._cookie % COOKIE_MAX + 1
+        self._sent_bytes = 0
+
+    def transmit(self, message: bytes, fds: Collection[int]) -> None:
+        """Send `message` (header and payload), or what is left of it, without blocking.
+
+        Raises OSError: BlockingIOError if the receiver's socket is full, and then the next call goes on where this one
+        stopped; ConnectionError if the receiver has closed its socket.
+        """
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        if len(message) <= WHOLE_MAX:
+            self.socket.sendmsg([WHOLE_COOKIE, message], rights, socket.MSG_DONTWAIT)
+            return
+        number, last = self.socket.fileno(), len(message) - FRAGMENT_MAX
+        for datagram in fragment(message, self._cookie, self._own_pid, number, self._sent_bytes):
+            with_it = rights if self._sent_bytes >= last else []
+            self.socket.sendmsg([datagram], with_it, socket.MSG_DONTWAIT)
+            self._sent_bytes += FRAGMENT_MAX
+
+    def send_queued(self, drops: Drops, timeout: float = 0.0) -> None:
+        """Send the queue, head first, until it is empty.
+
+        With a `timeout` in seconds, the first send blocks for that long or a second, whichever is shorter; the head
+        must then be a single datagram (see has_datagram_at_head).  A message that the kernel refuses is dropped and
+        counted.  Raises BlockingIOError or InterruptedError when the receiver's socket is full, ConnectionError when
+        the receiver has closed its socket.
+        """
+        queue = self.queue
+        while queue:
+            head = queue.head
+            try:
+                if timeout:
+                    waiting, timeout = min(timeout, _LONGEST_BLOCKING_SEND), 0.0
+                    send_blocking(self.socket, WHOLE_COOKIE + head.message, waiting)
+                else:
+                    self.transmit(head.message, head.fds)
+            except (BlockingIOError, InterruptedError, ConnectionError):
+                raise
+            except OSError as error:
+                detail = f"to {head.dst} of type {type_name(head.type)}: {error.strerror}"
+                drops("sending failed", detail, about_it=head.about_it)
+            queue.pop()
+            if self._sent_bytes:
+                self.begin_message()
+
+    @property
+    def has_datagram_at_head(self) -> bool:
+        """Whether the next queued message is a single datagram without descriptors.
+
+        The queue can be empty here: an exception of a signal handler may have come between the last pop() and the
+        moment when the destination is no longer counted as blocked.
+        """
+        queue = self.queue
+        return bool(queue) and queue.head.size <= WHOLE_MAX and not queue.head.fds
+
+    def replace_socket(self, connected: socket.socket) -> None:
+        """Go on with another socket to the same process; the message in flight starts again."""
+        self.socket.close()
+        self.socket = connected
+        self.begin_message()
+
+
+def connect(presence: Presence, pid: int) -> socket.socket | None:
+    """A socket connected to the endpoint of `pid`, None if nobody listens there; TransportError if it fails."""
+    connected = None
+    try:
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        # The program may have set a default timeout for sockets, which would make this one non-blocking.
+        connected.setblocking(True)
+        connected.connect(f"/proc/self/fd/{presence.socket_dir_fd}/{pid}")
+        return connected
+    except OSError as error:
+        if connected is not None:
+            connected.close()
+        if error.errno in _NOBODY_LISTENS:
+            return None
+        raise TransportError(f"connecting to pid {pid}: {error.strerror}") from error

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The receiving side of the dgram transport: from datagrams to delivered messages.
+
+Rule 1. The kernel names the sender of each datagram (SO_PASSCRED).  Its pid must be the source pid of the message, and
+        its uid must be root's, ours or a trusted one.
+Rule 2. Nothing in a datagram is used before it is checked.  What is wrong is dropped and counted; no exception leaves
+        receive() because of what a peer sent.
+Rule 3. Every descriptor that arrives is closed, at the latest when its message has been handled.
+Rule 4. What a peer can make this process keep is bounded: credentials by number, unfinished messages by the
+        Reassembler.
+
+Nearly every datagram is a whole message without descriptors, from a sender whose credentials were checked before.
+receive() handles that case in its own loop; all others go through _receive_checked().
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import time
+from typing import Final
+
+from msgd.backends.base import Deliver
+from msgd.backends.sockets import bind_socket
+from msgd.config import Config
+from msgd.drops import Drops
+from msgd.errors import MalformedMessage
+from msgd.linux import CREDENTIALS_SIZE, Credentials
+from msgd.presence import Presence
+from msgd.wire.dgram import DATAGRAM_MAX, WHOLE_COOKIE, Reassembler
+from msgd.wire.header import HEADER_SIZE, MAX_FDS, MessageDecoder
+
+_ANCILLARY_SIZE = socket.CMSG_SPACE(CREDENTIALS_SIZE) + socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+_CREDENTIALS = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
+_RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+
+_DATAGRAMS_PER_CALL = 256
+"""receive() returns after this many, so that a flood does not keep dispatch from its other work."""
+
+_KNOWN_SENDERS_MAX = 1024
+"""Checked credentials that are remembered; the table is emptied when it is full."""
+
+_WHOLE_MIN = len(WHOLE_COOKIE) + HEADER_SIZE
+
+Ancillary = list[tuple[int, int, bytes]]
+
+
+class Receiver:
+    """The bound socket of this process, and the checks that each datagram must pass."""
+
+    def __init__(self, config: Config, presence: Presence, drops: Drops) -> None:
+        self.socket = new_socket()
+        self.is_closed = False
+        self.reassembler: Final = Reassembler(
+            config.max_message_size + HEADER_SIZE,
+            config.reassembly_bytes,
+            config.reassembly_messages,
+            config.reassembly_timeout,
+        )
+        self._presence = presence
+        self._drops = drops
+        self._decoder = MessageDecoder()
+        self._known_senders: dict[bytes, int] = {}
+
+    def bind(self) -> None:
+        """Make the socket reachable under our pid.  Raises OSError."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        bind_socket(self.socket, self._presence)
+
+    def close(self) -> None:
+        """Close the socket; receive() returns as soon as the handler that called this has returned."""
+        self.is_closed = True
+        self.socket.close()
+
+    def receive(self, deliver: Deliver) -> None:
+        """Read datagrams until there are none, or a bounded number of them; pass on the messages they complete."""
+        recvmsg, senders, decode = self.socket.recvmsg, self._known_senders, self._decoder.decode
+        for _ in range(_DATAGRAMS_PER_CALL):
+            try:
+                datagram, ancillary, flags, _ = recvmsg(DATAGRAM_MAX, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                break
+            if len(ancillary) == 1 and flags == socket.MSG_CMSG_CLOEXEC and len(datagram) >= _WHOLE_MIN:
+                pid = senders.get(ancillary[0][2])
+                if pid is not None and datagram.startswith(WHOLE_COOKIE):
+                    message = decode(datagram, len(WHOLE_COOKIE))
+                    if message.src.pid == pid:
+                        deliver(message)
+                        if self.is_closed:
+                            return
+                        continue
+            self._receive_checked(datagram, ancillary, flags, deliver)
+            if self.is_closed:
+                return
+        if self.reassembler.unfinished:
+            self.reassembler.expire(time.monotonic())
+            self._count_abandoned()
+
+    def _receive_checked(self, datagram: bytes, ancillary: Ancillary, flags: int, deliver: Deliver) -> None:
+        """Check everything about one datagram, and deliver the message that it is or completes."""
+        credentials, fds = _split_ancillary(ancillary)
+        try:
+            pid = self._check_credentials(credentials)
+            if flags & socket.MSG_TRUNC:
+                raise MalformedMessage(f"it is longer than {DATAGRAM_MAX} bytes")
+            if flags & socket.MSG_CTRUNC or len(fds) > MAX_FDS:
+                raise MalformedMessage(f"it has more than {MAX_FDS} descriptors, or this process has none left")
+            whole = self._whole_message(datagram, pid)
+            if whole is None:
+                if fds:
+                    raise MalformedMessage("descriptors ride on a fragment that is not the last")
+                return
+            message = self._decoder.decode(whole, 0, tuple(fds))
+            if message.src.pid != pid:
+                raise MalformedMessage(f"its source says pid {message.src.pid}")
+            deliver(message)
+        except MalformedMessage as error:
+            self._drops("malformed or forged", f"a datagram of {_describe(credentials)}: {error}")
+        except _UntrustedUser as error:
+            self._drops("of a user not to be heard", str(error))
+        finally:
+            for fd in fds:
+                os.close(fd)
+            self._count_abandoned()
+
+    def _whole_message(self, datagram: bytes, pid: int) -> bytes | None:
+        """Header and payload if the datagram is a whole message or the last fragment of one, otherwise None."""
+        if datagram.startswith(WHOLE_COOKIE):
+            return datagram[len(WHOLE_COOKIE) :]
+        return self.reassembler.add(datagram, pid, time.monotonic())
+
+    def _check_credentials(self, credentials: bytes) -> int:
+        """The sender's pid as the kernel gives it.  Raises MalformedMessage, _UntrustedUser."""
+        if len(credentials) != CREDENTIALS_SIZE:
+            raise MalformedMessage("it has no credentials")
+        pid, uid, _ = Credentials.unpack(credentials)
+        if uid not in self._presence.trusted_uids:
+            raise _UntrustedUser(f"uid {uid} (pid {pid}) is neither root, this user nor in msgd:trusted users")
+        if len(self._known_senders) >= _KNOWN_SENDERS_MAX:
+            self._known_senders.clear()
+        self._known_senders[credentials] = pid
+        return pid
+
+    def _count_abandoned(self) -> None:
+        abandoned = self.reassembler.take_abandoned()
+        if abandoned:
+            self._drops("the rest never came", "fragments of a large message", abandoned)
+
+
+class _UntrustedUser(Exception):
+    """The sender runs as a user whose messages are not accepted."""
+
+
+def new_socket() -> socket.socket:
+    """A datagram socket that does not block, not yet bound."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+
+def _split_ancillary(ancillary: Ancillary) -> tuple[bytes, array.array[int]]:
+    """The packed credentials (empty if there are none) and the descriptors of a datagram."""
+    credentials, fds = b"", array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == _RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        elif (level, kind) == _CREDENTIALS:
+            credentials = content
+    return credentials, fds
+
+
+def _describe(credentials: bytes) -> str:
+    if len(credentials) != CREDENTIALS_SIZE:
+        return "an unknown process"
+    pid, uid, _ = Credentials.unpack(credentials)
+    return f"pid {pid}, uid {uid}"

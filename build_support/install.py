@@ -184,7 +184,7 @@ class Installation:
         directories = self._registry.directories
         with tempfile.TemporaryDirectory() as made:
             subprocess.run(
-                [self._registry.python, "-B", "-m", "build_support.manual", made],
+                [self._registry.python, "-B", "-m", "msgd.tools.manual", made],
                 check=True,
                 cwd=self._root,
                 # In front of the tree: the defaults in the pages are those of this prefix.

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from build_support import manual
-from build_support.roff import Roff, escaped
 from msgd.config import PARAMETERS
+from msgd.tools.manual import __main__ as manual
+from msgd.tools.manual.roff import Roff, escaped
 from msgd.tools.msgcontrol.commands import COMMANDS
 
 PAGES = ["msgbench.1", "msgcontrol.1", "msgd-smb.conf.5", "msgd.8", "msgparm.1", "msgstatus.1"]

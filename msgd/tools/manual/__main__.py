@@ -1,6 +1,6 @@
 """Makes the manual pages and the shell completion, from the programs' argument parsers and smb.conf's table.
 
-Usage: python -m build_support.manual DIRECTORY
+Usage: python -m msgd.tools.manual DIRECTORY
 
 It is run by the interpreter that msgd is for, with the installed package first on its path: so the pages tell the
 defaults of that installation.  They go to DIRECTORY/man and DIRECTORY/completion.
@@ -16,12 +16,12 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from build_support.roff import Roff
 from msgd import _registry
 from msgd.config.config import DEFAULT_PATH
 from msgd.config.parameters import PARAMETERS, Parameter
+from msgd.tools.manual.roff import Roff
 
-PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+PROJECT = Path("pyproject.toml")
 PARAMETERS_PAGE = ("msgd-smb.conf", 5)
 GATEWAY = "docs/gateway.md"
 INSTALLED_GATEWAY = f"{_registry.PREFIX}/share/doc/msgd/gateway.md"

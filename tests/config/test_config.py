@@ -90,8 +90,8 @@ def test_find_knows_every_spelling(spelling: str, attribute: str) -> None:
     [
         ("msgd:send queue mesages", "did you mean msgd:send queue messages?"),
         ("Lock Dri", "did you mean lock directory?"),
-        ("msgd:wonderful", "msgparm -v shows all there are"),
-        ("workgroup", "msgparm -v shows all there are"),
+        ("msgd:wonderful", "msgparm -v lists them all"),
+        ("workgroup", "msgparm -v lists them all"),
     ],
 )
 def test_what_is_said_of_an_unknown_name(name: str, hint: str) -> None:
@@ -282,7 +282,7 @@ def test_all_problems_are_told_of_in_the_order_of_the_lines(tmp_path: Path) -> N
         "5: nonsense: neither [section] nor name = value",
         "6: use mmap = maybe: not yes or no",
         "7: lock directory = run: not an absolute path",
-        "8: msgd:wonderful: no such parameter; msgparm -v shows all there are",
+        "8: msgd:wonderful: no such parameter; msgparm -v lists them all",
         "10: msgd:close timeout: this belongs in [global]; in a share it has no effect",
     ]
 

@@ -12,31 +12,16 @@ import shutil
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from build_support import interpreter
 from build_support.interpreter import CANDIDATES, DISTRIBUTION_PYTHON, Interpreter
 from build_support.registry import write_if_changed
 from build_support.report import ConfigureError, Report
+from build_support.requirements import Requirement, SuitePackage
 
 EXTRAS = ("status", "metrics", "dev")
 """The optional dependencies of pyproject.toml that working in the tree needs."""
 SYSTEM_PROGRAMS = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
-
-
-class Requirement(NamedTuple):
-    """A Python module, and the Debian package that has it."""
-
-    module: str
-    package: str
-
-
-class SuitePackage(NamedTuple):
-    """A Debian package of the test-suite's: a program of it, and the tests that are skipped without."""
-
-    package: str
-    program: str
-    tests: str
 
 
 def make_environment(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from configure import ROOT
+from build_support.project import ROOT
 
 NETWORK_PATIENCE = 600
 """Seconds for a test that fetches packages: half a minute where the index is near and nothing else runs."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from build_support import bootstrap, interpreter
-from build_support.bootstrap import Requirement, SuitePackage
 from build_support.report import ConfigureError, Report
+from build_support.requirements import Requirement, SuitePackage
 from tests.build_support.conftest import NETWORK_PATIENCE, Tree
 
 MISSING = (Requirement("no_such_module", "python3-no-such"),)

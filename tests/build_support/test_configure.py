@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 import configure
-from build_support import registry
-from build_support.bootstrap import Requirement
-from configure import Module
+from build_support import registry, requirements
+from build_support.requirements import Module, Requirement
 from tests.build_support.conftest import Tree
 
 PRESENT = Module("present", "msgd.backends.present", "asks for what is there", (Requirement("json", "python3"),))
 ABSENT = Module("absent", "msgd.backends.absent", "asks for what is not", (Requirement("no_such", "python3-no-such"),))
 
-KNOWN = [module.name for module in configure.MODULES]
+KNOWN = [module.name for module in requirements.MODULES]
 
 
 def test_configure_writes_registry_log_and_status(tree: Tree) -> None:
@@ -104,7 +103,7 @@ def test_help_comes_in_groups(tree: Tree) -> None:
 
 
 def run_with(rows: tuple[Module, ...], tree: Tree, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
-    monkeypatch.setattr(configure, "MODULES", (*configure.MODULES, *rows))
+    monkeypatch.setattr(requirements, "MODULES", (*requirements.MODULES, *rows))
     return configure.main([f"--with-python={sys.executable}", *options], tree.path)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from build_support import registry
 from build_support.install import TAKE_UP
-from configure import ROOT
+from build_support.project import ROOT
 from tests.build_support.conftest import Tree
 
 PREFIX = "opt/m"

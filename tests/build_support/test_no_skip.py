@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from configure import ROOT
+from build_support.project import ROOT
 
 SKIPPED = "import pytest\n\n@pytest.mark.skip(reason='not today')\ndef test():\n    pass\n"
 SKIPPED_WHOLE = "import pytest\n\npytest.skip('not here', allow_module_level=True)\n"

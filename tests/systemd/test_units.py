@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from build_support.project import ROOT
 from build_support.report import ConfigureError
 from build_support.units import INSTALLED_AS, ONLY_WITH_SYSTEMD, fill_in, units
-from configure import ROOT
 from tests.build_support.conftest import Tree
 
 DIRECTORIES = {

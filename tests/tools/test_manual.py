@@ -1,4 +1,6 @@
-"""The manual pages and the completion: all options and parameters are in them, and groff and bash take them."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The manual pages and the completion contain every option and parameter, and groff and bash accept them."""
 
 from __future__ import annotations
 
@@ -8,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from build_support import project
 from msgd.config import PARAMETERS
-from msgd.tools.manual import __main__ as manual
+from msgd.tools.manual.__main__ import main
 from msgd.tools.manual.roff import Roff, escaped
 from msgd.tools.msgcontrol.commands import COMMANDS
 
@@ -19,12 +22,13 @@ PAGES = ["msgbench.1", "msgcontrol.1", "msgd-smb.conf.5", "msgd.8", "msgparm.1",
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("manual")
-    assert manual.main([str(directory)]) == 0
+    programs = project.read(project.ROOT).programs
+    assert main([str(directory), *(f"{program.name}={program.module}" for program in programs)]) == 0
     return directory
 
 
 def shown(page: Path) -> str:
-    """A page as a terminal shows it, in one line; there must be nothing to complain of in its source."""
+    """A page as a terminal shows it, joined into one line. groff must not complain about its source."""
     done = subprocess.run(
         ["groff", "-man", "-ww", "-Tascii", "-P-c", "-P-b", "-P-u", "-rLL=300n", str(page)],
         capture_output=True,
@@ -73,7 +77,7 @@ def test_a_page_has_what_help_has(made: Path) -> None:
 def test_every_parameter_is_written_up(made: Path) -> None:
     text = shown(made / "man" / "msgd-smb.conf.5")
     for parameter in PARAMETERS:
-        assert f" {parameter.name} {parameter.help[:1].upper()}{parameter.help[1:]}. Default: " in text
+        assert f" {parameter.name} {parameter.sentence} Default: " in text
 
 
 def test_what_roff_would_take_for_its_own() -> None:

@@ -63,8 +63,9 @@ def _configure_tree(options: Options, root: Path, report: Report) -> None:
 
 def _bootstrap(options: Options, root: Path, report: Report) -> None:
     wanted = tuple(row for row in DEBIAN if row is not SYSTEMD or options.systemd is not False)
-    bootstrap.make_environment(root, wanted, options.python, report)
+    environment = bootstrap.make_environment(root, wanted, options.python, report)
     if options.bootstrap == "check":
+        bootstrap.install_checkers(root, environment, report)
         bootstrap.install_test_packages(TEST_PACKAGES, report)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from build_support import bootstrap, interpreter
+from build_support import bootstrap, interpreter, project
 from build_support.report import ConfigureError, Report
 from build_support.requirements import Requirement, SuitePackage
 from tests.build_support.conftest import NETWORK_PATIENCE, Tree
@@ -76,7 +76,7 @@ def test_a_user_is_told_in_one_line_which_tests_will_be_skipped(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     there = SuitePackage("coreutils", "true", "tests/there")
     bootstrap.install_test_packages((there, SuitePackage("python3-no-such", "no-such", "tests/no-such")), report)
-    assert capsys.readouterr().out == f"configure: tests/no-such will be skipped; to have them, as root: {INSTALL}\n"
+    assert capsys.readouterr().out == f"configure: tests/no-such will be skipped; to run them, as root: {INSTALL}\n"
     bootstrap.install_test_packages((there,), report)
     assert capsys.readouterr().out == ""
 
@@ -88,12 +88,21 @@ def test_bootstrap_makes_an_environment_once(tree: Tree) -> None:
     assert "configure: making build/venv" in said
     assert " -m pip " in said
     python = str(tree.path / "build" / "venv" / "bin" / "python")
-    where = "import msgd.errors, ruff, pytest; print(msgd.errors.__file__)"
+    where = "import msgd.errors; print(msgd.errors.__file__)"
     assert tree.run("env", "--chdir=/", python, "-c", where).stdout.strip() == str(tree.path / "msgd" / "errors.py")
+    for program in project.read(tree.path).programs:
+        assert tree.run("env", "--chdir=/", str(tree.path / "build" / "bin" / program.name), "-V").stdout
 
     text = tree.registry.read_text()
     assert "build/venv" not in text
     again = tree.configure("--bootstrap").stdout
     assert "configure: " not in again
     assert tree.registry.read_text() == text
+    tree.run("make", "--question", "all")
+
+    # The programs need no linter and no test runner; the checks do.
+    assert not (tree.path / "build" / "venv" / "bin" / "ruff").exists()
+    environment = interpreter.named(python, (), Report(io.StringIO()))
+    bootstrap.install_checkers(tree.path, environment, Report(io.StringIO()))
+    tree.run(python, "-c", "import importlinter, mypy, pytest, ruff")
     tree.run("make", "--question", "all")

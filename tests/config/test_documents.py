@@ -44,3 +44,7 @@ def test_the_service_whose_workers_talk(messaging_type: str) -> None:
 
 def test_the_parameters_document_is_up_to_date() -> None:
     assert (ROOT / "docs" / "parameters.md").read_text() == markdown.page(), "run `make docs`"
+
+
+def test_the_readme_is_short() -> None:
+    assert README.read_text().count("\n") < 150

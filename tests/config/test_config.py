@@ -279,11 +279,11 @@ def test_all_problems_are_told_of_in_the_order_of_the_lines(tmp_path: Path) -> N
 """
     assert problems(tmp_path, content) == [
         "2: msgd:send queue mesages: no such parameter; did you mean msgd:send queue messages?",
-        "5: nonsense: neither [section] nor name = value",
+        "5: nonsense: neither a [section] nor name = value",
         "6: use mmap = maybe: not yes or no",
         "7: lock directory = run: not an absolute path",
         "8: msgd:wonderful: no such parameter; msgparm -v lists them all",
-        "10: msgd:close timeout: this belongs in [global]; in a share it has no effect",
+        "10: msgd:close timeout: has no effect in a share; it belongs in [global]",
     ]
 
 

@@ -198,21 +198,21 @@ def test_includes_cannot_multiply_without_end(tmp_path: Path, monkeypatch: pytes
     for n in range(60):
         write(tmp_path, f"include = {n + 1}.conf\n" * 2, f"{n}.conf")
     write(tmp_path, "a = 1\n", "60.conf")
-    assert "no smb.conf has" in read(str(tmp_path / "0.conf")).problems[-1].text
+    assert "too large for a smb.conf" in read(str(tmp_path / "0.conf")).problems[-1].text
 
 
 @pytest.mark.parametrize(
     ("content", "line", "complaint"),
     [
-        ("a = 1\nnonsense\n", 2, "nonsense: neither [section] nor name = value"),
-        ("[global]\n\n = x\n", 3, "= x: neither [section] nor name = value"),
-        ("a = 1\n[share\n", 2, "[share: a section's name without its ]"),
+        ("a = 1\nnonsense\n", 2, "nonsense: neither a [section] nor name = value"),
+        ("[global]\n\n = x\n", 3, "= x: neither a [section] nor name = value"),
+        ("a = 1\n[share\n", 2, "[share: the ] after the section's name is missing"),
         (
             "[s]\nmsgd:close timeout = 3\n",
             2,
-            "msgd:close timeout: this belongs in [global]; in a share it has no effect",
+            "msgd:close timeout: has no effect in a share; it belongs in [global]",
         ),
-        ("\x1b[2J\n", 1, "\\x1b[2J: neither [section] nor name = value"),
+        ("\x1b[2J\n", 1, "\\x1b[2J: neither a [section] nor name = value"),
     ],
 )
 def test_bad_form_is_a_problem(tmp_path: Path, content: str, line: int, complaint: str) -> None:
@@ -223,14 +223,14 @@ def test_bad_form_is_a_problem(tmp_path: Path, content: str, line: int, complain
 def test_not_every_line_of_something_else_is_told_of(tmp_path: Path) -> None:
     told = read(write(tmp_path, "what is this?\n" * 1000)).problems
     assert len(told) == reader.MAX_PROBLEMS + 1
-    assert told[-1].text == "and more of them; is this a smb.conf?"
+    assert told[-1].text == "and there are more problems; is this a smb.conf?"
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"a = \0\n", "holds NUL bytes and so is no smb.conf"),
-        (b"#" * ((16 << 20) + 1), "more than 16 MiB, which no smb.conf has"),
+        (b"a = \0\n", "contains NUL bytes, so it is not a smb.conf"),
+        (b"#" * ((16 << 20) + 1), "more than 16 MiB: too large for a smb.conf"),
     ],
     ids=["NUL", "too large"],
 )

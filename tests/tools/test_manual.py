@@ -56,12 +56,12 @@ def test_pages(made: Path, page: str) -> None:
     assert text.startswith(f"{name.upper()}({section})")
 
 
-def test_there_are_no_others(made: Path) -> None:
+def test_there_are_no_other_pages(made: Path) -> None:
     assert sorted(path.name for path in (made / "man").iterdir()) == PAGES
 
 
 @needs_groff
-def test_a_page_has_what_help_has(made: Path) -> None:
+def test_a_page_contains_the_help_text(made: Path) -> None:
     text = shown(made / "man" / "msgcontrol.1")
     for command in COMMANDS:
         assert f"{command.name} " in text
@@ -74,13 +74,13 @@ def test_a_page_has_what_help_has(made: Path) -> None:
 
 
 @needs_groff
-def test_every_parameter_is_written_up(made: Path) -> None:
+def test_every_parameter_is_described(made: Path) -> None:
     text = shown(made / "man" / "msgd-smb.conf.5")
     for parameter in PARAMETERS:
         assert f" {parameter.name} {parameter.sentence} Default: " in text
 
 
-def test_what_roff_would_take_for_its_own() -> None:
+def test_text_is_escaped_for_roff() -> None:
     roff = Roff("a", 1, "0")
     roff.text(".TH is text, and so is a \\ and a -")
     assert roff.page().endswith("\\&.TH is text, and so is a \\e and a \\-\n")
@@ -105,4 +105,4 @@ def test_completion(made: Path, words: list[str], offered: set[str]) -> None:
     command = ["bash", "-u", "-c", script, "bash", str(made / "completion" / words[0]), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == ""
-    assert set(done.stdout.split()) | {"/etc/passwd-"} == offered | {"/etc/passwd-"}  # a backup that may be there
+    assert set(done.stdout.split()) | {"/etc/passwd-"} == offered | {"/etc/passwd-"}  # a backup file that may exist

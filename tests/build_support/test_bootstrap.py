@@ -1,4 +1,6 @@
-"""`configure.py --bootstrap`: the real thing, and what it does where it may not or cannot install."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""`configure.py --bootstrap`: the real thing, and what it does where it may not install, or cannot."""
 
 from __future__ import annotations
 
@@ -29,9 +31,9 @@ def report() -> Report:
 
 @pytest.fixture
 def failing_apt_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Report) -> Path:
-    """On PATH an apt-get that writes down how it was called and fails, and no sudo; the file it writes to.
+    """Put an apt-get on PATH that records its calls and fails, and no sudo. Return the file with the calls.
 
-    The interpreter of the tests plays the distribution's.
+    The interpreter of the tests takes the part of the distribution's.
     """
     python = interpreter.named(sys.executable, (), report)
     monkeypatch.setattr(bootstrap, "DISTRIBUTION_PYTHON", python.base)
@@ -47,7 +49,7 @@ def failing_apt_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Rep
     return calls
 
 
-def test_who_may_not_install_is_told_the_command(
+def test_a_user_who_may_not_install_is_told_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Report, failing_apt_get: Path
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -57,7 +59,7 @@ def test_who_may_not_install_is_told_the_command(
     assert not failing_apt_get.exists()
 
 
-def test_an_installation_that_fails_says_which(
+def test_a_failed_installation_is_reported_with_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Report, failing_apt_get: Path
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)

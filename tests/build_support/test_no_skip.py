@@ -1,4 +1,6 @@
-"""MSGD_NO_SKIP=1: what CI must not leave out fails instead of being skipped."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""MSGD_NO_SKIP=1: a test that would be skipped fails in CI."""
 
 from __future__ import annotations
 

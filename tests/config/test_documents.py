@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The documents at the root: README's program is run, and docs/parameters.md is up to date."""
+"""The documents at the root: README's program is run, docs/parameters.md is up to date, and links lead to files."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ def test_the_service_whose_workers_talk(messaging_type: str) -> None:
 
 def test_the_parameters_document_is_up_to_date() -> None:
     assert (ROOT / "docs" / "parameters.md").read_text() == markdown.page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_files(document: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / document).read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_the_readme_is_short() -> None:

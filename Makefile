@@ -19,7 +19,7 @@ help:  ## list the targets
 build/config.status: configure.py $(wildcard build_support/*.py) pyproject.toml
 	@if test -x $@; then $@ --quiet; else ./configure.py --bootstrap; fi
 
-$(ENVIRONMENT): configure.py pyproject.toml | build/config.status
+$(ENVIRONMENT): configure.py $(wildcard build_support/*.py) pyproject.toml | build/config.status
 	@build/config.status --bootstrap --quiet
 
 demo: all  ## watch processes message each other

@@ -18,7 +18,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -191,7 +190,8 @@ class Seconds(Kind[float]):
         return self._in_range(value)
 
     def format(self, value: float) -> str:
-        return f"{Decimal(repr(value)):.20f}".rstrip("0").rstrip(".")
+        shortest = repr(float(value))  # not the twenty digits of the binary fraction: 0.01
+        return (f"{value:.20f}" if "e" in shortest else shortest).rstrip("0").rstrip(".")
 
     def _in_range(self, value: float) -> float:
         if not self.minimum <= value <= self.maximum:  # written so that NaN is refused

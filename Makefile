@@ -1,9 +1,5 @@
-# make            configure with the defaults if nobody has yet, and make build/venv
-# make demo       see processes message each other
-# make check      the checkers and the tests
-# make bench      measure messaging beside its peers; tables here, JSON and pictures in build/bench (a few minutes)
-# make benchmarks the same at length and everything else msgbench measures, into docs/benchmarks.md (a quarter of an hour)
-# make install    into the configured prefix, or DESTDIR= and prefix=; make uninstall takes the same away
+# `make help` lists the targets. `make` alone configures the tree with the defaults, unless it has been configured, and
+# makes build/venv and build/bin.
 
 PYTHON = build/venv/bin/python
 ENVIRONMENT = build/venv/requirements.txt
@@ -12,21 +8,24 @@ MSGBENCH = $(PYTHON) -m msgd.bench
 RESULTS = build/bench
 INSTALL = python3 -B -m build_support.install
 
-.PHONY: all demo check bench benchmarks install uninstall clean distclean
+.PHONY: all help demo check docs bench benchmarks install uninstall clean distclean
 
-all: $(ENVIRONMENT)
+all: $(ENVIRONMENT)  ## set up the tree, so that the programs run as build/bin/msgd, build/bin/msgcontrol ...
 
-# Never over the user's options: a tree that has been configured is configured again as it was.
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-18s %s\n", $$1, $$2 }'
+
+# A tree that has been configured is configured again with the same options, never with the defaults.
 build/config.status: configure.py $(wildcard build_support/*.py) pyproject.toml
 	@if test -x $@; then $@ --quiet; else ./configure.py --bootstrap; fi
 
-$(ENVIRONMENT): configure.py pyproject.toml | build/config.status
+$(ENVIRONMENT): configure.py $(wildcard build_support/*.py) pyproject.toml | build/config.status
 	@build/config.status --bootstrap --quiet
 
-demo: all
+demo: all  ## watch processes message each other
 	@$(PYTHON) -m msgd.tools.demo
 
-check: all
+check: all  ## run the linters, the type checker and the tests (PYTEST_ARGS= for pytest)
 	build/config.status --bootstrap=check --quiet
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
@@ -34,20 +33,24 @@ check: all
 	build/venv/bin/lint-imports
 	$(PYTHON) -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
-# What pyproject.toml's extra `bench` names: the peers that come from PyPI, and what draws.
+docs: all  ## write docs/parameters.md from the table of parameters
+	@$(PYTHON) -m msgd.tools.manual.markdown >docs/parameters.md.new
+	@mv docs/parameters.md.new docs/parameters.md
+
+# The packages that pyproject.toml's extra `bench` names: other messaging systems to compare with, and what draws.
 $(PEERS): pyproject.toml | all
 	@$(PYTHON) -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	    print(*extras["optional-dependencies"]["bench"], sep="\n")' >$@.new
 	@$(PYTHON) -m pip --disable-pip-version-check --quiet install --no-input -r $@.new
 	@mv $@.new $@
 
-bench: $(PEERS)
+bench: $(PEERS)  ## measure messaging beside other systems; JSON and pictures go to build/bench (a few minutes)
 	@mkdir -p $(RESULTS)
 	@$(MSGBENCH) ping --peers --seconds 1 --json $(RESULTS)/ping.json --plot $(RESULTS)/ping.png
 	@$(MSGBENCH) dbench --seconds 1 --json $(RESULTS)/dbench.json --plot $(RESULTS)/dbench.png
 	@$(MSGBENCH) torture --seconds 3 --json $(RESULTS)/torture.json --plot $(RESULTS)/torture.png
 
-benchmarks: $(PEERS)
+benchmarks: $(PEERS)  ## measure everything at length and write docs/benchmarks.md (a quarter of an hour)
 	@mkdir -p $(RESULTS)
 	@$(MSGBENCH) ping --peers --runs 7 --json $(RESULTS)/ping.json
 	@$(MSGBENCH) flood --runs 5 --json $(RESULTS)/flood.json
@@ -61,16 +64,15 @@ benchmarks: $(PEERS)
 	@$(MSGBENCH) page docs/benchmarks.md \
 	    $(foreach name,ping flood size latency fanout mesh scale dbench torture,$(RESULTS)/$(name).json)
 
-install: build/config.status
+install: build/config.status  ## install into the configured prefix (DESTDIR= and prefix= work)
 	@$(INSTALL) install --destdir='$(DESTDIR)' --prefix='$(prefix)'
 
-uninstall: build/config.status
+uninstall: build/config.status  ## remove what `make install` installed
 	@$(INSTALL) uninstall --destdir='$(DESTDIR)' --prefix='$(prefix)'
 
-# What work in the tree leaves behind; the configuration stays.
-clean:
+clean:  ## remove what work in the tree leaves behind, but keep the configuration
 	rm -rf build/bench build/demo build/pip dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./build -prune -o -name __pycache__ -exec rm -rf {} +
 
-distclean: clean
+distclean: clean  ## remove the configuration and build/venv as well
 	rm -rf build msgd/_registry.py

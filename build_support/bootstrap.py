@@ -1,7 +1,13 @@
-"""`configure.py --bootstrap`: from a bare machine to build/venv, where the tree's programs, tests and checkers run.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""`configure.py --bootstrap`: set up build/venv and build/bin on a bare machine, to run and check msgd from the tree.
 
-Every step looks first and does nothing where nothing is missing. Debian's packages come by apt-get, as root or with
-sudo; PyPI's go into the virtual environment only. The tree itself is not installed there: a .pth file points at it.
+Rule 1. Each step first checks whether anything is missing, and does nothing if not.
+Rule 2. Debian packages are installed by apt-get, as root or with sudo. Packages from PyPI go into build/venv only.
+Rule 3. What the programs need is installed by plain `--bootstrap`. The linters and the test runner are large and come
+        only with `--bootstrap=check`.
+
+The tree itself is not installed in build/venv. A .pth file there points at it, so edits take effect at once.
 """
 
 from __future__ import annotations
@@ -9,54 +15,53 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from build_support import interpreter
+from build_support import interpreter, launchers, project
 from build_support.interpreter import CANDIDATES, DISTRIBUTION_PYTHON, Interpreter
 from build_support.registry import write_if_changed
 from build_support.report import ConfigureError, Report
+from build_support.requirements import Requirement, SuitePackage
 
-EXTRAS = ("status", "metrics", "dev")
-"""The optional dependencies of pyproject.toml that working in the tree needs."""
+PROGRAM_EXTRAS = ("status", "metrics")
+"""The optional dependencies in pyproject.toml that the programs use."""
+CHECK_EXTRAS = ("dev",)
+"""Those that `make check` uses."""
+PROGRAM_LIST = "requirements.txt"
+"""The file in build/venv that lists what was installed for the programs. The Makefile compares its time."""
+CHECK_LIST = "check-requirements.txt"
+"""The file in build/venv that lists what was installed for `make check`."""
 SYSTEM_PROGRAMS = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
-
-
-class Requirement(NamedTuple):
-    """A Python module, and the Debian package that has it."""
-
-    module: str
-    package: str
-
-
-class SuitePackage(NamedTuple):
-    """A Debian package of the test-suite's: a program of it, and the tests that are skipped without."""
-
-    package: str
-    program: str
-    tests: str
 
 
 def make_environment(
     root: Path, requirements: tuple[Requirement, ...], python: str | None, report: Report
 ) -> Interpreter:
-    """Make build/venv on the interpreter asked for or the best there is, with everything of EXTRAS in it."""
+    """Make build/venv and build/bin, from the interpreter that was asked for or the best there is."""
     modules = tuple(requirement.module for requirement in requirements)
     base = _base_interpreter(root, modules, python, report)
     if base is None or base.base == DISTRIBUTION_PYTHON:
         base = _complete_distribution_python(base, requirements, report)
     environment = _environment_of(root, base, report)
-    # Relative, so that a tree that is moved still finds itself.
+    # A relative path, so that a tree still finds itself after it has been moved.
     tree = os.path.relpath(root, environment.site_packages)
     write_if_changed(Path(environment.site_packages, "msgd-tree.pth"), f"{tree}\n")
-    _install_from_pypi(root, environment, report)
+    described = project.read(root)
+    wanted = (*described.dependencies, *described.extras(PROGRAM_EXTRAS))
+    _install_from_pypi(interpreter.environment(root) / PROGRAM_LIST, wanted, environment, report)
+    launchers.write_tree_programs(root)
     return environment
 
 
+def install_checkers(root: Path, environment: Interpreter, report: Report) -> None:
+    """Install the linters, the type checker and the test runner into build/venv."""
+    wanted = project.read(root).extras(CHECK_EXTRAS)
+    _install_from_pypi(interpreter.environment(root) / CHECK_LIST, wanted, environment, report)
+
+
 def install_test_packages(table: Sequence[SuitePackage], report: Report) -> None:
-    """Install the Debian packages that the test-suite runs; without the right to, say what will be skipped."""
+    """Install the Debian packages that the test suite uses, or, if only root could, say which tests will be skipped."""
     missing = [row for row in table if shutil.which(row.program, path=SYSTEM_PROGRAMS) is None]
     if not missing:
         return
@@ -65,11 +70,11 @@ def install_test_packages(table: Sequence[SuitePackage], report: Report) -> None
         _apt_get((), packages, report)
         return
     tests = ", ".join(sorted({row.tests for row in missing}))
-    report.say(f"configure: {tests} will be skipped; to have them, as root: {shlex.join(_apt_get_install(packages))}")
+    report.say(f"configure: {tests} will be skipped; to run them, as root: {shlex.join(_apt_get_install(packages))}")
 
 
 def _base_interpreter(root: Path, modules: tuple[str, ...], python: str | None, report: Report) -> Interpreter | None:
-    """What to make the environment from. None: the distribution's interpreter, which has yet to be installed."""
+    """The interpreter to make build/venv from; None is the distribution's, if that has yet to be installed."""
     if python is not None:
         return interpreter.named(python, modules, report)
     kept = interpreter.probe(interpreter.environment_python(root), modules, report)
@@ -84,6 +89,7 @@ def _base_interpreter(root: Path, modules: tuple[str, ...], python: str | None, 
 def _complete_distribution_python(
     base: Interpreter | None, requirements: tuple[Requirement, ...], report: Report
 ) -> Interpreter:
+    """Install the Debian packages that the distribution's interpreter lacks, and return it as it is then."""
     present = base.modules if base else {}
     missing = [requirement.package for requirement in requirements if requirement.module not in present]
     if base is not None and (not missing or not shutil.which("apt-get")):
@@ -94,17 +100,17 @@ def _complete_distribution_python(
         _apt_get(("sudo", "-n"), missing, report)
     else:
         raise ConfigureError(
-            f"Debian packages are missing, and only root may install them: {shlex.join(_apt_get_install(missing))}"
+            f"Debian packages are missing and only root may install them: {shlex.join(_apt_get_install(missing))}"
         )
     modules = tuple(requirement.module for requirement in requirements)
     completed = interpreter.probe(DISTRIBUTION_PYTHON, modules, report)
     if completed is None:
-        raise ConfigureError(f"{DISTRIBUTION_PYTHON} is older than Python 3.11; name another by --with-python=PATH")
+        raise ConfigureError(f"{DISTRIBUTION_PYTHON} is older than Python 3.11; name another with --with-python=PATH")
     return completed
 
 
 def _apt_get_command(*arguments: str) -> list[str]:
-    # RUNLEVEL=1 keeps maintainer scripts from starting the daemons they install.
+    # With RUNLEVEL=1 maintainer scripts do not start the daemons that they install.
     settings = ("DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1")
     return ["env", *settings, "apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", *arguments]
 
@@ -114,15 +120,15 @@ def _apt_get_install(packages: Sequence[str]) -> list[str]:
 
 
 def _apt_get(right: tuple[str, ...], packages: Sequence[str], report: Report) -> None:
-    report.say(f"configure: installing Debian's {', '.join(packages)}")
+    report.say(f"configure: installing from Debian: {', '.join(packages)}")
     report.follow([*right, *_apt_get_command("update")], ("E:", "W:"))
     install = [*right, *_apt_get_install(packages)]
     if not report.follow(install, ("Setting up", "Waiting", "E:")):
-        raise ConfigureError(f"this failed (build/config.log has its output): {shlex.join(install)}")
+        raise _failed(install)
 
 
 def _environment_of(root: Path, base: Interpreter, report: Report) -> Interpreter:
-    """build/venv made from `base`: the one that is there if it is that, else a new one."""
+    """build/venv on the interpreter `base`. One that was made from another interpreter is replaced."""
     kept = interpreter.probe(interpreter.environment_python(root), (), report)
     if kept is not None and kept.base == base.base:
         return kept
@@ -131,22 +137,21 @@ def _environment_of(root: Path, base: Interpreter, report: Report) -> Interprete
     make = [base.executable, "-m", "venv", "--clear", "--system-site-packages", path]
     made = interpreter.probe(interpreter.environment_python(root), (), report) if report.follow(make, ()) else None
     if made is None:
-        raise ConfigureError(f"this failed (build/config.log has its output): {shlex.join(make)}")
+        raise _failed(make)
     return made
 
 
-def _install_from_pypi(root: Path, environment: Interpreter, report: Report) -> None:
-    """Give the environment what pyproject.toml names; a file in it says what it was last given, for make too."""
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"]]
-    for extra in EXTRAS:
-        wanted += project["optional-dependencies"][extra]
-    given = interpreter.environment(root) / "requirements.txt"
+def _install_from_pypi(installed: Path, wanted: Sequence[str], environment: Interpreter, report: Report) -> None:
+    """Install packages into build/venv, unless the file `installed` lists exactly these; write and touch that file."""
     text = "".join(f"{requirement}\n" for requirement in wanted)
-    if not given.is_file() or given.read_text() != text:
-        report.say("configure: installing PyPI's packages into build/venv")
+    if not installed.is_file() or installed.read_text() != text:
+        report.say("configure: installing packages from PyPI into build/venv")
         command = [environment.command, "-m", "pip", "--disable-pip-version-check", "install", "--no-input", *wanted]
         if not report.follow(command, ("Collecting", "Installing", "Successfully", "ERROR")):
-            raise ConfigureError(f"this failed (build/config.log has its output): {shlex.join(command)}")
-        given.write_text(text)
-    given.touch()
+            raise _failed(command)
+        installed.write_text(text)
+    installed.touch()
+
+
+def _failed(command: Sequence[str]) -> ConfigureError:
+    return ConfigureError(f"a command failed (see build/config.log for its output): {shlex.join(command)}")

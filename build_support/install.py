@@ -1,13 +1,14 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """`make install` and `make uninstall`.
 
-The package goes into a directory of its own, PREFIX/lib/msgd, out of every interpreter's way; small launchers in
-bindir and sbindir put that directory first on sys.path. Launchers find it relative to themselves: what is staged below
-DESTDIR runs there too. (A Python service that wants to `import msgd` sets PYTHONPATH to that directory, or
-installs the package with pip.)
-
-PREFIX/lib/msgd/manifest.json says what was put where. Uninstalling takes away that and nothing else; installing anew
-takes away what the new version no longer has. A configuration file is replaced or removed only while it is as it was
-installed: once edited it is the administrator's, and the new one is put beside it as *.new.
+Rule 1. The package goes into a directory of its own, PREFIX/lib/msgd, which is on no interpreter's path. Launchers in
+        bindir and sbindir put that directory first on sys.path. (A Python service that wants to `import msgd` sets
+        PYTHONPATH to that directory, or installs the package with pip.)
+Rule 2. PREFIX/lib/msgd/manifest.json records what was put where. Uninstalling removes what it lists and nothing else;
+        installing again removes what the new version no longer has.
+Rule 3. A configuration file is replaced or removed only while it is exactly as it was installed. Once edited it
+        belongs to the administrator, and the new one is put beside it as *.new.
 """
 
 from __future__ import annotations
@@ -21,76 +22,63 @@ import os
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import configure
-from build_support import interpreter, registry, units
+from build_support import interpreter, launchers, project, registry, units
 from build_support.options import parse_line
+from build_support.project import ROOT
 from build_support.registry import REGISTRY
 from build_support.report import ConfigureError, Report
+from build_support.requirements import RUN_TIME
 
-PROJECT = "pyproject.toml"
 SHEBANG_LIMIT = 255
-"""The bytes of a `#!` line that Linux reads."""
+"""How many bytes of a `#!` line Linux reads."""
 
 TAKE_UP = (
     "systemd-sysusers && systemd-tmpfiles --create msgd.conf",
     "systemctl daemon-reload && systemctl restart systemd-sysctl",
 )
-"""What makes systemd take up its files without a boot."""
+"""The commands that make systemd read its new files without a reboot."""
 SEARCHED_BY_SYSTEMD = ("/usr", "/usr/local")
-"""The prefixes below which it looks for them."""
+"""The prefixes under which systemd searches for them."""
 RUN_BY_SYSTEMD = Path("/run/systemd/system")
-"""It is there if systemd runs this machine."""
-
-LAUNCHER = '''\
-#!{python}
-"""{program} of msgd {version}."""
-
-import os
-import sys
-
-sys.path.insert(0, os.path.normpath(os.path.join(os.path.dirname(os.path.realpath(__file__)), {package_directory!r})))
-
-from {module} import {function}
-
-sys.exit({function}())
-'''
+"""This directory exists if systemd runs this machine."""
 
 
 @dataclass
 class Manifest:
-    """What an installation put on the machine; all paths are without DESTDIR."""
+    """What an installation put on the machine. All paths are without DESTDIR."""
 
     files: set[str] = field(default_factory=set)
     directories: set[str] = field(default_factory=set)
-    """Those that were not there before."""
+    """The directories that the installation created."""
     configuration: dict[str, str] = field(default_factory=dict)
-    """The configuration files, each with the digest of what was installed."""
+    """Each configuration file, and the digest of the content that was installed."""
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """The manifest of the installation that is there, an empty one if none is."""
+        """The manifest of the present installation, or an empty one."""
         if not path.exists():
             return cls()
         stored = json.loads(path.read_text())
         return cls(set(stored["files"]), set(stored["directories"]), stored["configuration"])
 
     def render(self) -> str:
+        """The text of manifest.json."""
         return json.dumps(asdict(self), indent=1, default=sorted) + "\n"
 
 
 class Installation:
-    """One place that msgd is, or is to be, installed in."""
+    """One place where msgd is or will be installed."""
 
     def __init__(self, root: Path, destdir: str, prefix: str) -> None:
         configured = registry.read(root)
         more = [f"--prefix={prefix}"] if prefix else []
         options = parse_line(configured.configure_line, *more)
         self._root = root
+        self._programs = project.read(root).programs
         self._destdir = os.path.abspath(destdir) if destdir else ""
         self._registry = replace(configured, configure_line=options.line, directories=options.directories)
         self._package_directory = f"{options.directories['prefix']}/lib/msgd"
@@ -99,6 +87,7 @@ class Installation:
         self._new = Manifest(directories=set(self._installed.directories))
 
     def install(self) -> None:
+        """Install everything, and remove what an earlier version installed and this one does not."""
         self._install_package()
         self._install_programs()
         self._install_units()
@@ -114,9 +103,10 @@ class Installation:
         self._warn_of_missing_modules()
         prefix = self._registry.directories["prefix"]
         if not self._destdir and prefix in SEARCHED_BY_SYSTEMD and RUN_BY_SYSTEMD.is_dir():
-            print("systemd takes up its files at the next boot, or now by", *TAKE_UP, sep="\n    ")
+            print("systemd reads its new files at the next boot, or after these commands:", *TAKE_UP, sep="\n    ")
 
     def uninstall(self) -> None:
+        """Remove what the manifest lists, except configuration that was edited."""
         for path in self._installed.files:
             self._real(path).unlink(missing_ok=True)
         for path, digest in self._installed.configuration.items():
@@ -126,7 +116,7 @@ class Installation:
                 print(f"kept {self._real(path)}, which was edited")
         self._real(self._manifest_path).unlink(missing_ok=True)
         for path in sorted(self._installed.directories, reverse=True):
-            with contextlib.suppress(OSError):  # not empty: it holds what is not ours
+            with contextlib.suppress(OSError):  # not empty: somebody else has files in it
                 self._real(path).rmdir()
 
     def _real(self, path: str) -> Path:
@@ -156,22 +146,19 @@ class Installation:
     def _install_programs(self) -> None:
         python = self._registry.python
         if len(os.fsencode(f"#!{python}\n")) > SHEBANG_LIMIT or " " in python:
-            raise ConfigureError(f"{python} cannot stand in a #! line: configure with another --with-python")
+            raise ConfigureError(f"{python} does not fit into a #! line: configure with another --with-python")
         directories = self._registry.directories
-        for program, entry_point in sorted(_programs(self._root).items()):
-            module, _, function = entry_point.partition(":")
-            directory = directories["sbindir" if module.startswith("msgd.daemon.") else "bindir"]
-            launcher = LAUNCHER.format(
+        for program in self._programs:
+            directory = directories["sbindir" if program.is_daemon else "bindir"]
+            launcher = launchers.installed(
+                program,
                 python=python,
-                program=program,
                 version=self._registry.version,
-                module=module,
-                function=function,
                 package_directory=os.path.relpath(
                     os.path.realpath(self._real(self._package_directory)), os.path.realpath(self._real(directory))
                 ),
             )
-            self._put_file(f"{directory}/{program}", launcher.encode(), 0o755)
+            self._put_file(f"{directory}/{program.name}", launcher.encode(), 0o755)
 
     def _install_units(self) -> None:
         new = self._registry
@@ -179,16 +166,16 @@ class Installation:
             self._put_file(unit.path, unit.text.encode())
 
     def _install_manual(self) -> None:
-        """Manual pages and completion, made by the package that was just put into place."""
+        """Install the manual pages and the shell completion, which the package just installed makes itself."""
         package = str(self._real(self._package_directory))
         directories = self._registry.directories
+        programs = [f"{program.name}={program.module}" for program in self._programs]
         with tempfile.TemporaryDirectory() as made:
             subprocess.run(
-                [self._registry.python, "-B", "-m", "build_support.manual", made],
+                [self._registry.python, "-B", "-P", "-m", "msgd.tools.manual", made, *programs],
                 check=True,
-                cwd=self._root,
-                # In front of the tree: the defaults in the pages are those of this prefix.
-                env=os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{self._root}", "PYTHONSAFEPATH": "1"},
+                # The installed package, not the tree's: the pages name the defaults of this prefix.
+                env=os.environ | {"PYTHONPATH": package},
             )
             for page in sorted(Path(made, "man").iterdir()):
                 self._put_file(f"{directories['mandir']}/man{page.suffix[1:]}/{page.name}", page.read_bytes())
@@ -197,7 +184,7 @@ class Installation:
                 self._put_file(path, script.read_bytes())
 
     def _install_gateway_document(self) -> None:
-        """What the manual pages send their readers to."""
+        """Install the document that the manual pages refer to."""
         source = self._root / "docs" / "gateway.md"
         self._put_file(f"{self._registry.directories['prefix']}/share/doc/msgd/{source.name}", source.read_bytes())
 
@@ -227,17 +214,10 @@ class Installation:
             self._new.files |= {str(path).removeprefix(self._destdir) for path in directory.iterdir()}
 
     def _warn_of_missing_modules(self) -> None:
-        needed = configure.RUN_TIME
-        python = interpreter.named(self._registry.python, [row.module for row in needed], Report(io.StringIO()))
-        missing = [row for row in needed if row.module not in python.modules]
-        for row in missing:
-            print(f"warning: {python.executable} has no module {row.module}, which msgd needs: install {row.package}")
-
-
-def _programs(root: Path) -> dict[str, str]:
-    project = tomllib.loads((root / PROJECT).read_text())["project"]
-    scripts: dict[str, str] = project["scripts"]
-    return scripts
+        python = interpreter.named(self._registry.python, [row.module for row in RUN_TIME], Report(io.StringIO()))
+        for row in RUN_TIME:
+            if row.module not in python.modules:
+                print(f"warning: msgd needs the module {row.module}: install {row.package} for {python.executable}")
 
 
 def _digest(path: Path) -> str | None:
@@ -252,13 +232,14 @@ def _reason(error: Exception) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Install or uninstall the configured tree that this package stands in, and return the exit status."""
     parser = argparse.ArgumentParser(prog="build_support.install", description="Install a configured tree.")
     parser.add_argument("action", choices=("install", "uninstall"))
-    parser.add_argument("--destdir", default="", help="stage the installation below here")
+    parser.add_argument("--destdir", default="", help="stage the installation under this directory")
     parser.add_argument("--prefix", default="", help="install for this prefix instead of the configured one")
     given = parser.parse_args(arguments)
     try:
-        installation = Installation(configure.ROOT, given.destdir, given.prefix)
+        installation = Installation(ROOT, given.destdir, given.prefix)
         if given.action == "install":
             installation.install()
         else:

@@ -1,4 +1,6 @@
-"""Which Python interpreter msgd is for, and what that interpreter has: asked of itself, as a process."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Find the Python interpreter that msgd will run with. What it has is asked of itself, in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from build_support.report import ConfigureError, Report
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON_TRIED = (3, 19)
 DISTRIBUTION_PYTHON = "/usr/bin/python3"
-"""The interpreter that the distribution's own Python packages (python3-tdb, ...) are for."""
+"""The interpreter for which the distribution's Python packages (python3-tdb, ...) are made."""
 CANDIDATES = (
     "python3",
     DISTRIBUTION_PYTHON,
@@ -22,26 +24,26 @@ CANDIDATES = (
 
 @dataclass(frozen=True)
 class Interpreter:
-    """What one interpreter answered to probe.py."""
+    """The answers of one interpreter to probe.py."""
 
     command: str
     version: str
     prefix: str
     executable: str
     base: str
-    """The interpreter a virtual environment was made from; otherwise the same as `executable`."""
+    """The interpreter that a virtual environment was made from; without one, the same as `executable`."""
     site_packages: str
     modules: Mapping[str, str]
-    """The modules asked for that can be imported, each with its version or ""."""
+    """The modules that were asked about and can be imported, each with its version or ""."""
     facilities: Mapping[str, str]
-    """The kernel's facilities, each with why it cannot be used or ""."""
+    """The facilities of the kernel, each with the reason why it cannot be used, or ""."""
 
 
 def probe(command: str, modules: Iterable[str], report: Report) -> Interpreter | None:
     """Ask one interpreter; None if it does not answer or is too old.
 
-    It is asked in isolated mode: the programs must run for every user, and in pip's build environment that looks past
-    the build environment at the one msgd is being installed into.
+    It runs in isolated mode, because the programs must run for every user. In pip's build environment, isolated mode
+    also sees the environment that msgd is being installed into, instead of the one that pip builds in.
     """
     done = report.run([command, "-I", str(Path(__file__).with_name("probe.py")), *modules])
     try:
@@ -54,24 +56,25 @@ def probe(command: str, modules: Iterable[str], report: Report) -> Interpreter |
 
 
 def named(command: str, modules: Iterable[str], report: Report) -> Interpreter:
-    """The interpreter that the user asked for; ConfigureError if it will not do."""
+    """The interpreter that the user asked for; ConfigureError if it cannot be used."""
     if (found := probe(command, modules, report)) is None:
         raise ConfigureError(f"--with-python: {command} is not an interpreter of Python 3.11 or later")
     return found
 
 
 def best(commands: Iterable[str], modules: tuple[str, ...], report: Report) -> Interpreter:
-    """The interpreter that has the first of the modules, then the second, and so on; of equals the first named."""
+    """The best interpreter: one that has the first module, then the second, and so on; of equals, the first named."""
     usable = [found for command in commands if (found := probe(command, modules, report))]
     if not usable:
-        raise ConfigureError("no Python 3.11 or later found; name one by --with-python=PATH")
+        raise ConfigureError("no Python 3.11 or later was found; name one with --with-python=PATH")
     return max(usable, key=lambda found: [module in found.modules for module in modules])
 
 
 def environment(root: Path) -> Path:
-    """The virtual environment that `--bootstrap` makes for work in the tree."""
+    """The directory of the virtual environment that `--bootstrap` makes for work in the tree."""
     return root / "build" / "venv"
 
 
 def environment_python(root: Path) -> str:
+    """The path of that environment's interpreter."""
     return str(environment(root) / "bin" / "python3")

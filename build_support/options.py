@@ -1,4 +1,6 @@
-"""configure's command line: the options, the directories that follow from them, and the line that says them again."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""configure's command line: the options, the directories that follow from them, and the line that repeats them."""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ from typing import NamedTuple, NoReturn
 from build_support.report import ConfigureError
 
 SOCKET_PATH_LIMIT = 107
-"""The bytes of an AF_UNIX path: sizeof(sun_path) less the NUL."""
+"""The longest path of an AF_UNIX socket in bytes: sizeof(sun_path) without the NUL."""
 LONGEST_SOCKET_NAME = f"msg.sock/{2**22}"
-"""What stands below the lock directory for a process with the largest pid Linux gives out."""
+"""The longest name of a socket below the lock directory: that of the process with the largest pid on Linux."""
 
 
 class DirectoryOption(NamedTuple):
-    """A directory the user may set. `system` is its default instead when the prefix is /usr."""
+    """A directory that the user may set. If the prefix is /usr, `system` is its default instead."""
 
     name: str
     flag: str
@@ -28,19 +30,19 @@ class DirectoryOption(NamedTuple):
 
 
 INSTALLATION_DIRECTORIES = (
-    DirectoryOption("prefix", "--prefix", "install below here", "/usr/local"),
-    DirectoryOption("exec_prefix", "--exec-prefix", "install programs below here", "{prefix}"),
-    DirectoryOption("bindir", "--bindir", "users' programs", "{exec_prefix}/bin"),
+    DirectoryOption("prefix", "--prefix", "install under this directory", "/usr/local"),
+    DirectoryOption("exec_prefix", "--exec-prefix", "install programs under this directory", "{prefix}"),
+    DirectoryOption("bindir", "--bindir", "programs for users", "{exec_prefix}/bin"),
     DirectoryOption("sbindir", "--sbindir", "the daemon", "{exec_prefix}/sbin"),
-    DirectoryOption("sysconfdir", "--sysconfdir", "configuration of this machine", "{prefix}/etc", "/etc"),
+    DirectoryOption("sysconfdir", "--sysconfdir", "configuration", "{prefix}/etc", "/etc"),
     DirectoryOption("mandir", "--mandir", "manual pages", "{prefix}/share/man"),
-    DirectoryOption("unitdir", "--with-unitdir", "systemd's units", "{prefix}/lib/systemd/system"),
-    DirectoryOption("localstatedir", "--localstatedir", "changing data", "{prefix}/var", "/var"),
+    DirectoryOption("unitdir", "--with-unitdir", "units of systemd", "{prefix}/lib/systemd/system"),
+    DirectoryOption("localstatedir", "--localstatedir", "variable data", "{prefix}/var", "/var"),
 )
 RUN_TIME_DIRECTORIES = (
     DirectoryOption("configdir", "--with-configdir", "smb.conf", "{sysconfdir}/msgd"),
     DirectoryOption("lockdir", "--with-lockdir", "lock files and sockets", "{localstatedir}/run/msgd", "/run/msgd"),
-    DirectoryOption("privatedir", "--with-privatedir", "root's own files", "{localstatedir}/lib/msgd/private"),
+    DirectoryOption("privatedir", "--with-privatedir", "files for root only", "{localstatedir}/lib/msgd/private"),
     DirectoryOption("piddir", "--with-piddir", "pid files", "{lockdir}"),
     DirectoryOption("logdir", "--with-logdir", "log files", "{localstatedir}/log/msgd"),
 )
@@ -54,24 +56,24 @@ class _Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for. None is what was left to the defaults."""
+    """What the user asked for. None means that a choice was left to configure."""
 
     directories: dict[str, str]
-    """Each directory in force, by its name in DIRECTORIES."""
+    """Each directory that is in force, by its name in DIRECTORIES."""
     messaging: tuple[str, ...] | None
     systemd: bool | None
     python: str | None
     bootstrap: str | None
     quiet: bool
     line: str
-    """The configure line: the options that were given and describe the result, always written the same way."""
+    """The configure line: the options that determine the result, always written in the same way."""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="configure.py",
         usage="./configure.py [OPTION]...",
-        description="Configure msgd: probe this machine and write the registry of what is compiled in.",
+        description="Configure msgd: probe this machine, and write the registry of what is compiled in.",
         epilog="Directories must be absolute. Then: make, make check, make install.",
         add_help=False,
         allow_abbrev=False,
@@ -84,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="tree",
         choices=("tree", "check"),
-        help="first make build/venv and install what is missing; =check: with what the test-suite uses",
+        help="first make build/venv and install what is missing; =check: also the linters and what the tests use",
     )
     for title, rows in (
         ("Installation directories", INSTALLATION_DIRECTORIES),
@@ -100,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         "--with-messaging",
         dest="messaging",
         metavar="LIST",
-        help="messaging modules to compile in, separated by commas; the first is the run-time default [what is found]",
+        help="messaging modules to compile in, separated by commas; the first is the run-time default [all possible]",
     )
     systemd = features.add_mutually_exclusive_group()
     systemd.add_argument(
@@ -108,13 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     systemd.add_argument("--without-systemd", dest="systemd", action="store_false", default=None)
     features.add_argument(
-        "--with-python", dest="python", metavar="PATH", help="the interpreter to run msgd with [searched for]"
+        "--with-python", dest="python", metavar="PATH", help="the interpreter to run msgd with [the best that is found]"
     )
     return parser
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Options of a command line; ConfigureError for an unknown option or a value that cannot be."""
+    """The options of a command line; ConfigureError for an unknown option or a value that is not valid."""
     given = vars(_parser().parse_args(arguments))
     chosen = {row.name: _directory(row.flag, given[row.name]) for row in DIRECTORIES if given[row.name] is not None}
     messaging = None if given["messaging"] is None else tuple(name.strip() for name in given["messaging"].split(","))
@@ -140,7 +142,7 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def parse_line(line: str, *more: str) -> Options:
-    """Options of a configure line, `more` of them said after it."""
+    """The options of a configure line, followed by `more`."""
     return parse([*shlex.split(line)[1:], *more])
 
 
@@ -152,11 +154,12 @@ def _directory(flag: str, value: str) -> str:
     if not value.startswith("/"):
         raise ConfigureError(f"{flag}: the directory must be absolute, not {value!r}")
     if not value.isprintable():
-        raise ConfigureError(f"{flag}: the directory holds unprintable characters: {value!r}")
+        raise ConfigureError(f"{flag}: the directory has unprintable characters: {value!r}")
     return _normal(value)
 
 
 def _derive(chosen: dict[str, str]) -> dict[str, str]:
+    """All directories: those that were chosen, and the defaults of the others, which follow from them."""
     directories: dict[str, str] = {}
     for row in DIRECTORIES:
         template = row.system if row.system and directories["prefix"] == "/usr" else row.default
@@ -164,7 +167,7 @@ def _derive(chosen: dict[str, str]) -> dict[str, str]:
     socket_path = f"{directories['lockdir']}/{LONGEST_SOCKET_NAME}"
     if (length := len(os.fsencode(socket_path))) > SOCKET_PATH_LIMIT:
         raise ConfigureError(
-            f"the lock directory is too long: sockets in it, such as {socket_path}, would have names of {length} bytes,"
-            f" and AF_UNIX allows {SOCKET_PATH_LIMIT}"
+            f"the lock directory is too long: the path of a socket in it, such as {socket_path}, would have {length}"
+            f" bytes, and AF_UNIX allows {SOCKET_PATH_LIMIT}"
         )
     return directories

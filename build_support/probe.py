@@ -1,7 +1,12 @@
-"""Run by each candidate interpreter: prints as JSON who it is, which of the named modules it can import, and which of
-the kernel's facilities msgd stands on really work when tried.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Run by each candidate interpreter: print as JSON which interpreter this is and what it has.
 
-Usage: python -I probe.py MODULE...
+    python -I probe.py MODULE...
+
+The answers are the interpreter's version and paths, the versions of the named modules that can be imported, and for
+each facility of the kernel that msgd depends on whether it really works when it is tried. Interpreters that are too old
+for msgd run this file too, and get no further than their version.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from collections.abc import Callable
 
 
 def module_version(name: str) -> str | None:
-    """The version of an importable module, "" if it does not say; None if it cannot be imported."""
+    """The version of a module, "" if it does not have one; None if it cannot be imported."""
     try:
         module = importlib.import_module(name)
     except ImportError:
@@ -28,7 +33,7 @@ def module_version(name: str) -> str | None:
 
 
 def record_locks() -> bool:
-    """A lock held by one process is refused to another."""
+    """A lock that one process holds is refused to another."""
     import fcntl
     import tempfile
 
@@ -45,7 +50,7 @@ def record_locks() -> bool:
 
 
 def pidfd() -> bool:
-    """A process can be held by a descriptor, and signalled through it."""
+    """A descriptor can refer to a process, which can be signalled through it."""
     import signal
 
     descriptor = os.pidfd_open(os.getpid())
@@ -57,6 +62,7 @@ def pidfd() -> bool:
 
 
 def epoll() -> bool:
+    """epoll reports a pipe as readable."""
     import select
 
     reader, writer = os.pipe()
@@ -70,7 +76,7 @@ def epoll() -> bool:
 
 
 def pass_credentials() -> bool:
-    """The kernel says of each datagram which process sent it."""
+    """The kernel tells which process sent a datagram."""
     import socket
     import struct
 
@@ -84,7 +90,7 @@ def pass_credentials() -> bool:
 
 
 def peer_credentials() -> bool:
-    """The kernel says of a connection which process opened it."""
+    """The kernel tells which process opened a connection."""
     import socket
     import struct
 
@@ -96,7 +102,7 @@ def peer_credentials() -> bool:
 
 
 def pass_descriptors() -> bool:
-    """An open file can be handed over with a datagram."""
+    """An open file can be passed with a datagram."""
     import socket
 
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -119,15 +125,15 @@ FACILITIES: dict[str, Callable[[], bool]] = {
 
 
 def facility_failure(probe: Callable[[], bool]) -> str:
-    """Why a facility cannot be used; "" if it works."""
+    """The reason why a facility cannot be used, or "" if it works."""
     try:
-        return "" if probe() else "does not work as on Linux"
+        return "" if probe() else "does not work as it does on Linux"
     except (AttributeError, ImportError, OSError) as error:
         return str(error)
 
 
 def stable_name(executable: str) -> str:
-    """`.../bin/python3` where that is the same file as `.../bin/python3.11`, so that one file has one name."""
+    """The path as `.../bin/python3`, if that is the same file as `.../bin/python3.11`: one file shall have one name."""
     directory, name = os.path.split(executable)
     directory = os.path.realpath(directory)
     plain = os.path.join(directory, "python3")
@@ -136,6 +142,7 @@ def stable_name(executable: str) -> str:
 
 
 def main() -> None:
+    """Print the answers."""
     base: str = getattr(sys, "_base_executable", sys.executable)
     answers: dict[str, object] = {
         "version": platform.python_version(),
@@ -147,7 +154,7 @@ def main() -> None:
         "modules": {},
         "facilities": {},
     }
-    if sys.version_info >= (3, 11):  # noqa: UP036 - older ones are asked too
+    if sys.version_info >= (3, 11):  # noqa: UP036 - older interpreters run this file too
         versions = {name: module_version(name) for name in sys.argv[1:]}
         answers["modules"] = {name: version for name, version in versions.items() if version is not None}
         answers["facilities"] = {name: facility_failure(probe) for name, probe in FACILITIES.items()}

@@ -1,4 +1,6 @@
-"""What configure says, and where it writes it down: lines on the terminal, everything in build/config.log."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The output of configure: lines on the terminal, and everything in build/config.log."""
 
 from __future__ import annotations
 
@@ -9,13 +11,14 @@ from typing import TextIO
 
 
 class ConfigureError(Exception):
-    """Configuring cannot go on. The message is the line the user gets, after `configure: error:`."""
+    """Configuring cannot continue. The message is shown to the user as one line, after `configure: error:`."""
 
 
 class Report:
-    """The two readers of a configure run: the user at the terminal and the log.
+    """Writes to the terminal and to the log.
 
-    Quiet is as autoconf has it: no results, but still what takes long and what the user has to know.
+    With `quiet`, as with autoconf, the results of the checks are not printed. What takes long and what the user must
+    know still is.
     """
 
     def __init__(self, log: TextIO, *, quiet: bool = False) -> None:
@@ -23,25 +26,27 @@ class Report:
         self._quiet = quiet
 
     def note(self, text: str) -> None:
-        """For the log only."""
+        """Write to the log only."""
         print(text, file=self._log, flush=True)
 
     def say(self, text: str) -> None:
+        """Write to the log and to the terminal."""
         self.note(text)
         print(text, flush=True)
 
     def result(self, text: str) -> None:
+        """Write to the log and, unless quiet, to the terminal."""
         self.note(text)
         if not self._quiet:
             print(text, flush=True)
 
     def checked(self, what: str, *, found: bool, detail: str = "") -> None:
-        """One `checking for` line."""
+        """Write the line `checking for WHAT... yes (DETAIL)` as a result."""
         answer = "yes" if found else "no"
         self.result(f"checking for {what}... {answer}{f' ({detail})' if detail else ''}")
 
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a short command, its output in the log. One that cannot be started counts as failed (status 127)."""
+        """Run a short command, and write its output to the log. If it cannot be started, its exit status is 127."""
         self.note(f"$ {shlex.join(command)}")
         try:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -51,7 +56,7 @@ class Report:
         return done
 
     def follow(self, command: Sequence[str], progress: tuple[str, ...]) -> bool:
-        """Run a long command, showing the lines of its output that begin with one of `progress`; did it succeed?"""
+        """Run a long command and return whether it succeeded. Lines that begin with one of `progress` are shown."""
         self.say(f"$ {shlex.join(command)}")
         try:
             process = subprocess.Popen(

@@ -1,7 +1,11 @@
-"""systemd's files: the templates in systemd/, filled in with what was configured.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The files for systemd: the templates in systemd/, filled in with the configured directories.
 
-In a template `@NAME@` is the directory of that name. A line that begins with `@if-systemd ` or `@if-no-systemd ` is
-there only if msgd talks to systemd, or only if it does not. Lines that the directories make the same are there once.
+Rule 1. `@NAME@` in a template stands for the directory of that name.
+Rule 2. A line that begins with `@if-systemd ` is kept only if msgd talks to systemd, and one that begins with
+        `@if-no-systemd ` only if it does not.
+Rule 3. Lines that become equal because two directories are the same are kept once.
 """
 
 from __future__ import annotations
@@ -22,10 +26,10 @@ INSTALLED_AS: Mapping[str, str] = {
     "tmpfiles.conf": "{prefix}/lib/tmpfiles.d/msgd.conf",
     "sysctl.conf": "{prefix}/lib/sysctl.d/60-msgd.conf",
 }
-"""Where each goes; the template is the same name with .in."""
+"""The path of each installed file. Its template has the same name and .in."""
 
 ONLY_WITH_SYSTEMD = frozenset({"msgd.socket"})
-"""What is of no use to a msgd that does not talk to systemd: it could not take the socket over."""
+"""The files that need a msgd that talks to systemd. Another msgd could not take over the socket."""
 
 _CONDITION = re.compile(r"^@if-(no-)?systemd ")
 _DIRECTORY = re.compile(r"@([a-z]+)@")
@@ -41,7 +45,7 @@ class Unit(NamedTuple):
 
 
 def units(root: Path, directories: Mapping[str, str], *, with_systemd: bool) -> Iterator[Unit]:
-    """The files of the tree at `root`, filled in; ConfigureError if a directory cannot stand in them."""
+    """Yield the filled-in files of the tree at `root`; ConfigureError if a directory cannot be written in one."""
     for name, path in INSTALLED_AS.items():
         if name in ONLY_WITH_SYSTEMD and not with_systemd:
             continue
@@ -50,12 +54,12 @@ def units(root: Path, directories: Mapping[str, str], *, with_systemd: bool) -> 
 
 
 def fill_in(template: str, directories: Mapping[str, str], *, with_systemd: bool) -> str:
-    """The text that a template makes."""
+    """Return the text of a template with everything filled in."""
 
     def value(match: re.Match[str]) -> str:
         directory = directories[match[1]]
         if _UNQUOTABLE.search(directory):
-            raise ConfigureError(f"{directory!r} cannot stand in a systemd unit: it holds a quote or a backslash")
+            raise ConfigureError(f"{directory!r} cannot be written in a unit of systemd: it has a quote or a backslash")
         return directory.replace("%", "%%")
 
     lines: list[str] = []

@@ -1,4 +1,6 @@
-"""Where nothing may be left out (MSGD_NO_SKIP=1, as CI has it) a skipped test is a failed one."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Fixtures that all tests share, and MSGD_NO_SKIP=1, with which CI turns a skipped test into a failed one."""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.daemons import Place, scratch_place
 
-# How long an example takes is nothing to fail for.
+# A slow machine is no reason for a test to fail.
 settings.register_profile("patient", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
 settings.load_profile("patient")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # Somebody runs the tests in the background; what they start and interrupt is not to inherit it.
+    # A shell that starts the tests in the background ignores SIGINT. The programs under test must not inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_SKIP = os.environ.get("MSGD_NO_SKIP") == "1"
@@ -48,7 +50,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A directory with a path so short that AF_UNIX addresses (107 bytes) have room below it."""
+    """A directory whose path is short, so that AF_UNIX addresses (107 bytes) fit below it."""
     path = tempfile.mkdtemp(dir="/tmp", prefix="m")
     yield Path(path)
     shutil.rmtree(path)
@@ -56,6 +58,6 @@ def scratch() -> Iterator[Path]:
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    """A directory with a smb.conf in which programs of msgd's can be run; they are ended after the test."""
+    """A directory with a smb.conf, in which msgd's programs can be run. They are stopped after the test."""
     with scratch_place() as place:
         yield place

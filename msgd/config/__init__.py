@@ -1,4 +1,6 @@
-"""smb.conf: one table of parameters drives the reader, the checker, the dump and the man page."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The configuration: smb.conf, its table of parameters, and `Config`, which holds their values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""`Config`: the settings of one msgd, checked, with a typed attribute for each parameter.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""`Config` holds the checked settings of one process, with a typed attribute for each parameter.
 
-It is made once at a process's start and then only read: attributes are plain values, nothing is computed when asked.
+It is made once, when a process starts, and from then on only read: its attributes are plain values.
 """
 
 from __future__ import annotations
@@ -18,16 +20,17 @@ from msgd.config.substitution import server_names, substitute
 from msgd.errors import ConfigError
 
 DEFAULT_PATH = os.path.join(_registry.CONFIGDIR, "smb.conf")
-"""The file that `Config.load()` reads when none is named."""
+"""The file that `Config.load()` reads unless another is named."""
 
 _BY_ATTRIBUTE = {parameter.attribute: parameter for parameter in PARAMETERS}
 
 
 @dataclass(frozen=True, init=False, slots=True)
 class Config:
-    """All parameters with their values; those of the table in `msgd.config.parameters`, under their Python names.
+    """The values of all parameters in the table of `msgd.config.parameters`, under their Python names.
 
-    Two are equal if all values are, wherever they come from.  What each parameter means: `msgparm -v`.
+    Two configurations are equal if all values are equal, whatever their source.  docs/parameters.md says what each
+    parameter means.  Times are in seconds and sizes in bytes.
     """
 
     messaging_type: str
@@ -40,11 +43,9 @@ class Config:
     tdb_mutexes: bool
     socket_directory: str
     max_message_size: int
-    """In bytes."""
     send_queue_messages: int
     send_queue_bytes: int
     close_timeout: float
-    """In seconds, as all times here."""
     clean_up_interval: float
     reassembly_timeout: float
     reassembly_messages: int
@@ -62,7 +63,7 @@ class Config:
     allow_groups: frozenset[int]
     """Gids."""
     allow_types: tuple[str, ...]
-    """Rules, as text."""
+    """Rules for message types, as text; `msgd.programs.type_rules` interprets them."""
     max_clients: int
     max_clients_per_user: int
     client_line_bytes: int
@@ -72,22 +73,23 @@ class Config:
     client_memory: int
     metrics: str
     source: str | None = field(compare=False)
-    """The absolute path of the smb.conf, or None if none was read."""
+    """The absolute path of the smb.conf that was read; None if none was."""
     _given: frozenset[str] = field(compare=False, repr=False)
+    """The attributes that were set by the file or by the caller, and not by default."""
 
     def __init__(self, **overrides: object) -> None:
-        """Take the defaults and, for the attributes named, other values: Python's types or smb.conf's text.
+        """Set the attributes that are named, and leave the others at their defaults.
 
-        Paths are taken as they are, without smb.conf's substitutions.  ConfigError tells of all bad values; a name
-        that is no parameter's, or a value of the wrong type, is a TypeError.
+        A value is of the attribute's Python type, or text in smb.conf's syntax.  smb.conf's substitutions are not made
+        in paths.  ConfigError lists all values that are not valid; an unknown name or a wrong type is a TypeError.
         """
         self._fill(_check(overrides), source=None, origins={})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None) -> Config:
-        """Read a smb.conf, or the default one, which may be missing: then the defaults are in force.
+        """Read a smb.conf.  Without `path` that is DEFAULT_PATH, which may be missing: all defaults are then in force.
 
-        ConfigError tells of all that is wrong, each problem with its file and line.
+        ConfigError lists all problems, each with its file and line.
         """
         if path is None and not os.path.lexists(DEFAULT_PATH):
             return cls()
@@ -101,19 +103,19 @@ class Config:
         return config
 
     def replace(self, **overrides: object) -> Config:
-        """Return another Config with other values for the attributes named, and what was given for this one."""
+        """Return a copy in which the attributes that are named have other values; defaults are worked out again."""
         values = {name: getattr(self, name) for name in self._given} | _check(overrides)
         config = type(self).__new__(type(self))
         config._fill(values, self.source, origins={})
         return config
 
     def items(self) -> Iterator[tuple[Parameter, Any, bool]]:
-        """Yield each parameter of the table, its value, and whether it was given (if not, it is the default)."""
+        """Yield each parameter of the table with its value and whether that was set, as opposed to the default."""
         for parameter in PARAMETERS:
             yield parameter, getattr(self, parameter.attribute), parameter.attribute in self._given
 
     def _fill(self, values: Mapping[str, Any], source: str | None, origins: Mapping[str, Origin]) -> None:
-        """Set all attributes: the checked values given, else defaults; ConfigError if they do not go together."""
+        """Set all attributes to the checked values or the defaults; ConfigError if two values contradict each other."""
         everything: dict[str, Any] = {}
         for parameter in PARAMETERS:
             name = parameter.attribute
@@ -127,7 +129,7 @@ class Config:
 
 
 def changes_on_reload(old: Config, new: Config) -> tuple[str, ...]:
-    """Return the names of the parameters whose values differ but which take effect only at start."""
+    """Return the names of the parameters that differ but take effect only when a process starts."""
     return tuple(
         parameter.name
         for parameter, value, _ in new.items()
@@ -136,7 +138,10 @@ def changes_on_reload(old: Config, new: Config) -> tuple[str, ...]:
 
 
 def reloaded(old: Config, new: Config) -> Config:
-    """Return what is in force once a daemon that runs with `old` has read `new`: what it obeys of it, and the rest."""
+    """Return the configuration of a daemon that started with `old` and has reloaded `new`.
+
+    Parameters that take effect only at the start keep their old values.
+    """
     return old.replace(
         **{
             parameter.attribute: value
@@ -147,13 +152,13 @@ def reloaded(old: Config, new: Config) -> Config:
 
 
 def _check(overrides: Mapping[str, object]) -> dict[str, Any]:
-    """Return Python's values for attributes, checked; ConfigError for bad ones, TypeError for names not known."""
+    """Return the checked values of overrides; ConfigError for bad values, TypeError for unknown names."""
     values: dict[str, Any] = {}
     problems: list[str] = []
     for name, value in overrides.items():
         parameter = _BY_ATTRIBUTE.get(name)
         if parameter is None:
-            raise TypeError(f"{name!r} is no parameter of msgd's; they are: {', '.join(_BY_ATTRIBUTE)}")
+            raise TypeError(f"msgd has no parameter {name!r}; it has: {', '.join(_BY_ATTRIBUTE)}")
         try:
             values[name] = parameter.kind.check(value)
         except ValueError as error:
@@ -166,9 +171,9 @@ def _check(overrides: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _interpret(settings: Iterable[Setting]) -> tuple[dict[str, Any], dict[str, Origin], list[Problem]]:
-    """Return the values of msgd's parameters among a file's settings, where each is set, and what is wrong with them.
+    """Return the values of msgd's parameters in a file's settings, where each is set, and the problems.
 
-    Of a parameter given under several of its names the last counts.  Samba's own parameters are passed over.
+    If a parameter is set under several of its names, the last one counts.  Samba's own parameters are ignored.
     """
     problems: list[Problem] = []
     own: dict[Parameter, Setting] = {}
@@ -181,7 +186,7 @@ def _interpret(settings: Iterable[Setting]) -> tuple[dict[str, Any], dict[str, O
             netbios_name = setting.value
         elif fold(setting.name).startswith(PREFIX):
             problems.append(Problem(setting.origin, f"{shown(setting.name)}: {no_such_parameter(setting.name)}"))
-    # Until Samba's daemons know a client, %m is their own name to them.
+    # To Samba's daemons %m is their own name, until they know the client.
     names = server_names(netbios_name) | {"m": "msgd"}
     values: dict[str, Any] = {}
     for parameter, setting in own.items():

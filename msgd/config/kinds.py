@@ -1,8 +1,11 @@
-"""What a parameter's value can be: how it is read from text, checked when Python gives it, and written back.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The kinds of values that parameters have: how each is parsed, checked and formatted.
 
-Each kind refuses a bad value with a ValueError that says in a few words what is wrong; whoever knows the parameter
-and the line of the file puts them in front.  A value of the wrong Python type is the caller's bug: TypeError.
-Text in smb.conf's syntax is always taken, from Python too: `Config(max_message_size="16M")`.
+Rule 1. A bad value raises ValueError with a few words about what is wrong with it.  The caller, which knows the
+        parameter and the line of the file, puts those in front.
+Rule 2. A value of the wrong Python type is a bug of the calling program and raises TypeError.
+Rule 3. Python programs may always pass text in smb.conf's syntax: `Config(max_message_size="16M")`.
 """
 
 from __future__ import annotations
@@ -35,38 +38,41 @@ _LARGEST_PORT = 65535
 _LARGEST_UID = 0xFFFFFFFE
 
 UNIX = "unix:"
-"""What an address begins with that is a path."""
+"""The prefix of an address that is the path of a socket."""
 
 
 class Kind(ABC, Generic[T]):
-    """One kind of value; T is its Python type.  `is_path`: smb.conf's substitutions (%h ...) are made in its text."""
+    """One kind of value, whose Python type is T.
+
+    If `is_path`, smb.conf's substitutions (%h ...) are made in its text before it is parsed.
+    """
 
     is_path = False
 
     @property
     @abstractmethod
     def description(self) -> str:
-        """What may be given, in a few words for a manual: `yes or no`."""
+        """What a parameter of this kind accepts, in a few words for a manual: `yes or no`."""
 
     @abstractmethod
     def parse(self, text: str) -> T:
-        """Return the value that smb.conf's text means; ValueError if it means none."""
+        """Return the value of a text from smb.conf; ValueError if it is not valid."""
 
     @abstractmethod
     def from_python(self, value: object) -> T:
-        """Return a value given by Python, which is not text, checked; TypeError or ValueError."""
+        """Check and return a value that a Python program passed and that is not text; TypeError or ValueError."""
 
     @abstractmethod
     def format(self, value: T) -> str:
-        """Return the text that parse() reads as this value."""
+        """Return a text that parse() reads back as this value."""
 
     def check(self, value: object) -> T:
-        """Return the value for what a Python caller gave: text in smb.conf's syntax or the Python type itself."""
+        """Return the value for what a Python program passed: text in smb.conf's syntax, or the Python type itself."""
         return self.parse(value) if isinstance(value, str) else self.from_python(value)
 
 
 class SocketAddress(Kind[str]):
-    """Where to listen: `unix:` and an absolute path, or the numbers of an IP address and a port; or nothing."""
+    """An address to listen on: `unix:` and an absolute path, or a numeric IP address and a port; or empty."""
 
     description = "unix:/path, 127.0.0.1:port or [::1]:port, or nothing"
     is_path = True
@@ -82,7 +88,7 @@ class SocketAddress(Kind[str]):
         except ValueError:
             raise ValueError(f"not {self.description}") from None
         if is_version_6 != (host.startswith("[") and host.endswith("]")):
-            raise ValueError("an IPv6 address stands in brackets, and no other does")
+            raise ValueError("an IPv6 address must be in brackets, and no other may be")
         if not _PORT.fullmatch(port) or int(port) > _LARGEST_PORT:
             raise ValueError(f"{port!r} is not a port")
         return text
@@ -118,7 +124,7 @@ class Boolean(Kind[bool]):
 
 @dataclass(frozen=True)
 class Number(Kind[int]):
-    """A whole number from minimum to maximum, both included."""
+    """A whole number from `minimum` to `maximum`, inclusive."""
 
     minimum: int
     maximum: int
@@ -145,16 +151,16 @@ class Number(Kind[int]):
 
 @dataclass(frozen=True)
 class Size(Number):
-    """Bytes, with K, M or G (powers of 1024) behind the number if one likes."""
+    """A number of bytes.  The suffixes K, M and G stand for powers of 1024."""
 
     @property
     def description(self) -> str:
-        return f"bytes, K, M or G, from {self.format(self.minimum)} to {self.format(self.maximum)}"
+        return f"a number of bytes, or of K, M or G, from {self.format(self.minimum)} to {self.format(self.maximum)}"
 
     def parse(self, text: str) -> int:
         match = _SIZE.fullmatch(text)
         if match is None:
-            raise ValueError("not a size; a size is a number of bytes, or of K, M or G: 16M")
+            raise ValueError("not a size; a size is a number of bytes, or of K, M or G, as in 16M")
         return self.from_python(int(match[1]) * _SUFFIXES[match[2].upper()])
 
     def format(self, value: int) -> str:
@@ -164,7 +170,7 @@ class Size(Number):
 
 @dataclass(frozen=True)
 class Seconds(Kind[float]):
-    """A time in seconds, fractions allowed, from minimum to maximum, both included."""
+    """A time in seconds, possibly with a fraction, from `minimum` to `maximum`, inclusive."""
 
     minimum: float
     maximum: float
@@ -184,17 +190,18 @@ class Seconds(Kind[float]):
         return self._in_range(value)
 
     def format(self, value: float) -> str:
-        return f"{value:.20f}".rstrip("0").rstrip(".")
+        shortest = repr(float(value))  # not the twenty digits of the binary fraction: 0.01
+        return (f"{value:.20f}" if "e" in shortest else shortest).rstrip("0").rstrip(".")
 
     def _in_range(self, value: float) -> float:
-        if not self.minimum <= value <= self.maximum:  # so that NaN is outside
+        if not self.minimum <= value <= self.maximum:  # written so that NaN is refused
             raise ValueError(f"not from {self.format(self.minimum)} to {self.format(self.maximum)} seconds")
         return float(value)
 
 
 @dataclass(frozen=True)
 class AbsolutePath(Kind[str]):
-    """The absolute path of a file or directory, or nothing where `optional`."""
+    """The absolute path of a file or directory; it may be empty if `optional`."""
 
     optional: bool = False
     is_path = True
@@ -209,7 +216,9 @@ class AbsolutePath(Kind[str]):
         if not text.startswith("/"):
             raise ValueError("not an absolute path")
         if _NOT_IN_A_LINE.search(text):
-            raise ValueError("a path with what a line of smb.conf cannot hold (control characters, blanks in a row)")
+            raise ValueError(
+                "a line of smb.conf cannot hold this path (control characters, or blanks in a row or at an end)"
+            )
         return text
 
     def from_python(self, value: object) -> str:
@@ -223,7 +232,7 @@ class AbsolutePath(Kind[str]):
 
 @dataclass(frozen=True)
 class Choice(Kind[str]):
-    """One of several words, in any case; `choices` is asked for them when needed, `what` says what they are."""
+    """One of several words, in any case.  `choices` returns them, and `what` says in a word what they are."""
 
     choices: Callable[[], tuple[str, ...]]
     what: str
@@ -246,18 +255,20 @@ class Choice(Kind[str]):
 
 
 class LogLevel(int):
-    """The level in force for msgd, 0 to 10; `text` is what smb.conf says, with Samba's classes: `1 auth:5 msgd:3`."""
+    """The log level in force for msgd, 0 to 10.  `text` is the whole value, with Samba's classes: `1 auth:5 msgd:3`."""
 
     text: str
 
     def __new__(cls, text: str) -> LogLevel:
-        """Take the class `msgd` if it is there, else the general level; ValueError if the text is no log level."""
+        """Use the level of the class `msgd`, if there is one, or else the general level; ValueError for other text."""
         levels: dict[str, int] = {}
         words = [word for word in _SEPARATORS.split(text) if word]
         for position, word in enumerate(words):
             match = _LEVEL.fullmatch(word)
             if match is None or (position > 0 and match["name"] is None):
-                raise ValueError("not a log level; a log level is a number, then classes: 1 auth:5 msgd:3")
+                raise ValueError(
+                    "not a log level; a log level is a number, then levels of classes, as in 1 auth:5 msgd:3"
+                )
             levels[(match["name"] or "all").lower()] = int(match["level"])
         if not levels:
             raise ValueError("no log level is given")
@@ -269,14 +280,14 @@ class LogLevel(int):
         return self
 
     def __reduce__(self) -> tuple[type[LogLevel], tuple[str]]:
-        """Let copy and pickle make it anew from its text."""
+        """Let copy and pickle re-create it from its text."""
         return LogLevel, (self.text,)
 
 
 class Level(Kind[LogLevel]):
-    """A log level in Samba's form."""
+    """A log level in Samba's syntax."""
 
-    description = "a number from 0 to 10, then levels of single classes: 1 auth:5 msgd:3"
+    description = "a number from 0 to 10, which levels of single classes may follow, as in 1 auth:5 msgd:3"
 
     def parse(self, text: str) -> LogLevel:
         return LogLevel(text)
@@ -293,7 +304,7 @@ class Level(Kind[LogLevel]):
 
 
 class Users(Kind[frozenset[int]]):
-    """User names or uids, separated by commas or blanks; the value is the set of uids."""
+    """User names or uids, separated by commas or blanks.  The value is the set of uids."""
 
     description = "user names or uids, separated by commas or blanks"
 
@@ -310,7 +321,7 @@ class Users(Kind[frozenset[int]]):
 
 
 class Groups(Kind[frozenset[int]]):
-    """Group names or gids, separated by commas or blanks; the value is the set of gids."""
+    """Group names or gids, separated by commas or blanks.  The value is the set of gids."""
 
     description = "group names or gids, separated by commas or blanks"
 
@@ -327,13 +338,14 @@ class Groups(Kind[frozenset[int]]):
 
 
 class TypeRules(Kind[tuple[str, ...]]):
-    """Rules that say which message types are meant, separated by commas or blanks; each overrules those before it.
+    """Rules that select message types, separated by commas or blanks.  Each overrides those before it.
 
-    A rule is `all`, a type's name, its number (decimal, or hex with 0x), or two numbers with a - between; with a - in
-    front it takes those types away again.  The names are the wire's to know; here only the form is checked.
+    A rule is `all`, the name of a type, its number (decimal, or hexadecimal with 0x), or a range of two numbers with a
+    - between them.  A - in front of a rule excludes those types.  Only the form is checked here, because the names
+    belong to msgd.wire, which this package does not import.
     """
 
-    description = "message types: all, names, numbers, ranges 0xF000-0xFFFF; with - in front, not those"
+    description = "message types: all, names, numbers, or ranges such as 0xF000-0xFFFF; a leading - excludes them"
 
     def parse(self, text: str) -> tuple[str, ...]:
         return self.from_python(word for word in _SEPARATORS.split(text) if word)
@@ -354,11 +366,11 @@ class TypeRules(Kind[tuple[str, ...]]):
 
 
 def _uid(user: object) -> int:
-    """Return the uid of a user given by name, by uid in text or by uid; ValueError if there is none such."""
+    """Return the uid of a user, given by name or by uid (as text or int); ValueError if there is no such user."""
     if isinstance(user, str) and not _WHOLE_NUMBER.fullmatch(user):
         try:
             return pwd.getpwnam(user).pw_uid
-        except (KeyError, ValueError):  # ValueError: NUL bytes or characters no name can have
+        except (KeyError, ValueError):  # ValueError: NUL bytes, or characters that no name can have
             raise ValueError(f"no user has the name {user!r}") from None
     if not isinstance(user, (str, int)) or isinstance(user, bool):
         raise _wrong_type("a user name or uid", user)
@@ -369,11 +381,11 @@ def _uid(user: object) -> int:
 
 
 def _gid(group: object) -> int:
-    """Return the gid of a group given by name, by gid in text or by gid; ValueError if there is none such."""
+    """Return the gid of a group, given by name or by gid (as text or int); ValueError if it does not exist."""
     if isinstance(group, str) and not _WHOLE_NUMBER.fullmatch(group):
         try:
             return grp.getgrnam(group).gr_gid
-        except (KeyError, ValueError):  # ValueError: NUL bytes or characters no name can have
+        except (KeyError, ValueError):  # ValueError: NUL bytes, or characters that no name can have
             raise ValueError(f"no group has the name {group!r}") from None
     if not isinstance(group, (str, int)) or isinstance(group, bool):
         raise _wrong_type("a group name or gid", group)

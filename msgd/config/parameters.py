@@ -1,7 +1,9 @@
-"""The table of parameters: everything msgd reads in smb.conf, once.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The table of parameters: everything that msgd reads from smb.conf, each thing once.
 
-The table drives reading, checking, dumping, the man page and README's table.  A parameter that is in it needs only its
-typed attribute in `Config` besides; a test holds the two together.
+The reader, the checker, the dump (`msgparm -v`), the manual page and docs/parameters.md are all made from this table.
+To add a parameter, add a row here and an attribute with its type to `Config`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ from msgd.config.kinds import (
 )
 
 PREFIX = "msgd:"
-"""What the names of msgd's own parameters begin with; all others in a smb.conf may be Samba's."""
+"""The prefix of msgd's own parameters. A name without it may be one of Samba's."""
 
 _REFERENCE = re.compile("<([a-z ]+)>")
 
 
 def fold(name: str) -> str:
-    """Return a parameter's or section's name as it is compared: `Lock  Directory` and `lockdirectory` are the same."""
+    """Return the form in which names of parameters and sections are compared: without blanks, in lower case."""
     return "".join(name.split()).lower()
 
 
@@ -43,8 +45,10 @@ class Parameter:
     """One parameter of smb.conf.
 
     `default` is in smb.conf's syntax; `<lock directory>` in it stands for the value of that other parameter.
-    `takes_effect` says whether a running daemon that re-reads its smb.conf obeys the new value (`reload`) or must be
-    started anew (`start`).  `help` is one line.  Names and synonyms match in any case and with or without blanks.
+    `help` is one line, as a clause: it begins in lower case and has no full stop.
+    `takes_effect` says when a running daemon takes up a new value: when it re-reads its smb.conf (`reload`), or only
+    when it is restarted (`start`).  `is_configured` says that the default was chosen when msgd was configured, and so
+    differs from one machine to the next.  Names and synonyms match in any case, with or without blanks.
     """
 
     name: str
@@ -53,19 +57,25 @@ class Parameter:
     help: str
     synonyms: tuple[str, ...] = ()
     takes_effect: Literal["start", "reload"] = "start"
+    is_configured: bool = False
 
     @property
     def attribute(self) -> str:
         """The Python name: `lock directory` is `lock_directory`, `msgd:close timeout` is `close_timeout`."""
         return self.name.removeprefix(PREFIX).replace(" ", "_").replace("-", "_")
 
+    @property
+    def sentence(self) -> str:
+        """The help text as a sentence, for manuals."""
+        return f"{self.help[:1].upper()}{self.help[1:]}."
+
     def default_value(self, values: Mapping[str, Any]) -> Any:
-        """Return the value of the default; `values` by attribute are those of the parameters before it in the table."""
+        """Return the default value; `values` holds, by attribute, those of the parameters before it in the table."""
         text = _REFERENCE.sub(lambda match: values[_BY_FOLDED_NAME[fold(match[1])].attribute], self.default)
         return self.kind.parse(text)
 
     def dump(self, value: object) -> str:
-        """Return the line `name = value` (no indent, no newline) that reads back as this value."""
+        """Return the line `name = value`, without indent and newline, that reads back as this value."""
         return f"{self.name} = {self.kind.format(value)}".rstrip()
 
 
@@ -78,33 +88,40 @@ PARAMETERS: tuple[Parameter, ...] = (
         "messaging type",
         Choice(_messaging_types, what="compiled in"),
         default=next(iter(_messaging_types()), ""),
-        help="how messages travel: one of the messaging modules that are compiled in",
+        help="the transport that carries messages, one of the messaging modules that were compiled in; all processes"
+        " that share a lock directory must use the same one",
+        is_configured=True,
     ),
     Parameter(
         "lock directory",
         AbsolutePath(),
         default=_registry.LOCKDIR,
-        help="where each process has its lock file (msg.lock/) and where names.tdb and messages.tdb are",
+        help="where the lock files of all processes (msg.lock/), names.tdb and messages.tdb are",
+        is_configured=True,
         synonyms=("lock dir",),
     ),
     Parameter(
         "private dir",
         AbsolutePath(),
         default=_registry.PRIVATEDIR,
-        help="where Samba keeps what nobody else may read; Samba built from upstream has msg.sock/ there",
+        help="the directory that Samba keeps for root only; a Samba built from upstream has its sockets (msg.sock/)"
+        " there",
+        is_configured=True,
         synonyms=("private directory",),
     ),
     Parameter(
         "pid directory",
         AbsolutePath(),
         default=_registry.PIDDIR,
-        help="where the daemons' pid files are",
+        help="where the daemons have their pid files",
+        is_configured=True,
     ),
     Parameter(
         "log level",
         Level(),
         default="0",
-        help="how much is logged, 0 (what went wrong) to 10 (everything); the class msgd:N counts before the number",
+        help="how much is logged, from 0 (errors only) to 10 (everything); a level for the class msgd overrides the"
+        " general one",
         synonyms=("debug level",),
         takes_effect="reload",
     ),
@@ -112,125 +129,130 @@ PARAMETERS: tuple[Parameter, ...] = (
         "log file",
         AbsolutePath(optional=True),
         default="",
-        help="the file the daemon logs to (%m is msgd); nothing means stderr in the foreground, else syslog",
+        help="the file that the daemon logs to, in whose name %m stands for msgd; if empty, it logs to stderr in the"
+        " foreground and to syslog otherwise",
         takes_effect="reload",
     ),
     Parameter(
         "use mmap",
         Boolean(),
         default="yes",
-        help="map tdb files into memory; say no on file systems where that does not work",
+        help="whether tdb files are mapped into memory; set it to no on file systems that do not support that",
     ),
     Parameter(
         "msgd:tdb mutexes",
         Boolean(),
         default="yes",
-        help="lock messages.tdb by mutexes in its memory, which is fast; no means fcntl locks, as Samba 3.0 shares it",
+        help="whether messages.tdb is locked with mutexes in shared memory, which is fast; set it to no to use fcntl"
+        " locks and share the file with Samba 3.0",
     ),
     Parameter(
         "msgd:socket directory",
         AbsolutePath(),
         default="<lock directory>/msg.sock",
-        help="where each process has its socket: as Debian's Samba; set <private dir>/msg.sock for upstream's",
+        help="where each process has its socket; the default is that of Debian's Samba, and a Samba built from upstream"
+        " uses <private dir>/msg.sock",
     ),
     Parameter(
         "msgd:max message size",
         Size(1 << 10, 1 << 30),
         default="16M",
-        help="the longest message that is sent or taken",
+        help="the longest message that can be sent or received",
     ),
     Parameter(
         "msgd:send queue messages",
         Number(1, 10_000_000),
         default="10000",
-        help="how many messages wait for one destination that does not read before a send fails",
+        help="how many messages may wait for one destination that does not read before a send fails with QueueFull",
     ),
     Parameter(
         "msgd:send queue bytes",
         Size(1 << 10, 64 << 30),
         default="64M",
-        help="how many bytes wait for one destination that does not read; at least msgd:max message size",
+        help="how many bytes may wait for one destination that does not read before a send fails with QueueFull; at"
+        " least msgd:max message size",
     ),
     Parameter(
         "msgd:close timeout",
         Seconds(0, 3600),
         default="5",
-        help="how long closing waits for queued messages to leave",
+        help="how long closing a context waits for its queued messages to be sent",
     ),
     Parameter(
         "msgd:clean-up interval",
         Seconds(0, 86400),
         default="60",
-        help="how often the daemon cleans up after dead processes; 0 is never",
+        help="how often the daemon removes what dead processes have left behind; 0 means never",
         takes_effect="reload",
     ),
     Parameter(
         "msgd:reassembly timeout",
         Seconds(0.01, 3600),
         default="60",
-        help="how long the rest of a fragmented message is awaited",
+        help="how long an incomplete fragmented message is kept while its missing fragments are awaited",
     ),
     Parameter(
         "msgd:reassembly messages",
         Number(1, 65536),
         default="16",
-        help="how many unfinished fragmented messages of one sending process are kept",
+        help="how many incomplete fragmented messages of one sender are kept",
     ),
     Parameter(
         "msgd:reassembly bytes",
         Size(1 << 10, 64 << 30),
         default="256M",
-        help="how many bytes of unfinished fragmented messages are kept in all; at least one message always is",
+        help="how many bytes of incomplete fragmented messages are kept in total; one is kept whatever its size",
     ),
     Parameter(
         "msgd:connection cache",
         Number(1, 10_000),
         default="10",
-        help="stream: how many connections to other processes are kept open while nothing is on its way on them",
+        help="stream: how many idle connections to other processes are kept open",
     ),
     Parameter(
         "msgd:max connections",
         Number(4, 100_000),
         default="256",
-        help="stream: how many connections between processes are open at most, half of them opened here and half by"
-        " other processes; it is not Samba's max connections, which is the gateway's msgd:max clients",
+        help="stream: how many connections between this process and others may be open, half of them opened by this"
+        " process and half by others; Samba's max connections is msgd:max clients instead",
     ),
     Parameter(
         "msgd:half-open connections",
         Number(1, 10_000),
         default="64",
-        help="stream: how many processes may have connected and not said a word yet; the oldest goes first",
+        help="stream: how many processes may have connected without having sent anything; beyond that the oldest such"
+        " connection is closed",
     ),
     Parameter(
         "msgd:receive buffer bytes",
         Size(1 << 10, 64 << 30),
         default="256M",
-        help="stream: how much memory long messages take that have begun to come, those of all connections together",
+        help="stream: how much memory partly received long messages may use, on all connections together",
     ),
     Parameter(
         "msgd:gather bytes",
         Size(0, 16 << 20),
         default="64K",
-        help="stream: how many bytes of handlers' messages to one process are gathered before they are written",
+        help="stream: how many bytes of messages from handlers to one process are gathered before they are written",
     ),
     Parameter(
         "msgd:trusted users",
         Users(),
         default="",
-        help="whose messages are heard besides root's and those of the process's own user",
+        help="the users whose messages are accepted besides those of root and of the user that the process runs as",
     ),
     Parameter(
         "msgd:listen",
         AbsolutePath(optional=True),
         default="<pid directory>/msgd.sock",
-        help="the gateway's socket, for who has no endpoint of its own (docs/gateway.md); nothing means no gateway;"
-        " a socket that systemd passes (msgd.socket) counts instead",
+        help="the gateway's socket, for clients that have no endpoint of their own (docs/gateway.md); if empty, there"
+        " is no gateway; a socket that systemd passes (msgd.socket) takes precedence",
     ),
     Parameter(
         "msgd:allow users",
         Users(),
         default="",
-        help="gateway: who may connect besides root and the daemon's own user",
+        help="gateway: the users who may connect besides root and the daemon's own user",
         takes_effect="reload",
     ),
     Parameter(
@@ -244,15 +266,16 @@ PARAMETERS: tuple[Parameter, ...] = (
         "msgd:allow types",
         TypeRules(),
         default="all -DEBUG -SHUTDOWN",
-        help="gateway: which types of messages clients may send that are not root's; later rules overrule earlier ones",
+        help="gateway: the message types that clients of users other than root may send; later rules override earlier"
+        " ones",
         takes_effect="reload",
     ),
     Parameter(
         "msgd:max clients",
         Number(0, 100_000),
         default="512",
-        help="gateway: how many clients are connected at most; 0 is no limit, as in Samba, whose max connections it is"
-        " (msgd:max connections is another, the stream's)",
+        help="gateway: how many clients may be connected at once; 0 means no limit; not to be confused with msgd:max"
+        " connections, which belongs to the stream transport",
         synonyms=("max connections",),
         takes_effect="reload",
     ),
@@ -260,49 +283,51 @@ PARAMETERS: tuple[Parameter, ...] = (
         "msgd:max clients per user",
         Number(1, 100_000),
         default="256",
-        help="gateway: how many clients of one user are connected at most; root is not held to it",
+        help="gateway: how many clients of one user may be connected at once; root is exempt",
         takes_effect="reload",
     ),
     Parameter(
         "msgd:client line bytes",
         Size(1 << 10, 1 << 30),
         default="1M",
-        help="gateway: the longest line a client may send; who sends a longer one is disconnected",
+        help="gateway: the longest line that a client may send; a client that sends a longer one is disconnected",
         takes_effect="reload",
     ),
     Parameter(
         "msgd:client buffer bytes",
         Size(1 << 10, 1 << 30),
         default="4M",
-        help="gateway: how much waits for a client that does not read before nothing more is taken in for it",
+        help="gateway: how much output may wait for a client that does not read before no more messages are taken in"
+        " for it",
         takes_effect="reload",
     ),
     Parameter(
         "msgd:client stall timeout",
         Seconds(0.01, 86400),
         default="30",
-        help="gateway: how long a client may read nothing of what waits for it; then it is disconnected",
+        help="gateway: how long a client may leave waiting output unread before it is disconnected",
         takes_effect="reload",
     ),
     Parameter(
         "msgd:client idle timeout",
         Seconds(0, 86400),
         default="600",
-        help="gateway: how long a client may say nothing that has not registered for any message; 0 is for ever",
+        help="gateway: how long a client that has not registered for any message may send nothing before it is"
+        " disconnected; 0 means for ever",
         takes_effect="reload",
     ),
     Parameter(
         "msgd:client memory",
         Size(64 << 20, 1 << 40),
         default="256M",
-        help="gateway: how much memory the connection process of a client may take",
+        help="gateway: how much memory the connection process of one client may use",
         takes_effect="reload",
     ),
     Parameter(
         "msgd:metrics",
         SocketAddress(),
         default="",
-        help="where the daemon tells Prometheus how it is doing, unix:/path or 127.0.0.1:port; nothing means nowhere",
+        help="where the daemon serves metrics to Prometheus, unix:/path or 127.0.0.1:port; if empty, nowhere",
     ),
 )
 
@@ -310,14 +335,14 @@ _BY_FOLDED_NAME = {fold(name): p for p in PARAMETERS for name in (p.name, *p.syn
 
 
 def find(name: str) -> Parameter | None:
-    """Return the parameter of this name or synonym in any spelling, or None."""
+    """Return the parameter that has this name or synonym, in any spelling; None if there is none."""
     return _BY_FOLDED_NAME.get(fold(name))
 
 
 def no_such_parameter(name: str) -> str:
-    """Return what to say of a name that find() does not know: the nearest that there is, or where to see them all."""
-    import difflib  # only a mistake needs it
+    """Return an error message for a name that find() does not know. It suggests the nearest name, if one is near."""
+    import difflib  # slow to import, and needed only here
 
     close = difflib.get_close_matches(fold(name), _BY_FOLDED_NAME, n=1)
-    hint = f"did you mean {_BY_FOLDED_NAME[close[0]].name}?" if close else "msgparm -v shows all there are"
+    hint = f"did you mean {_BY_FOLDED_NAME[close[0]].name}?" if close else "msgparm -v lists them all"
     return f"no such parameter; {hint}"

@@ -1,17 +1,20 @@
-"""Read a smb.conf: what its [global] section sets, each with the file and line that set it.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Read a smb.conf: find what its [global] section sets, with the file and line of each setting.
 
-iniconfig parses sections, names and values.  What smb.conf allows and iniconfig does not is taken care of before:
+iniconfig parses sections, names and values.  A normaliser takes care beforehand of what smb.conf allows and iniconfig
+does not:
 
-    - lines that end in a backslash go on in the next line, runs of blanks count as one, as Samba counts them;
-    - lines may be indented; `;` and `#` begin a comment only as the first character of a line;
-    - names ignore case and blanks; of repeated names the last wins; sections may be repeated;
-    - what comes before any section is in [global];
-    - `include = file` puts that file's lines in its place (a section begun in it goes on after it, as in Samba);
-    - names and values may hold any character.
+Rule 1. A line that ends in a backslash continues on the next.  A run of blanks counts as its first blank, as in Samba.
+Rule 2. Lines may be indented.  `;` and `#` begin a comment only as the first character of a line.
+Rule 3. Names ignore case and blanks.  The last setting of a name counts.  Sections may be repeated.
+Rule 4. What stands before the first section is in [global].
+Rule 5. `include = file` stands for the lines of that file.  A section that begins there continues afterwards.
+Rule 6. Names and values may contain any character.
 
-The result is one text with a line for each setting of [global], percent-encoded so that nothing in it is special to
-iniconfig.  The n-th line of that text and the n-th origin noted belong together: this is how each setting knows its
-file and line.  Shares are Samba's alone and are only looked at for misplaced options of msgd.
+The normaliser passes iniconfig a text with one line for each setting of [global], percent-encoded so that no character
+is special to iniconfig.  Line n of that text belongs to the n-th recorded origin; this is how a setting gets its file
+and line.  Shares belong to Samba.  They are read only to report msgd's parameters that were put there by mistake.
 """
 
 from __future__ import annotations
@@ -29,13 +32,13 @@ from msgd.config.substitution import is_per_client, server_names, substitute
 from msgd.errors import ConfigError
 
 MAX_BYTES = 16 << 20
-"""The most that is read of a smb.conf with all it includes; real ones are a thousandth of that."""
+"""How much is read of a smb.conf with all its includes. Real ones have a thousandth of that."""
 
 MAX_DEPTH = 100
-"""How deep includes may be nested, as in Samba."""
+"""How deeply includes may be nested, as in Samba."""
 
 MAX_PROBLEMS = 100
-"""How many problems of form are told of: a file with more is something else than a smb.conf."""
+"""How many problems of form are reported. A file that has more is not a smb.conf."""
 
 _BLANKS = re.compile(r"([ \t\r\f\v])[ \t\r\f\v]+")
 _BLANK = " \t\r\f\v"
@@ -44,18 +47,18 @@ _GLOBAL_NAMES = frozenset(("global", "globals"))
 
 
 class Origin(NamedTuple):
-    """Where something is written: a file as named to us, and its line, from 1."""
+    """Where something is written: a file, by the name that was passed, and a line, counted from 1."""
 
     path: str
     line: int
 
     def __str__(self) -> str:
-        """Return `FILE:LINE`, as compilers write it."""
+        """Return `FILE:LINE`, as compilers do."""
         return f"{self.path}:{self.line}"
 
 
 class Setting(NamedTuple):
-    """One parameter that [global] sets: name and value as written there."""
+    """One setting of [global]: name and value as they are written there."""
 
     name: str
     value: str
@@ -63,25 +66,25 @@ class Setting(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is wrong, and where.  Problems sort by file and line."""
+    """What is wrong, and where.  Problems are sorted by file and line."""
 
     origin: Origin
     text: str
 
     def __str__(self) -> str:
-        """Return the line to show: `FILE:LINE: text`."""
+        """Return `FILE:LINE: text`, the line to show."""
         return f"{self.origin}: {self.text}"
 
 
 class Reading(NamedTuple):
-    """What was read: the settings of [global] in the order of the files, and what is wrong with the files' form."""
+    """The settings of [global] in the order in which they were read, and the problems in the form of the files."""
 
     settings: tuple[Setting, ...]
     problems: tuple[Problem, ...]
 
 
 def read(path: str) -> Reading:
-    """Read the file and all it includes; ConfigError if the file itself cannot be read at all."""
+    """Read a file and its includes; ConfigError if the file itself cannot be read."""
     normaliser = _Normaliser()
     try:
         normaliser.take_file(path)
@@ -91,13 +94,13 @@ def read(path: str) -> Reading:
 
 
 def shown(text: str) -> str:
-    """Return text from a file fit to be shown in one line: not too long, nothing a terminal would obey."""
+    """Return text from a file in a form that fits one line and holds nothing that a terminal would interpret."""
     short = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
     return short if short.isprintable() else ascii(short)[1:-1]
 
 
 class _Normaliser:
-    """Goes through the files and keeps the last setting of each name in [global]."""
+    """Goes through the files, and keeps the last setting of each name in [global]."""
 
     def __init__(self) -> None:
         self.settings: dict[str, Setting] = {}
@@ -107,7 +110,7 @@ class _Normaliser:
         self._bytes_left = MAX_BYTES
 
     def take_file(self, path: str) -> None:
-        """Take a file's lines in; OSError or ValueError if it cannot be read."""
+        """Read the lines of a file; OSError or ValueError if it cannot be read."""
         text = self._read_text(path)
         self._open_files.append(path)
         for number, line in _logical_lines(text):
@@ -120,9 +123,9 @@ class _Normaliser:
         self._bytes_left -= len(content)
         if self._bytes_left < 0:
             self._bytes_left = 0
-            raise ValueError(f"more than {MAX_BYTES >> 20} MiB, which no smb.conf has")
+            raise ValueError(f"more than {MAX_BYTES >> 20} MiB: too large for a smb.conf")
         if b"\0" in content:
-            raise ValueError("holds NUL bytes and so is no smb.conf")
+            raise ValueError("contains NUL bytes, so it is not a smb.conf")
         return content.decode("utf-8-sig", "surrogateescape")
 
     def _take_line(self, line: str, origin: Origin) -> None:
@@ -132,19 +135,19 @@ class _Normaliser:
         name, equals, value = (part.strip(_BLANK) for part in line.partition("="))
         if not equals or not name:
             if self._section in _GLOBAL_NAMES:
-                self._complain(origin, f"{shown(line)}: neither [section] nor name = value")
+                self._complain(origin, f"{shown(line)}: neither a [section] nor name = value")
         elif fold(name) == "include":
             self._include(value, origin)
         elif self._section in _GLOBAL_NAMES:
-            self.settings.pop(fold(name), None)  # so that the order is that of the last ones
+            self.settings.pop(fold(name), None)  # so that the order is that of the last settings
             self.settings[fold(name)] = Setting(name, value, origin)
         elif fold(name).startswith(PREFIX):
-            self._complain(origin, f"{shown(name)}: this belongs in [global]; in a share it has no effect")
+            self._complain(origin, f"{shown(name)}: has no effect in a share; it belongs in [global]")
 
     def _take_section(self, line: str, origin: Origin) -> None:
         name, bracket, _ = line[1:].partition("]")
         if not bracket:
-            self._complain(origin, f"{shown(line)}: a section's name without its ]")
+            self._complain(origin, f"{shown(line)}: the ] after the section's name is missing")
         self._section = fold(name)
 
     def _include(self, value: str, origin: Origin) -> None:
@@ -166,7 +169,7 @@ class _Normaliser:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(Problem(origin, text))
         elif len(self.problems) == MAX_PROBLEMS:
-            self.problems.append(Problem(origin, "and more of them; is this a smb.conf?"))
+            self.problems.append(Problem(origin, "and there are more problems; is this a smb.conf?"))
 
     def _netbios_name(self) -> str:
         setting = self.settings.get("netbiosname")
@@ -174,7 +177,7 @@ class _Normaliser:
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield what is neither blank nor comment: the number of the first line of the file, and the joined lines."""
+    """Yield each line that is not blank and not a comment, joined with its continuations, and its first line number."""
     pending = ""
     first = 0
     for number, physical in enumerate(text.split("\n"), 1):
@@ -189,12 +192,12 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
         if joined := _BLANKS.sub(r"\1", pending + line).strip(_BLANK):
             yield first, joined
         pending = ""
-    if pending:  # the file ends in a backslash: there it is one
+    if pending:  # a backslash at the very end of the file is an ordinary character
         yield first, _BLANKS.sub(r"\1", f"{pending}\\").strip(_BLANK)
 
 
 def _parse(path: str, settings: dict[str, Setting]) -> Iterator[Setting]:
-    """Have iniconfig parse the normalised text of the settings, and yield what it finds."""
+    """Have iniconfig parse the normalised text of the settings, and yield the settings that it finds."""
     lines = ["[global]", *(f"{_encode(s.name)} = {_encode(s.value)}" for s in settings.values())]
     origins = dict(enumerate((s.origin for s in settings.values()), start=2))
     section = IniConfig(path, data="\n".join(lines))["global"]

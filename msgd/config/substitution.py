@@ -1,7 +1,9 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The substitutions of smb.conf: %h, %L, %$(VARIABLE) and %%.
 
-Samba has more of them, most of which differ from client to client (%m, %I, %U ...).  Nobody here knows their values;
-they stay as they are.
+Samba has more of them, most of which depend on the client (%m, %I, %U ...).  msgd does not know their values and leaves
+them as they are.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ _NETBIOS_NAME_LENGTH = 15
 
 
 def server_names(netbios_name: str) -> dict[str, str]:
-    """Return what %h and %L stand for: the host's name, and the NetBIOS name (if empty, made from the host's name)."""
+    """Return the values of %h (the host's name) and %L (the NetBIOS name, by default made from the host's name)."""
     host = os.uname().nodename
     return {"h": host, "L": (netbios_name or host.partition(".")[0][:_NETBIOS_NAME_LENGTH]).upper()}
 
 
 def substitute(text: str, names: Mapping[str, str]) -> str:
-    """Return the text with %$(VARIABLE), %% and the letters of `names` replaced.
+    """Return the text with %$(VARIABLE), %% and the letters of `names` replaced, and all others left as they are.
 
-    All else is left alone.  A variable that the environment has not is a ValueError.
+    A variable that is not in the environment is a ValueError.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -40,6 +42,6 @@ def substitute(text: str, names: Mapping[str, str]) -> str:
 
 
 def is_per_client(text: str, names: Mapping[str, str]) -> bool:
-    """Tell whether the text holds a substitution that is none of `names`: its value depends on Samba's client."""
+    """Return whether the text has a substitution that `names` lacks, whose value depends on Samba's client."""
     letters = (match["letter"] for match in _SUBSTITUTION.finditer(text))
     return any(letter not in names for letter in letters if letter not in (None, "%"))

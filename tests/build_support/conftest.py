@@ -1,4 +1,6 @@
-"""Scratch copies of the tree to configure, install and uninstall for real."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Scratch copies of the tree, which tests configure, install and uninstall for real."""
 
 from __future__ import annotations
 
@@ -8,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from configure import ROOT
+from build_support.project import ROOT
 
 NETWORK_PATIENCE = 600
-"""Seconds for a test that fetches packages: half a minute where the index is near and nothing else runs."""
+"""The time limit in seconds of a test that fetches packages. With a near index it takes half a minute."""
 
 NOT_COPIED = shutil.ignore_patterns("build", "tests", ".*", "__pycache__", "_registry.py", "*.egg-info")
 
 
 class Tree:
-    """A copy of the tree that nobody has configured."""
+    """A copy of the tree that has not been configured."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,7 +30,7 @@ class Tree:
         return self.path / "msgd" / "_registry.py"
 
     def run(self, *command: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run a command in the tree; the test's time limit is its own."""
+        """Run a command in the tree, for as long as the test may run."""
         done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, check=False)
         assert done.returncode == expect, f"{command} exited {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done

@@ -1,4 +1,6 @@
-"""`configure.py --bootstrap`: the real thing, and what it does where it may not or cannot install."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""`configure.py --bootstrap`: the real thing, and what it does where it may not install, or cannot."""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from build_support import bootstrap, interpreter
-from build_support.bootstrap import Requirement, SuitePackage
+from build_support import bootstrap, interpreter, project
 from build_support.report import ConfigureError, Report
+from build_support.requirements import Requirement, SuitePackage
 from tests.build_support.conftest import NETWORK_PATIENCE, Tree
 
 MISSING = (Requirement("no_such_module", "python3-no-such"),)
@@ -29,9 +31,9 @@ def report() -> Report:
 
 @pytest.fixture
 def failing_apt_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Report) -> Path:
-    """On PATH an apt-get that writes down how it was called and fails, and no sudo; the file it writes to.
+    """Put an apt-get on PATH that records its calls and fails, and no sudo. Return the file with the calls.
 
-    The interpreter of the tests plays the distribution's.
+    The interpreter of the tests takes the part of the distribution's.
     """
     python = interpreter.named(sys.executable, (), report)
     monkeypatch.setattr(bootstrap, "DISTRIBUTION_PYTHON", python.base)
@@ -47,7 +49,7 @@ def failing_apt_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Rep
     return calls
 
 
-def test_who_may_not_install_is_told_the_command(
+def test_a_user_who_may_not_install_is_told_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Report, failing_apt_get: Path
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -57,7 +59,7 @@ def test_who_may_not_install_is_told_the_command(
     assert not failing_apt_get.exists()
 
 
-def test_an_installation_that_fails_says_which(
+def test_a_failed_installation_is_reported_with_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Report, failing_apt_get: Path
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -76,7 +78,7 @@ def test_a_user_is_told_in_one_line_which_tests_will_be_skipped(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     there = SuitePackage("coreutils", "true", "tests/there")
     bootstrap.install_test_packages((there, SuitePackage("python3-no-such", "no-such", "tests/no-such")), report)
-    assert capsys.readouterr().out == f"configure: tests/no-such will be skipped; to have them, as root: {INSTALL}\n"
+    assert capsys.readouterr().out == f"configure: tests/no-such will be skipped; to run them, as root: {INSTALL}\n"
     bootstrap.install_test_packages((there,), report)
     assert capsys.readouterr().out == ""
 
@@ -88,12 +90,21 @@ def test_bootstrap_makes_an_environment_once(tree: Tree) -> None:
     assert "configure: making build/venv" in said
     assert " -m pip " in said
     python = str(tree.path / "build" / "venv" / "bin" / "python")
-    where = "import msgd.errors, ruff, pytest; print(msgd.errors.__file__)"
+    where = "import msgd.errors; print(msgd.errors.__file__)"
     assert tree.run("env", "--chdir=/", python, "-c", where).stdout.strip() == str(tree.path / "msgd" / "errors.py")
+    for program in project.read(tree.path).programs:
+        assert tree.run("env", "--chdir=/", str(tree.path / "build" / "bin" / program.name), "-V").stdout
 
     text = tree.registry.read_text()
     assert "build/venv" not in text
     again = tree.configure("--bootstrap").stdout
     assert "configure: " not in again
     assert tree.registry.read_text() == text
+    tree.run("make", "--question", "all")
+
+    # The programs need no linter and no test runner; the checks do.
+    assert not (tree.path / "build" / "venv" / "bin" / "ruff").exists()
+    environment = interpreter.named(python, (), Report(io.StringIO()))
+    bootstrap.install_checkers(tree.path, environment, Report(io.StringIO()))
+    tree.run(python, "-c", "import importlinter, mypy, pytest, ruff")
     tree.run("make", "--question", "all")

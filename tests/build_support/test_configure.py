@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """configure.py, run for real in a copy of the tree."""
 
 from __future__ import annotations
@@ -10,15 +12,16 @@ from pathlib import Path
 import pytest
 
 import configure
-from build_support import registry
-from build_support.bootstrap import Requirement
-from configure import Module
+from build_support import registry, requirements
+from build_support.requirements import Module, Requirement
 from tests.build_support.conftest import Tree
 
-PRESENT = Module("present", "msgd.backends.present", "asks for what is there", (Requirement("json", "python3"),))
-ABSENT = Module("absent", "msgd.backends.absent", "asks for what is not", (Requirement("no_such", "python3-no-such"),))
+PRESENT = Module("present", "msgd.backends.present", "requires what is there", (Requirement("json", "python3"),))
+ABSENT = Module(
+    "absent", "msgd.backends.absent", "requires what is missing", (Requirement("no_such", "python3-no-such"),)
+)
 
-KNOWN = [module.name for module in configure.MODULES]
+KNOWN = [module.name for module in requirements.MODULES]
 
 
 def test_configure_writes_registry_log_and_status(tree: Tree) -> None:
@@ -104,25 +107,25 @@ def test_help_comes_in_groups(tree: Tree) -> None:
 
 
 def run_with(rows: tuple[Module, ...], tree: Tree, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
-    monkeypatch.setattr(configure, "MODULES", (*configure.MODULES, *rows))
+    monkeypatch.setattr(requirements, "MODULES", (*requirements.MODULES, *rows))
     return configure.main([f"--with-python={sys.executable}", *options], tree.path)
 
 
 def test_a_new_messaging_module_needs_one_row(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_with((PRESENT,), tree, monkeypatch, "--with-messaging=present,dgram", "--quiet") == 0
     first, second = registry.read(tree.path).modules
-    assert first == ("present", "msgd.backends.present", "asks for what is there")
+    assert first == ("present", "msgd.backends.present", "requires what is there")
     assert second.name == "dgram"
 
 
-def test_a_module_asked_for_without_its_requirements_names_the_package(
+def test_a_module_that_was_asked_for_names_the_package_it_lacks(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_with((ABSENT,), tree, monkeypatch, "--with-messaging=dgram,absent", "--quiet") == 1
     assert "install python3-no-such" in capsys.readouterr().err
 
 
-def test_a_module_nobody_asked_for_is_left_out_and_the_summary_says_so(
+def test_a_module_without_its_requirements_is_left_out_and_listed_in_the_summary(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_with((PRESENT, ABSENT), tree, monkeypatch) == 0
@@ -130,7 +133,7 @@ def test_a_module_nobody_asked_for_is_left_out_and_the_summary_says_so(
     assert "left out           absent (needs python3-no-such)" in capsys.readouterr().out
 
 
-def test_an_interpreter_without_what_msgd_needs_is_an_error(tree: Tree, tmp_path: Path) -> None:
+def test_an_interpreter_that_lacks_what_msgd_needs_is_an_error(tree: Tree, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     tree.run(sys.executable, "-m", "venv", "--without-pip", str(bare))
     said = tree.configure(f"--with-python={bare}/bin/python3", "--quiet", expect=1).stderr

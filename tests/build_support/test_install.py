@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """`make install` and `make uninstall`, staged below a scratch DESTDIR."""
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import pytest
 
 from build_support import registry
 from build_support.install import TAKE_UP
-from configure import ROOT
+from build_support.project import ROOT
 from tests.build_support.conftest import Tree
 
 PREFIX = "opt/m"
@@ -19,7 +21,7 @@ PROGRAMS = {"msgd": "sbin", "msgcontrol": "bin", "msgparm": "bin", "msgstatus": 
 
 
 class Destination:
-    """A DESTDIR, and the configured tree that is installed there."""
+    """A DESTDIR, and the configured tree that is installed in it."""
 
     def __init__(self, tree: Tree, path: Path) -> None:
         self.tree = tree
@@ -41,7 +43,7 @@ def destination(tree: Tree, tmp_path: Path) -> Destination:
     tree.configure(f"--prefix=/{PREFIX}", "--quiet")
     path = tmp_path / "destination"
     (path / PREFIX / "bin").mkdir(parents=True)
-    (path / PREFIX / "bin" / "other").write_text("of another package")
+    (path / PREFIX / "bin" / "other").write_text("another package's")
     return Destination(tree, path)
 
 
@@ -60,7 +62,7 @@ def test_installed_programs_run_from_where_they_are(destination: Destination) ->
     assert f"/{PREFIX}/etc/msgd" in build_options
 
 
-def test_everything_is_put_where_it_is_looked_for(destination: Destination) -> None:
+def test_everything_is_installed_where_it_is_searched_for(destination: Destination) -> None:
     destination.make("install", "prefix=/usr")
     for path in (
         "/etc/msgd/smb.conf",
@@ -85,17 +87,17 @@ def test_everything_is_put_where_it_is_looked_for(destination: Destination) -> N
         assert (
             "/usr/share/doc/msgd/gateway.md" in Path(f"{destination.path}/usr/share/man/{page_of_gateway}").read_text()
         )
-    assert "Default: /run/msgd." in page  # of this prefix, and not of the one that the tree is configured with
+    assert "Default: /run/msgd." in page  # of this prefix, not of the one that the tree is configured for
 
 
-def test_what_systemd_needs_is_said_where_systemd_looks(destination: Destination) -> None:
-    """What an installation without DESTDIR says is done in tests/systemd."""
+def test_the_commands_for_systemd_are_shown_where_it_searches(destination: Destination) -> None:
+    """What an installation without DESTDIR prints is tested in tests/systemd."""
     assert "\n    ".join(TAKE_UP) in (ROOT / "README.md").read_text()
     assert TAKE_UP[0] not in destination.make("install", "prefix=/usr")
 
 
 NOT_DEBIANS = ("rich", "prometheus_client", "matplotlib", "zmq", "pynng", "redis", "dbus_fast")
-"""What the programs may use where it is, and must do without."""
+"""Modules that the programs use if they are there, and must do without otherwise."""
 
 
 @pytest.mark.parametrize("program", sorted(PROGRAMS))
@@ -119,7 +121,7 @@ def test_the_programs_run_with_the_distribution_s_packages_alone(destination: De
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_uninstall_takes_away_what_install_brought_and_nothing_else(destination: Destination) -> None:
+def test_uninstall_removes_what_install_installed_and_nothing_else(destination: Destination) -> None:
     before = destination.contents()
     destination.make("install")
     package = f"/{PREFIX}/lib/msgd"
@@ -132,14 +134,14 @@ def test_uninstall_takes_away_what_install_brought_and_nothing_else(destination:
     assert destination.contents() == before
 
 
-def test_what_is_in_the_way_is_one_line(destination: Destination) -> None:
+def test_an_obstacle_is_reported_in_one_line(destination: Destination) -> None:
     (destination.path / PREFIX / "lib").write_text("no directory")
     said = destination.tree.run("make", "install", f"DESTDIR={destination.path}", expect=2).stderr
     first, *_ = said.splitlines()
     assert first == f"make install: error: {destination.path}/{PREFIX}/lib: File exists"
 
 
-def test_an_edited_configuration_is_the_administrators(destination: Destination) -> None:
+def test_an_edited_configuration_belongs_to_the_administrator(destination: Destination) -> None:
     destination.make("install")
     shipped = destination.config.read_text()
     destination.config.write_text("[global]\nlog level = 3\n")
@@ -159,7 +161,7 @@ def test_a_configuration_that_was_there_before_is_never_touched(destination: Des
     assert destination.config.read_text() == sample
 
 
-def test_a_newer_version_replaces_what_nobody_edited_and_drops_what_is_gone(destination: Destination) -> None:
+def test_a_newer_version_replaces_unedited_files_and_removes_old_ones(destination: Destination) -> None:
     package = destination.tree.path / "msgd"
     (package / "gone.py").write_text("")
     destination.make("install")
@@ -171,7 +173,7 @@ def test_a_newer_version_replaces_what_nobody_edited_and_drops_what_is_gone(dest
     assert destination.config.read_text() == "[global]\n# newer\n"
 
 
-def test_another_prefix_is_what_the_installed_registry_says(destination: Destination) -> None:
+def test_the_installed_registry_names_another_prefix(destination: Destination) -> None:
     destination.make("install", "prefix=/srv/n")
     installed = registry.read(destination.path / "srv/n/lib/msgd")
     assert installed.directories["configdir"] == "/srv/n/etc/msgd"

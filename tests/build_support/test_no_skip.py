@@ -1,4 +1,6 @@
-"""MSGD_NO_SKIP=1: what CI must not leave out fails instead of being skipped."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""MSGD_NO_SKIP=1: a test that would be skipped fails in CI."""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from configure import ROOT
+from build_support.project import ROOT
 
 SKIPPED = "import pytest\n\n@pytest.mark.skip(reason='not today')\ndef test():\n    pass\n"
 SKIPPED_WHOLE = "import pytest\n\npytest.skip('not here', allow_module_level=True)\n"

@@ -1,4 +1,6 @@
-"""The command line of configure.py: directories that follow from one another, and what is refused."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The command line of configure.py: how directories follow from one another, and what is refused."""
 
 from __future__ import annotations
 
@@ -50,14 +52,14 @@ def test_directories_follow_from_one_another(arguments: list[str], expected: dic
     assert {name: directories[name] for name in expected} == expected
 
 
-def test_the_configure_line_says_the_same_options_again() -> None:
+def test_the_configure_line_repeats_the_options() -> None:
     options = parse(["--with-messaging", "dgram", "--quiet", "--without-systemd", "--bootstrap", "--prefix", "/a b"])
     assert options.line == "./configure.py '--prefix=/a b' --with-messaging=dgram --without-systemd"
     assert parse_line(options.line).directories == options.directories
     assert parse_line(options.line, "--prefix=/c").line.startswith("./configure.py --prefix=/c ")
 
 
-def test_a_lock_directory_may_be_as_long_as_a_socket_in_it_allows() -> None:
+def test_the_length_of_the_lock_directory_is_limited_by_the_sockets_in_it() -> None:
     longest = "/" + "a" * (SOCKET_PATH_LIMIT - len(LONGEST_SOCKET_NAME) - 2)
     assert parse([f"--with-lockdir={longest}"]).directories["lockdir"] == longest
     with pytest.raises(ConfigureError, match=r"108 bytes.*allows 107"):
@@ -73,11 +75,11 @@ def test_a_lock_directory_may_be_as_long_as_a_socket_in_it_allows() -> None:
         (["--prefix"], "--prefix: expected one argument"),
         (["--prefix="], "--prefix: the directory must be absolute"),
         (["--with-lockdir=run/msgd"], "--with-lockdir: the directory must be absolute"),
-        (["--with-logdir=/var/\nlog"], "--with-logdir: the directory holds unprintable characters"),
+        (["--with-logdir=/var/\nlog"], "--with-logdir: the directory has unprintable characters"),
         (["--bootstrap=all"], "--bootstrap: invalid choice"),
         (["--with-systemd", "--without-systemd"], "not allowed with"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments: list[str], message: str) -> None:
+def test_invalid_options_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigureError, match=message):
         parse(arguments)

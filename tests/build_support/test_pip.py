@@ -1,4 +1,6 @@
-"""`pip install .`, of a tree that nobody has configured and of one that somebody has."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""`pip install .`, of a tree that has not been configured and of one that has."""
 
 from __future__ import annotations
 
@@ -14,6 +16,8 @@ pytestmark = [pytest.mark.network, pytest.mark.timeout(NETWORK_PATIENCE)]
 
 
 class Environment:
+    """A virtual environment that a tree is installed into."""
+
     def __init__(self, path: Path, tree: Tree) -> None:
         self.path = path
         self._tree = tree
@@ -43,7 +47,7 @@ def test_an_unconfigured_tree_is_configured_with_the_defaults(tree: Tree, enviro
     assert not (environment.site_packages / "build_support").exists()
     assert not tree.registry.exists()
     tree.run(str(environment.path / "bin" / "msgparm"), "-V")
-    # Again, by the newest pip.
+    # The same again with the newest pip.
     environment.pip("install", "--upgrade", "pip")
     environment.pip("install", "--no-deps", "--force-reinstall", ".")
     assert registry.read(environment.site_packages) == installed

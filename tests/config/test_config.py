@@ -1,4 +1,6 @@
-"""Config and the table of parameters: values, defaults, checks, and what is said when something is wrong."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Config and the table of parameters: values, defaults, checks, and the messages about mistakes."""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def load(directory: Path, content: str) -> Config:
 
 
 def problems(directory: Path, content: str) -> list[str]:
-    """Return what is wrong with the content, each without the path of the file."""
+    """Return the problems of the content, without the path of the file."""
     with pytest.raises(ConfigError) as caught:
         load(directory, content)
     return [problem.removeprefix(f"{directory}/smb.conf:") for problem in caught.value.problems]
@@ -58,9 +60,10 @@ def test_names_are_unique_in_every_spelling() -> None:
 
 
 @pytest.mark.parametrize("parameter", PARAMETERS, ids=lambda parameter: parameter.attribute)
-def test_each_parameter_is_fit_for_a_manual(parameter: Parameter) -> None:
+def test_each_parameter_can_stand_in_a_manual(parameter: Parameter) -> None:
     assert parameter.help
     assert "\n" not in parameter.help
+    assert not parameter.help.endswith(".")
     assert parameter.kind.description
     assert parameter.attribute.isidentifier()
     assert find(parameter.name) is parameter
@@ -79,7 +82,7 @@ def test_each_parameter_is_fit_for_a_manual(parameter: Parameter) -> None:
         ("MSGD : send queue messages", "send_queue_messages"),
     ],
 )
-def test_find_knows_every_spelling(spelling: str, attribute: str) -> None:
+def test_find_accepts_every_spelling(spelling: str, attribute: str) -> None:
     found = find(spelling)
     assert found is not None
     assert found.attribute == attribute
@@ -90,16 +93,16 @@ def test_find_knows_every_spelling(spelling: str, attribute: str) -> None:
     [
         ("msgd:send queue mesages", "did you mean msgd:send queue messages?"),
         ("Lock Dri", "did you mean lock directory?"),
-        ("msgd:wonderful", "msgparm -v shows all there are"),
-        ("workgroup", "msgparm -v shows all there are"),
+        ("msgd:wonderful", "msgparm -v lists them all"),
+        ("workgroup", "msgparm -v lists them all"),
     ],
 )
-def test_what_is_said_of_an_unknown_name(name: str, hint: str) -> None:
+def test_the_message_about_an_unknown_name(name: str, hint: str) -> None:
     assert find(name) is None
     assert no_such_parameter(name) == f"no such parameter; {hint}"
 
 
-# Defaults and Python's values.
+# Defaults, and values from Python.
 
 
 def test_defaults() -> None:
@@ -139,7 +142,7 @@ def test_paths_from_python_are_literal(tmp_path: Path) -> None:
     assert Config(lock_directory=tmp_path).lock_directory == str(tmp_path)
 
 
-def test_bad_overrides_are_told_of_at_once() -> None:
+def test_all_bad_overrides_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         Config(messaging_type="foo", lock_directory="run", send_queue_messages=0, log_level="11")
     compiled_in = ", ".join(module.name for module in _registry.MESSAGING_MODULES)
@@ -154,7 +157,7 @@ def test_bad_overrides_are_told_of_at_once() -> None:
 @pytest.mark.parametrize(
     "overrides", [{"lock_dir": "/x"}, {"send_queue_messages": "1", "source": "/x"}, {"use_mmap": 1}]
 )
-def test_the_callers_bugs_are_type_errors(overrides: dict[str, object]) -> None:
+def test_bugs_of_the_caller_are_type_errors(overrides: dict[str, object]) -> None:
     with pytest.raises(TypeError):
         Config(**overrides)
 
@@ -171,7 +174,7 @@ def test_a_queue_holds_at_least_one_message(tmp_path: Path) -> None:
     assert load(tmp_path, "msgd:max message size = 64M\n").send_queue_bytes == 64 << 20
 
 
-def test_it_is_immutable_and_a_value() -> None:
+def test_a_config_is_an_immutable_value() -> None:
     made = Config(log_level="1 auth:5")
     with pytest.raises(AttributeError):
         made.log_level = LogLevel("2")  # type: ignore[misc]
@@ -185,7 +188,7 @@ def test_it_is_immutable_and_a_value() -> None:
         assert dump(copied) == dump(made)
 
 
-def test_replace_keeps_what_was_given(tmp_path: Path) -> None:
+def test_replace_keeps_what_was_set(tmp_path: Path) -> None:
     loaded = load(tmp_path, "lock directory = /run/a\nmsgd:close timeout = 2\n")
     replaced = loaded.replace(lock_directory="/run/b%h", log_level=3)
     assert (replaced.lock_directory, replaced.socket_directory) == ("/run/b%h", "/run/b%h/msg.sock")
@@ -211,7 +214,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert loaded.source == f"{tmp_path}/smb.conf"
 
 
-def test_of_synonyms_the_last_counts(tmp_path: Path) -> None:
+def test_the_last_of_several_synonyms_counts(tmp_path: Path) -> None:
     assert load(tmp_path, "log level = junk\ndebug level = 3\n").log_level == 3
     assert load(tmp_path, "debug level = 3\nlog level = 4\n").log_level == 4
 
@@ -253,7 +256,7 @@ def test_substitutions_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert loaded.log_file == "/l/log.msgd"
 
 
-def test_the_netbios_name_counts_wherever_it_stands(tmp_path: Path) -> None:
+def test_the_netbios_name_counts_wherever_it_is_set(tmp_path: Path) -> None:
     assert load(tmp_path, "lock dir = /run/%L\nNetBIOS Name = pier7\n").lock_directory == "/run/PIER7"
 
 
@@ -264,7 +267,7 @@ def test_an_unset_variable_is_a_problem(tmp_path: Path, monkeypatch: pytest.Monk
     ]
 
 
-def test_all_problems_are_told_of_in_the_order_of_the_lines(tmp_path: Path) -> None:
+def test_all_problems_are_reported_in_the_order_of_the_lines(tmp_path: Path) -> None:
     content = """\
 [global]
    msgd:send queue mesages = 3
@@ -279,11 +282,11 @@ def test_all_problems_are_told_of_in_the_order_of_the_lines(tmp_path: Path) -> N
 """
     assert problems(tmp_path, content) == [
         "2: msgd:send queue mesages: no such parameter; did you mean msgd:send queue messages?",
-        "5: nonsense: neither [section] nor name = value",
+        "5: nonsense: neither a [section] nor name = value",
         "6: use mmap = maybe: not yes or no",
         "7: lock directory = run: not an absolute path",
-        "8: msgd:wonderful: no such parameter; msgparm -v shows all there are",
-        "10: msgd:close timeout: this belongs in [global]; in a share it has no effect",
+        "8: msgd:wonderful: no such parameter; msgparm -v lists them all",
+        "10: msgd:close timeout: has no effect in a share; it belongs in [global]",
     ]
 
 
@@ -293,7 +296,7 @@ def test_a_problem_in_an_include_names_that_file(tmp_path: Path) -> None:
     assert complaint == f"{tmp_path}/a.conf:3: use mmap = maybe: not yes or no"
 
 
-def test_a_type_that_is_not_compiled_in_lists_those_that_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_about_an_unknown_type_lists_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modules = tuple(_registry.MessagingModule(name, f"msgd.backends.{name}", "") for name in ("tdb", "dgram"))
     monkeypatch.setattr(_registry, "MESSAGING_MODULES", modules)
     assert problems(tmp_path, "messaging type = foo\n") == [
@@ -327,7 +330,7 @@ def test_everything_testparm_prints_loads(tmp_path: Path) -> None:
     printed = subprocess.run(["testparm", "-s", "-v", OFFICE], capture_output=True, check=True).stdout
     assert printed.count(b"\n") > 700
     path = tmp_path / "smb.conf"
-    # testparm fills in %m, which is nothing to it: that leaves an include that is not there.
+    # testparm replaces %m with nothing, which leaves an include of a file that does not exist.
     kept = [line for line in printed.splitlines(keepends=True) if b"include = /etc/samba/machines/" not in line]
     path.write_bytes(b"".join(kept).replace(b"%$(SMB_STATE)", b"state"))
     loaded = Config.load(path)
@@ -368,7 +371,7 @@ def test_what_is_dumped_reads_back(tmp_path: Path, overrides: dict[str, object])
     try:
         made = Config(**overrides)
     except ConfigError as error:
-        assert "less than" in str(error)  # noqa: PT017  (a queue too small for a message)
+        assert "less than" in str(error)  # noqa: PT017  (the queue is too small for a message)
         return
     loaded = load(tmp_path, f"[global]\n{dump(made)}\n")
     assert loaded == made

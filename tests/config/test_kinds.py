@@ -1,4 +1,6 @@
-"""Each kind of value: what is read, what is refused, and that what is written is read back."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Each kind of value: what is accepted, what is refused, and that a formatted value is parsed back."""
 
 from __future__ import annotations
 
@@ -74,7 +76,7 @@ COLOURS = Choice(lambda: ("red", "blue"), what="colours")
         (TypeRules(), "all, -DEBUG 13 -0xF000-0xffff", ("all", "-DEBUG", "13", "-0xF000-0xffff")),
     ],
 )
-def test_text_is_read(kind: Kind[object], text: str, value: object) -> None:
+def test_text_is_parsed(kind: Kind[object], text: str, value: object) -> None:
     assert kind.parse(text) == value
     assert kind.check(text) == value
 
@@ -124,8 +126,8 @@ def test_text_is_read(kind: Kind[object], text: str, value: object) -> None:
         (SocketAddress(), "unix:x", "not an absolute path"),
         (SocketAddress(), "9100", "not unix:/path, 127.0.0.1:port"),
         (SocketAddress(), "localhost:9100", "not unix:/path, 127.0.0.1:port"),
-        (SocketAddress(), "::1:9100", "in brackets"),
-        (SocketAddress(), "[127.0.0.1]:9100", "in brackets"),
+        (SocketAddress(), "::1:9100", "must be in brackets"),
+        (SocketAddress(), "[127.0.0.1]:9100", "must be in brackets"),
         (SocketAddress(), "127.0.0.1:65536", "'65536' is not a port"),
         (SocketAddress(), "127.0.0.1:", "'' is not a port"),
         (Groups(), "nobody-has-this-name", "no group has the name 'nobody-has-this-name'"),
@@ -155,7 +157,7 @@ def test_bad_text_is_refused(kind: Kind[object], text: str, complaint: str) -> N
         (TypeRules(), ["all", "-PING"], ("all", "-PING")),
     ],
 )
-def test_python_values_are_taken(kind: Kind[object], given_value: object, value: object) -> None:
+def test_python_values_are_accepted(kind: Kind[object], given_value: object, value: object) -> None:
     assert kind.check(given_value) == value
 
 
@@ -183,7 +185,7 @@ def test_python_values_are_taken(kind: Kind[object], given_value: object, value:
         (TypeRules(), [1]),
     ],
 )
-def test_wrong_python_types_are_the_callers_bug(kind: Kind[object], given_value: object) -> None:
+def test_wrong_python_types_are_type_errors(kind: Kind[object], given_value: object) -> None:
     with pytest.raises(TypeError):
         kind.check(given_value)
 
@@ -207,19 +209,19 @@ def test_python_values_have_the_same_bounds(kind: Kind[object], given_value: obj
 
 
 @given(st.integers(0, 1 << 40))
-def test_a_size_is_written_as_it_is_read(size: int) -> None:
+def test_a_formatted_size_is_parsed_back(size: int) -> None:
     kind = Size(0, 1 << 40)
     assert kind.parse(kind.format(size)) == size
 
 
 @given(st.integers(0, 3_600_000))
-def test_seconds_are_written_as_they_are_read(milliseconds: int) -> None:
+def test_formatted_seconds_are_parsed_back(milliseconds: int) -> None:
     kind = Seconds(0, 3600)
     assert kind.parse(kind.format(milliseconds / 1000)) == milliseconds / 1000
 
 
 @given(st.frozensets(st.integers(0, 0xFFFFFFFE)))
-def test_users_are_written_as_they_are_read(uids: frozenset[int]) -> None:
+def test_formatted_users_are_parsed_back(uids: frozenset[int]) -> None:
     assert Users().parse(Users().format(uids)) == uids
 
 
@@ -234,12 +236,12 @@ def test_a_log_level_keeps_its_text_through_copies() -> None:
     [
         (Boolean(), "yes or no"),
         (Number(1, 10), "a number from 1 to 10"),
-        (Size(1 << 10, 1 << 30), "bytes, K, M or G, from 1K to 1G"),
-        (Seconds(0.5, 10), "seconds, from 0.5 to 10"),
+        (Size(1 << 10, 1 << 30), "a number of bytes, or of K, M or G, from 1K to 1G"),
+        (Seconds(0.01, 10), "seconds, from 0.01 to 10"),
         (AbsolutePath(), "an absolute path"),
         (AbsolutePath(optional=True), "an absolute path, or nothing"),
         (COLOURS, "one of red, blue"),
     ],
 )
-def test_what_a_manual_says_of_a_kind(kind: Kind[object], words: str) -> None:
+def test_how_a_manual_describes_a_kind(kind: Kind[object], words: str) -> None:
     assert kind.description == words

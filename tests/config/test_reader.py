@@ -1,4 +1,6 @@
-"""smb.conf's form: lines, names, sections, includes, and the file and line of everything."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The form of smb.conf: lines, names, sections and includes, and the file and line of each setting."""
 
 from __future__ import annotations
 
@@ -25,13 +27,13 @@ def write(directory: Path, content: str | bytes, name: str = "smb.conf") -> str:
 
 
 def values(directory: Path, content: str | bytes) -> dict[str, str]:
-    """Return what [global] sets, by name; the content must have no problems."""
+    """Return the settings of [global] by name. The content must have no problems."""
     reading = read(write(directory, content))
     assert reading.problems == ()
     return {setting.name: setting.value for setting in reading.settings}
 
 
-# Each sets `pid directory` in [global]; what Samba's own testparm makes of them is compared below.
+# Each sets `pid directory` in [global]. A test below compares them with what Samba's testparm reads.
 FORMS = {
     "plain": ("[global]\npid directory = /x\n", "/x"),
     "no section": ("pid directory = /x\n", "/x"),
@@ -88,7 +90,7 @@ def test_forms(tmp_path: Path, content: str, value: str) -> None:
 
 @pytest.mark.skipif(shutil.which("testparm") is None, reason="Samba's testparm is not installed")
 @pytest.mark.parametrize(("content", "value"), FORMS.values(), ids=FORMS)
-def test_testparm_reads_the_forms_alike(tmp_path: Path, content: str, value: str) -> None:
+def test_testparm_reads_each_form_in_the_same_way(tmp_path: Path, content: str, value: str) -> None:
     command = ["testparm", "-s", "--parameter-name=pid directory", write(tmp_path, content)]
     printed = subprocess.run(command, capture_output=True, check=True).stdout.decode()
     assert printed == f"{value}\n"
@@ -107,7 +109,7 @@ def test_any_bytes_load(tmp_path: Path) -> None:
     assert os.fsencode(values(tmp_path, b"comment = caf\xe9 \xff\xfe\n")["comment"]) == b"caf\xe9 \xff\xfe"
 
 
-def test_shares_are_not_ours(tmp_path: Path) -> None:
+def test_shares_are_ignored(tmp_path: Path) -> None:
     assert values(tmp_path, "[s]\nlog level = 9\nnonsense\n = x\n[]\nlog level = 8\n") == {}
 
 
@@ -125,7 +127,7 @@ def test_every_setting_knows_its_line(tmp_path: Path) -> None:
     ]
 
 
-def test_the_last_setting_gives_value_line_and_place(tmp_path: Path) -> None:
+def test_the_last_setting_determines_value_line_and_position(tmp_path: Path) -> None:
     path = write(tmp_path, "a = 1\nb = 2\nA = 3\n")
     assert [tuple(s) for s in read(path).settings] == [("b", "2", (path, 2)), ("A", "3", (path, 3))]
 
@@ -137,12 +139,12 @@ def test_an_include_is_relative_to_its_file(tmp_path: Path, monkeypatch: pytest.
     assert values(tmp_path, "include = sub/one.conf\nzero = 0\n") == {"two": "2", "one": "1", "zero": "0"}
 
 
-def test_a_section_begun_in_an_include_goes_on_after_it(tmp_path: Path) -> None:
+def test_a_section_that_begins_in_an_include_continues_after_it(tmp_path: Path) -> None:
     write(tmp_path, "[share]\npath = /\n", "share.conf")
     assert values(tmp_path, "a = 1\ninclude = share.conf\nb = 2\n[global]\nc = 3\n") == {"a": "1", "c": "3"}
 
 
-def test_an_include_in_a_share_may_come_back_to_global(tmp_path: Path) -> None:
+def test_an_include_in_a_share_may_return_to_global(tmp_path: Path) -> None:
     write(tmp_path, "[global]\na = 1\n", "global.conf")
     assert values(tmp_path, "[share]\ninclude = global.conf\n") == {"a": "1"}
 
@@ -159,7 +161,7 @@ def test_substitutions_in_an_include(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", ["/etc/samba/%m.conf", "%I", "x-%U-%h", "registry", "Registry", ""])
-def test_includes_that_only_samba_can_follow_are_left_alone(tmp_path: Path, name: str) -> None:
+def test_includes_that_only_samba_can_follow_are_ignored(tmp_path: Path, name: str) -> None:
     assert values(tmp_path, f"include = {name}\na = 1\n") == {"a": "1"}
 
 
@@ -198,21 +200,21 @@ def test_includes_cannot_multiply_without_end(tmp_path: Path, monkeypatch: pytes
     for n in range(60):
         write(tmp_path, f"include = {n + 1}.conf\n" * 2, f"{n}.conf")
     write(tmp_path, "a = 1\n", "60.conf")
-    assert "no smb.conf has" in read(str(tmp_path / "0.conf")).problems[-1].text
+    assert "too large for a smb.conf" in read(str(tmp_path / "0.conf")).problems[-1].text
 
 
 @pytest.mark.parametrize(
     ("content", "line", "complaint"),
     [
-        ("a = 1\nnonsense\n", 2, "nonsense: neither [section] nor name = value"),
-        ("[global]\n\n = x\n", 3, "= x: neither [section] nor name = value"),
-        ("a = 1\n[share\n", 2, "[share: a section's name without its ]"),
+        ("a = 1\nnonsense\n", 2, "nonsense: neither a [section] nor name = value"),
+        ("[global]\n\n = x\n", 3, "= x: neither a [section] nor name = value"),
+        ("a = 1\n[share\n", 2, "[share: the ] after the section's name is missing"),
         (
             "[s]\nmsgd:close timeout = 3\n",
             2,
-            "msgd:close timeout: this belongs in [global]; in a share it has no effect",
+            "msgd:close timeout: has no effect in a share; it belongs in [global]",
         ),
-        ("\x1b[2J\n", 1, "\\x1b[2J: neither [section] nor name = value"),
+        ("\x1b[2J\n", 1, "\\x1b[2J: neither a [section] nor name = value"),
     ],
 )
 def test_bad_form_is_a_problem(tmp_path: Path, content: str, line: int, complaint: str) -> None:
@@ -220,28 +222,28 @@ def test_bad_form_is_a_problem(tmp_path: Path, content: str, line: int, complain
     assert [str(p) for p in read(path).problems] == [f"{path}:{line}: {complaint}"]
 
 
-def test_not_every_line_of_something_else_is_told_of(tmp_path: Path) -> None:
+def test_the_number_of_reported_problems_is_bounded(tmp_path: Path) -> None:
     told = read(write(tmp_path, "what is this?\n" * 1000)).problems
     assert len(told) == reader.MAX_PROBLEMS + 1
-    assert told[-1].text == "and more of them; is this a smb.conf?"
+    assert told[-1].text == "and there are more problems; is this a smb.conf?"
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"a = \0\n", "holds NUL bytes and so is no smb.conf"),
-        (b"#" * ((16 << 20) + 1), "more than 16 MiB, which no smb.conf has"),
+        (b"a = \0\n", "contains NUL bytes, so it is not a smb.conf"),
+        (b"#" * ((16 << 20) + 1), "more than 16 MiB: too large for a smb.conf"),
     ],
     ids=["NUL", "too large"],
 )
-def test_what_is_no_smb_conf(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_files_that_are_not_a_smb_conf_are_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(ConfigError) as caught:
         read(path)
     assert caught.value.problems == (f"{path}: {complaint}",)
 
 
-def test_16_mib_are_not_too_much(tmp_path: Path) -> None:
+def test_16_mib_are_accepted(tmp_path: Path) -> None:
     assert values(tmp_path, b"a=1\n" + b"#" * ((16 << 20) - 4)) == {"a": "1"}
 
 
@@ -262,8 +264,8 @@ def test_unreadable_files(tmp_path: Path, path: str, complaint: str) -> None:
     assert caught.value.problems == (f"{named}: {complaint}",)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read a file")
-def test_a_file_one_may_not_read(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read a file")
+def test_a_file_without_permission(tmp_path: Path) -> None:
     path = write(tmp_path, "a = 1\n")
     os.chmod(path, 0)
     os.seteuid(65534)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from build_support.project import ROOT
 from build_support.report import ConfigureError
 from build_support.units import INSTALLED_AS, ONLY_WITH_SYSTEMD, fill_in, units
-from configure import ROOT
 from tests.build_support.conftest import Tree
 
 DIRECTORIES = {
@@ -71,7 +71,7 @@ def test_directories_and_conditions_are_filled_in() -> None:
     assert fill_in(template, {"lockdir": "/a b%c"}, with_systemd=True) == "a /a b%%c b\nwith\n"
     assert fill_in(template, {"lockdir": "/d"}, with_systemd=False) == "a /d b\nwithout\n"
     assert fill_in('d "@a@"\n\n\nd "@b@"\n', {"a": "/same", "b": "/same"}, with_systemd=True) == 'd "/same"\n\n\n'
-    with pytest.raises(ConfigureError, match="cannot stand in a systemd unit"):
+    with pytest.raises(ConfigureError, match="cannot be written in a unit of systemd"):
         fill_in(template, {"lockdir": '/a"b'}, with_systemd=True)
 
 

@@ -74,7 +74,7 @@ def test_one_value_is_printed_bare(smb_conf: str, name: str, value: str, capsys:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("lock directry", "did you mean lock directory?"), ("workgroup", "msgparm -v shows all there are")],
+    [("lock directry", "did you mean lock directory?"), ("workgroup", "msgparm -v lists them all")],
 )
 def test_an_unknown_name(smb_conf: str, name: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert msgparm.main(["-s", smb_conf, "--parameter-name", name]) == 1

@@ -1,4 +1,6 @@
-"""README: its program is run, and its table of parameters is the code's (a failure says what belongs there)."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The documents at the root: README's program is run, docs/parameters.md is up to date, and links lead to files."""
 
 from __future__ import annotations
 
@@ -12,15 +14,16 @@ from pathlib import Path
 import pytest
 
 from msgd._registry import MESSAGING_MODULES
-from msgd.config import PARAMETERS
+from msgd.tools.manual import markdown
 from tests.support.daemons import ENVIRONMENT, PATIENCE
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 
 
 @pytest.mark.parametrize("messaging_type", [module.name for module in MESSAGING_MODULES])
 def test_the_service_whose_workers_talk(messaging_type: str) -> None:
-    """One worker flushes when it alone is told, and all four when all are; in the end none of them is left."""
+    """One worker flushes when it alone is told to, and all four when all are told to. No process is left at the end."""
     (program,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="m") as directory:
         settings = f'lock_directory="{directory}", messaging_type="{messaging_type}"'
@@ -32,25 +35,23 @@ def test_the_service_whose_workers_talk(messaging_type: str) -> None:
             env=ENVIRONMENT,
             timeout=PATIENCE,
             check=True,
-        )  # the pipes end with the last worker
+        )  # the pipes reach their end when the last worker exits
         assert not list(Path(directory, "msg.sock").iterdir())
         assert not list(Path(directory, "msg.lock").iterdir())
     flushed = Counter(re.findall(r"\((\d+), b'42 entries'\)", done.stdout))
     assert sorted(flushed.values()) == [1, 1, 1, 2]
 
 
-def expected_rows() -> list[str]:
-    """One row a parameter, as markdown."""
-    rows = []
-    for parameter in PARAMETERS:
-        configured = parameter.name in ("messaging type", "lock directory", "private dir", "pid directory")
-        default = "as configured" if configured else f"`{parameter.default}`" if parameter.default else ""
-        rows.append(f"| `{parameter.name}` | {default} | {parameter.help} |")
-    return rows
+def test_the_parameters_document_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "parameters.md").read_text() == markdown.page(), "run `make docs`"
 
 
-def test_the_table_of_parameters_is_the_code_s() -> None:
-    section = README.read_text().partition("\n## Parameters\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `.*` \| .* \| .* \|$", section, re.MULTILINE)
-    expected = expected_rows()
-    assert rows == expected, "README's rows should be:\n" + "\n".join(expected)
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_files(document: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / document).read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert README.read_text().count("\n") < 150

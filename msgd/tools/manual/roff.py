@@ -1,4 +1,6 @@
-"""A manual page as man(7) has it, from plain text."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Write a manual page, in the macros of man(7), from plain text."""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ _INDENTED = re.compile(r"^ ", re.MULTILINE)
 
 
 class Roff:
-    """The text of a page, written from top to bottom."""
+    """The text of one page, written from top to bottom."""
 
     def __init__(self, name: str, section: int, version: str) -> None:
         self._lines = [f'.TH "{escaped(name.upper())}" {section} "" "msgd {escaped(version)}" "msgd"', ".nh", ".ad l"]
@@ -18,11 +20,11 @@ class Roff:
         self._lines.append(f'.SH "{escaped(title.upper())}"')
 
     def text(self, text: str) -> None:
-        """Write text, filled into lines of its own width."""
+        """Write text, which the reader's terminal fills into lines."""
         self._lines.append(escaped(" ".join(text.split())))
 
     def paragraphs(self, text: str) -> None:
-        """Write text, a paragraph after each blank line; a paragraph with indented lines stays as it is."""
+        """Write text whose paragraphs are separated by blank lines. One with indented lines keeps its line breaks."""
         for paragraph in re.split(r"\n\n+", text.strip("\n")):
             if _INDENTED.search(paragraph):
                 self.literal(paragraph)
@@ -31,19 +33,19 @@ class Roff:
                 self.text(paragraph)
 
     def literal(self, text: str) -> None:
-        """Write lines as they are."""
+        """Write lines and keep their line breaks."""
         self._lines += [".PP", ".nf", *(escaped(line) for line in text.strip("\n").splitlines()), ".fi"]
 
     def item(self, tag: str, text: str) -> None:
-        """Write an item of a list: a tag in bold, and the text about it."""
+        """Write an item of a list: a tag in bold, then the text about it."""
         self._lines += [".TP", f"\\fB{escaped(tag)}\\fR", escaped(" ".join(text.split()))]
 
     def page(self) -> str:
-        """All of it."""
+        """The source text of the whole page."""
         return "\n".join(self._lines) + "\n"
 
 
 def escaped(text: str) -> str:
-    """Text that roff shows as it is."""
+    """The text with everything escaped that roff would interpret."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq")
     return f"\\&{text}" if text.startswith((".", "'")) else text

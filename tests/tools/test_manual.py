@@ -1,4 +1,6 @@
-"""The manual pages and the completion: all options and parameters are in them, and groff and bash take them."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The manual pages and the completion contain every option and parameter, and groff and bash accept them."""
 
 from __future__ import annotations
 
@@ -8,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from build_support import manual
-from build_support.roff import Roff, escaped
+from build_support import project
 from msgd.config import PARAMETERS
+from msgd.tools.manual.__main__ import main
+from msgd.tools.manual.roff import Roff, escaped
 from msgd.tools.msgcontrol.commands import COMMANDS
 
 PAGES = ["msgbench.1", "msgcontrol.1", "msgd-smb.conf.5", "msgd.8", "msgparm.1", "msgstatus.1"]
@@ -19,12 +22,13 @@ PAGES = ["msgbench.1", "msgcontrol.1", "msgd-smb.conf.5", "msgd.8", "msgparm.1",
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("manual")
-    assert manual.main([str(directory)]) == 0
+    programs = project.read(project.ROOT).programs
+    assert main([str(directory), *(f"{program.name}={program.module}" for program in programs)]) == 0
     return directory
 
 
 def shown(page: Path) -> str:
-    """A page as a terminal shows it, in one line; there must be nothing to complain of in its source."""
+    """A page as a terminal shows it, joined into one line. groff must not complain about its source."""
     done = subprocess.run(
         ["groff", "-man", "-ww", "-Tascii", "-P-c", "-P-b", "-P-u", "-rLL=300n", str(page)],
         capture_output=True,
@@ -52,12 +56,12 @@ def test_pages(made: Path, page: str) -> None:
     assert text.startswith(f"{name.upper()}({section})")
 
 
-def test_there_are_no_others(made: Path) -> None:
+def test_there_are_no_other_pages(made: Path) -> None:
     assert sorted(path.name for path in (made / "man").iterdir()) == PAGES
 
 
 @needs_groff
-def test_a_page_has_what_help_has(made: Path) -> None:
+def test_a_page_contains_the_help_text(made: Path) -> None:
     text = shown(made / "man" / "msgcontrol.1")
     for command in COMMANDS:
         assert f"{command.name} " in text
@@ -70,13 +74,13 @@ def test_a_page_has_what_help_has(made: Path) -> None:
 
 
 @needs_groff
-def test_every_parameter_is_written_up(made: Path) -> None:
+def test_every_parameter_is_described(made: Path) -> None:
     text = shown(made / "man" / "msgd-smb.conf.5")
     for parameter in PARAMETERS:
-        assert f" {parameter.name} {parameter.help[:1].upper()}{parameter.help[1:]}. Default: " in text
+        assert f" {parameter.name} {parameter.sentence} Default: " in text
 
 
-def test_what_roff_would_take_for_its_own() -> None:
+def test_text_is_escaped_for_roff() -> None:
     roff = Roff("a", 1, "0")
     roff.text(".TH is text, and so is a \\ and a -")
     assert roff.page().endswith("\\&.TH is text, and so is a \\e and a \\-\n")
@@ -101,4 +105,4 @@ def test_completion(made: Path, words: list[str], offered: set[str]) -> None:
     command = ["bash", "-u", "-c", script, "bash", str(made / "completion" / words[0]), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == ""
-    assert set(done.stdout.split()) | {"/etc/passwd-"} == offered | {"/etc/passwd-"}  # a backup that may be there
+    assert set(done.stdout.split()) | {"/etc/passwd-"} == offered | {"/etc/passwd-"}  # a backup file that may exist

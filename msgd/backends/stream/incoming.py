@@ -55,19 +55,15 @@ class Incoming:
         self._undelivered: dict[Connection, None] = {}
         """Connections with messages that have been read and not delivered: an outer receive() is about to do so."""
 
-    def receive(self, deliver: Deliver) -> None:
-        """Deliver what an outer receive() has read, then read every connection that has something, once."""
-        for connection in tuple(self._undelivered):
-            self._deliver(connection, deliver)
-        if not self._pool.is_closed and self._serve_events(deliver):
-            self._serve_events(deliver)  # the connections just accepted may hold messages already
+    def receive(self, deliver: Deliver) -> bool:
+        """Deliver what an outer receive() has read; then read each connection that is ready once, and accept.
 
-    def discard(self) -> None:
-        """Forget what has not been delivered."""
-        self._undelivered.clear()
-
-    def _serve_events(self, deliver: Deliver) -> bool:
-        """Read the connections that polled readable, and accept; whether there are new connections."""
+        Returns whether there are new connections.
+        """
+        for undelivered in tuple(self._undelivered):
+            self._deliver(undelivered, deliver)
+        if self._pool.is_closed:
+            return False
         accepted = False
         for fd, _ in self._poller.take_events():
             connection = self._by_fd.get(fd)
@@ -85,6 +81,10 @@ class Incoming:
             if self._pool.is_closed:
                 return False
         return accepted
+
+    def discard(self) -> None:
+        """Forget what has not been delivered."""
+        self._undelivered.clear()
 
     def _read(self, connection: Connection, deliver: Deliver) -> bool:
         """Receive once and deliver what that completes; False if there was nothing to receive."""

@@ -1,19 +1,29 @@
-"""Streams: what one process writes to another on a connection, in one direction.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The format of a stream: what one process writes to another on a connection, in one direction.
 
-A stream is a hello, then frames, until the end of the file.  All integers are little-endian, and both begin alike:
+A stream is a hello, then frames, until end of file.  All integers are little-endian.  A hello and a frame both begin
+with the same eight bytes:
 
     offset  size
     0       4     magic, `msgd`
     4       1     version, 1
     5       1     kind: 1 hello, 2 message
-    6       2     hello: 0; message: the number of file descriptors that ride with it (at most 127)
+    6       2     hello: 0; message: the number of file descriptors that ride on it (at most 127)
 
-Hello, 24 bytes: then u64 unique id of the process that writes; u64 number of the stream, which is higher than that of
-any stream the process has begun before.
+A hello has 24 bytes.  After these eight come
 
-Message: then u32 length of what follows, which is the 52-byte header and the data.  Descriptors (SCM_RIGHTS) are sent
-with the frame's first byte, so they are there before its last: a frame takes the number it announces from those that
-have come and not been taken.
+    8       8     u64 unique id of the process that writes
+    16      8     u64 number of the stream, higher than that of any stream this process has begun before
+
+A frame carries one message.  After the eight bytes come
+
+    8       4     u32 length of what follows
+    12      52    the message header (msgd/wire/header.py)
+    64            the data
+
+Descriptors (SCM_RIGHTS) are sent with the first byte of the frame, so they arrive before its last byte.  A frame takes
+as many as it announces, from those that have arrived and have not been taken.
 """
 
 from __future__ import annotations
@@ -39,22 +49,22 @@ _PLAIN_START = _START.pack(_MAGIC, _VERSION, _KIND_MESSAGE, 0)
 
 HELLO_SIZE = _HELLO.size
 HEADER_OFFSET = _FRAME_START.size
-"""Where the message header stands in a frame."""
+"""Offset of the message header in a frame."""
 FRAME_SIZE = _FRAME.size
 """Bytes of a frame before the data: its own 12 and the message header's 52."""
 
 LONG = 1 << 16
-"""Frames with more bytes than this, and not all there, are long ones to a FrameReader."""
+"""Bytes; to a FrameReader, a longer frame that has not all arrived is a long one."""
 
 _HEADERS_MAX = 64
-"""Different headers a reader remembers; the table is emptied when it is full."""
+"""Different headers that a reader remembers; the table is emptied when it is full."""
 
 LOST_FD = -1
-"""Stands for a descriptor that the kernel could not give to this process."""
+"""Stands in `fds` for a descriptor that the kernel could not give to this process."""
 
 
 class Hello(NamedTuple):
-    """Who writes the stream, and which of its streams it is."""
+    """Which process writes the stream, and which of its streams it is."""
 
     unique_id: int
     number: int
@@ -65,7 +75,7 @@ class Hello(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> Hello:
-        """Read HELLO_SIZE bytes; MalformedMessage if they are no hello."""
+        """Read HELLO_SIZE bytes.  Raises MalformedMessage if they are no hello."""
         start, unique_id, number = _HELLO.unpack(data)
         if start != _HELLO_START:
             raise MalformedMessage(f"a stream begins with {start.hex()}")
@@ -73,28 +83,28 @@ class Hello(NamedTuple):
 
 
 def pack_frame(dst: ServerID, src: ServerID, message_type: int, length: int, fds: int = 0) -> bytes:
-    """What stands before `length` bytes of data in the frame of a message with that number of descriptors.
+    """The bytes before the data in the frame of a message with `length` bytes of data and `fds` descriptors.
 
-    Raises ValueError if something does not fit.
+    Raises ValueError if a number does not fit its field.
     """
     start = _START.pack(_MAGIC, _VERSION, _KIND_MESSAGE, fds) if fds else _PLAIN_START
     try:
         return _FRAME.pack(start, HEADER_SIZE + length, *dst, *src, message_type)
     except struct.error:
-        pack_header(dst, src, message_type)  # tells what does not fit
+        pack_header(dst, src, message_type)  # its error names the number that does not fit
         raise
 
 
 class FrameReader:
     """Turns the bytes of one stream, in chunks of any size, into messages.
 
-    Frames come in chunks: feed() them.  When `long` is not 0, the frame that is coming has so many bytes of data that
-    they are better received into one piece of memory: begin_long() gives those that have come, finish_long() takes
-    them all.  A length is checked before anything is kept or allocated because of it.  A message from another pid than
-    `pid` is malformed.
+    Call feed() with each chunk.  When `long` is not 0, the frame that is arriving has that many bytes of data, so many
+    that they are better received into one piece of memory: begin_long() returns those that have arrived, and
+    finish_long() takes all of them.  A length is checked before anything is kept or allocated because of it.  A message
+    whose source is another pid than `pid` is malformed.
 
-    `fds` are the descriptors that have come and that no complete frame has taken; whoever closes the connection closes
-    them.  A frame whose descriptors the kernel could not give to this process has LOST_FD in their places.
+    `fds` are the descriptors that have arrived and that no complete frame has taken; whoever closes the connection
+    closes them.  A frame whose descriptors the kernel could not give to this process has LOST_FD in their places.
     """
 
     __slots__ = ("_decoder", "_headers", "_max_length", "_partial", "_pid", "_some_lost", "fds", "long")
@@ -103,7 +113,7 @@ class FrameReader:
         self._decoder = decoder
         self._pid = pid
         self._headers: dict[bytes, tuple[int, ServerID, ServerID]] = {}
-        """Type, source and destination by the 52 bytes that say so: most messages of a stream have the same few."""
+        """Type, source and destination by their 52 bytes; most messages of a stream have one of a few headers."""
         self._max_length = max_message_size + HEADER_SIZE
         self._partial = b""
         self._some_lost = False
@@ -112,13 +122,13 @@ class FrameReader:
 
     @property
     def is_in_frame(self) -> bool:
-        """Whether a frame has begun to come and is not complete."""
+        """Whether a frame has begun to arrive and is not complete."""
         return bool(self._partial)
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
-        """Yield the messages that a chunk completes; MalformedMessage where the bytes are no frame.
+        """Yield the messages that a chunk completes.  Exhaust it before calling anything else.
 
-        It must be exhausted before anything else is called.
+        Raises MalformedMessage where the bytes are no frame.
         """
         data = self._partial + chunk if self._partial else chunk
         position, size = 0, len(data)
@@ -127,7 +137,7 @@ class FrameReader:
             start, length = _FRAME_START.unpack_from(data, position)
             number = 0 if start == _PLAIN_START else _number_of_fds(start)
             if not HEADER_SIZE <= length <= max_length:
-                raise MalformedMessage(f"a frame of {length} bytes; it must have {HEADER_SIZE} to {max_length}")
+                raise MalformedMessage(f"a frame of {length} bytes; between {HEADER_SIZE} and {max_length} are allowed")
             end = position + HEADER_OFFSET + length
             if end > size:
                 if length > LONG and size - position >= FRAME_SIZE:
@@ -143,13 +153,13 @@ class FrameReader:
             self._check_fds()
 
     def begin_long(self) -> memoryview:
-        """The data of the long frame that has come."""
+        """The data of the long frame that has arrived so far."""
         data = memoryview(self._partial)[FRAME_SIZE:]
         self._partial = self._partial[:FRAME_SIZE]
         return data
 
     def finish_long(self, data: bytes) -> Message:
-        """The message of the long frame with all its data."""
+        """The message of the long frame, whose data is complete."""
         addresses = self._decode_header(self._partial[HEADER_OFFSET:])
         fds = self._take_fds(_number_of_fds(self._partial[: _START.size]))
         self._partial, self.long = b"", 0
@@ -158,31 +168,35 @@ class FrameReader:
     def _decode_header(self, header: bytes) -> tuple[int, ServerID, ServerID]:
         message_type, src, dst, _, _ = self._decoder.decode(header)
         if src.pid != self._pid:
-            raise MalformedMessage(f"its source says pid {src.pid}")
+            raise MalformedMessage(f"its source claims to be pid {src.pid}")
         if len(self._headers) >= _HEADERS_MAX:
             self._headers.clear()
         self._headers[header] = addresses = (message_type, src, dst)
         return addresses
 
     def add_fds(self, fds: Iterable[int], *, complete: bool) -> None:
-        """Take descriptors that have come; if they are not complete, the kernel has kept those behind them."""
+        """Take descriptors that have arrived.
+
+        If they are not `complete`, the kernel has kept those after them.  Raises MalformedMessage if there are too
+        many.
+        """
         self.fds.extend(fds)
         self._some_lost = not complete
-        if len(self.fds) > 2 * MAX_FDS:  # those of a frame that is coming, and of the next
-            raise MalformedMessage(f"{len(self.fds)} descriptors came that no frame takes")
+        if len(self.fds) > 2 * MAX_FDS:  # those of the frame that is arriving, and of the next one
+            raise MalformedMessage(f"{len(self.fds)} descriptors arrived that no frame takes")
 
     def _take_fds(self, number: int) -> tuple[int, ...]:
         taken = self.fds[:number]
         if len(taken) < number:
             if not self._some_lost:
-                raise MalformedMessage(f"a frame announces {number} descriptors and {len(taken)} came")
+                raise MalformedMessage(f"a frame announces {number} descriptors and {len(taken)} arrived")
             taken += [LOST_FD] * (number - len(taken))
         self._some_lost = False
         del self.fds[:number]
         return tuple(taken)
 
     def _check_fds(self) -> None:
-        """Raise MalformedMessage if more descriptors are held than the frame that is coming can take."""
+        """Raise MalformedMessage if more descriptors are held than the frame that is arriving can take."""
         if not self._partial:
             announced = 0
         elif len(self._partial) < _START.size:
@@ -190,7 +204,7 @@ class FrameReader:
         else:
             announced = _number_of_fds(self._partial[: _START.size])
         if len(self.fds) > announced:
-            raise MalformedMessage(f"{len(self.fds)} descriptors came that no frame announces")
+            raise MalformedMessage(f"{len(self.fds)} descriptors arrived that no frame announces")
 
 
 def _number_of_fds(start: bytes) -> int:

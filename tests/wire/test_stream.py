@@ -1,4 +1,6 @@
-"""The format, without a socket: any chunks, any bytes."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The stream format without a socket: chunks of any size, and arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ MAX = LONG + 1000
 
 
 def read(reader: FrameReader, chunks: Sequence[bytes]) -> list[Message]:
-    """What a reader makes of chunks; long frames are put together as a connection does."""
+    """The messages in these chunks; long frames are collected as a Connection does."""
     messages: list[Message] = []
     for chunk in chunks:
         rest = chunk
@@ -64,7 +66,7 @@ def test_golden_frame() -> None:
     cuts=st.lists(st.integers(1, LONG), min_size=1, max_size=20),
 )
 def test_any_chunks(sizes: list[int], cuts: list[int]) -> None:
-    """Whatever the pieces are that the bytes come in, the messages are the same."""
+    """The messages are the same, however their bytes are cut into chunks."""
     data = [bytes([number]) * size for number, size in enumerate(sizes)]
     stream = b"".join(pack_frame(DST, SRC, 9, len(one)) + one for one in data)
     chunks, position = [], 0
@@ -84,7 +86,7 @@ def test_byte_by_byte() -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage(data: bytes) -> None:
-    """Either it is malformed, or it may still become a frame."""
+    """Arbitrary bytes are malformed, unless they are the beginning of a frame."""
     reader = new_reader()
     try:
         assert list(reader.feed(data)) == []
@@ -100,14 +102,14 @@ def test_garbage_for_a_hello(data: bytes) -> None:
 
 @pytest.mark.parametrize("length", [0, 51, MAX + 52 + 1, 0xFFFFFFFF])
 def test_lying_length(length: int) -> None:
-    """It is found out as soon as the length is there, before anything is kept for it."""
+    """A length out of range is refused as soon as it has arrived, before memory is allocated for it."""
     reader = new_reader()
-    with pytest.raises(MalformedMessage, match=r"must have 52 to"):
+    with pytest.raises(MalformedMessage, match="between 52 and"):
         list(reader.feed(b"msgd\x01\x02\x00\x00" + struct.pack("<I", length)))
     assert reader.long == 0
 
 
-def test_the_longest_is_taken() -> None:
+def test_longest_message() -> None:
     stream = pack_frame(DST, SRC, 9, MAX) + bytes(MAX)
     assert [len(message.data) for message in read(new_reader(), [stream[:100], stream[100:]])] == [MAX]
 
@@ -123,28 +125,28 @@ def test_lying_start(start: bytes) -> None:
 
 
 @pytest.mark.parametrize("field", ["pid", "task_id", "vnn", "unique_id"])
-def test_what_does_not_fit_is_named(field: str) -> None:
+def test_error_names_the_field_that_does_not_fit(field: str) -> None:
     with pytest.raises(ValueError, match=field.split("_")[0]):
         pack_frame(DST._replace(**{field: 1 << 64}), SRC, 9, 0)
 
 
 def test_lying_source() -> None:
-    """The messages before it count."""
+    """The messages before the forged one are delivered."""
     messages: list[Message] = []
     stream = pack_frame(DST, SRC, 9, 0) + pack_frame(DST, SRC._replace(pid=4), 9, 0)
-    with pytest.raises(MalformedMessage, match="says pid 4"):
+    with pytest.raises(MalformedMessage, match="claims to be pid 4"):
         messages.extend(new_reader().feed(stream))
     assert messages == [Message(9, SRC, DST, b"")]
 
 
 def test_any_number_of_headers() -> None:
-    """More of them than a reader remembers."""
+    """A stream may have more different headers than a reader remembers."""
     stream = b"".join(pack_frame(DST, SRC, number % 100, 0) for number in range(300))
     assert [message.type for message in read(new_reader(), [stream])] == [number % 100 for number in range(300)]
 
 
 class TestDescriptors:
-    """Which frame takes which; the numbers are no real descriptors."""
+    """Which frame takes which descriptors; these numbers are no real ones."""
 
     def test_in_order(self) -> None:
         reader = new_reader()
@@ -153,7 +155,7 @@ class TestDescriptors:
         assert [message.fds for message in read(reader, [stream])] == [(10, 11), (), (12,)]
         assert reader.fds == []
 
-    def test_they_come_before_the_rest_of_their_frame(self) -> None:
+    def test_arriving_before_the_rest_of_the_frame(self) -> None:
         reader = new_reader()
         stream = pack_frame(DST, SRC, 1, LONG, 1) + bytes(LONG)
         reader.add_fds([10], complete=True)
@@ -165,17 +167,17 @@ class TestDescriptors:
         reader.add_fds([10], complete=True)
         with pytest.raises(MalformedMessage, match="announces 2"):
             list(reader.feed(pack_frame(DST, SRC, 1, 0, 2)))
-        assert reader.fds == [10], "whoever closes the connection closes it"
+        assert reader.fds == [10], "the connection closes it"
 
     @pytest.mark.parametrize("rest", [0, 20])
-    def test_nobody_asked_for_them(self, rest: int) -> None:
+    def test_unannounced(self, rest: int) -> None:
         reader = new_reader()
         reader.add_fds([10], complete=True)
         frames = pack_frame(DST, SRC, 1, 0) * 2
         with pytest.raises(MalformedMessage, match="no frame announces"):
             list(reader.feed(frames[: FRAME_SIZE + rest]))
 
-    def test_heaped_up(self) -> None:
+    def test_too_many_held(self) -> None:
         reader = new_reader()
         reader.add_fds(range(127), complete=True)
         reader.add_fds(range(127), complete=True)
@@ -183,7 +185,7 @@ class TestDescriptors:
             reader.add_fds([1], complete=True)
 
     def test_lost_by_the_kernel(self) -> None:
-        """Only the frame that they were for goes without."""
+        """Only the frame whose descriptors the kernel kept has LOST_FD in their places."""
         reader = new_reader()
         reader.add_fds([10], complete=False)
         assert [message.fds for message in read(reader, [pack_frame(DST, SRC, 1, 0, 3)])] == [(10, LOST_FD, LOST_FD)]

@@ -1,4 +1,6 @@
-"""Fixtures of the stream backend's own tests: small bounds, so that they are reached."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Fixtures of the stream transport's own tests.  The tests set small bounds, so that they are reached."""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ class Connect(Protocol):
 
 
 class StartPeer(Protocol):
-    """Starts a peer, with other settings if they are given; all are killed at the end of the test."""
+    """Starts a peer, with the settings given; all peers are killed at the end of the test."""
 
     def __call__(self, **overrides: Any) -> Peer: ...
 
@@ -49,7 +51,7 @@ def config(make_config: MakeConfig) -> Config:
 
 @pytest.fixture
 def messaging(config: Config) -> Iterator[Messaging]:
-    """A context of the test's own process."""
+    """A context in the test's own process."""
     with Messaging(config) as messaging:
         yield messaging
 

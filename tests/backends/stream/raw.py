@@ -1,4 +1,6 @@
-"""Streams made by hand: what a process sends that is not msgd, or is up to no good."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Streams written by hand, as a broken or hostile process would write them."""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class RawConnection:
         self.socket.connect(str(Path(config.socket_directory, str(pid))))
 
     def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        """Write it, the descriptors with its first byte; the other side may end the connection before all is."""
+        """Write data, the descriptors with its first byte; no error if the other side ends the connection first."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         with contextlib.suppress(ConnectionError):
             sent = self.socket.sendmsg([data], rights)
@@ -38,7 +40,7 @@ class RawConnection:
         self.socket.close()
 
     def is_ended(self) -> bool:
-        """Wait for the end of what the other side says; whether it has said nothing before."""
+        """Wait for the end of the other side's stream; whether the stream was empty."""
         try:
             return self.socket.recv(1) == b""
         except ConnectionError:
@@ -46,7 +48,7 @@ class RawConnection:
 
 
 def frame(dst: ServerID, data: bytes, *, src: int | None = None, message_type: int = TEXT, fds: int = 0) -> bytes:
-    """The frame of a message from this process, or from whom it claims to be."""
+    """The frame of a message from this process, or from the pid `src` that it claims to come from."""
     return pack_frame(dst, ServerID(os.getpid() if src is None else src), message_type, len(data), fds) + data
 
 
@@ -64,7 +66,7 @@ def stranger(config: Config, dst: ServerID, body: Callable[[RawConnection, Chann
 
 
 def says(*pieces: bytes) -> Callable[[RawConnection, Channel], None]:
-    """A stranger's body that writes these pieces."""
+    """A body for stranger() that writes these pieces."""
 
     def body(connection: RawConnection, channel: Channel) -> None:
         for piece in pieces:
@@ -74,7 +76,7 @@ def says(*pieces: bytes) -> Callable[[RawConnection, Channel], None]:
 
 
 def collect(messaging: Messaging) -> list[bytes]:
-    """The data of the messages of type TEXT that come in from now on."""
+    """A list that receives the data of each message of type TEXT from now on."""
     received: list[bytes] = []
     messaging.register(TEXT, lambda message: received.append(message.data))
     return received
@@ -86,22 +88,22 @@ def dropped(messaging: Messaging) -> int:
 
 
 def dispatch_until_dropped(messaging: Messaging, number: int) -> None:
-    """Dispatch until that many messages have been dropped, and fail if it is one more."""
+    """Dispatch until that many messages have been dropped, and fail if there are more."""
     dispatch_until(messaging, lambda: dropped(messaging) >= number)
     assert dropped(messaging) == number, messaging.statistics().drops
 
 
 def sockets() -> int:
-    """How many sockets this process has open."""
+    """The number of sockets that this process has open."""
     found = 0
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the listing's own
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
             found += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
     return found
 
 
 def accepted(config: Config) -> int:
-    """How many connections to this process's endpoint have been accepted and are open."""
+    """The number of connections to this process's endpoint that have been accepted and are open."""
     path = str(Path(config.socket_directory, str(os.getpid())))
     sockets = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     return sum(one[-1] == path and one[5] == _CONNECTED for one in sockets)

@@ -1,4 +1,6 @@
-"""Connections come and go; messages do not."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Connections begin and end; messages are neither lost nor doubled nor reordered."""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ from tests.support.harness import (
 )
 
 BIG = 400_000
-"""Bytes that no socket buffer takes at once."""
+"""Bytes; no socket buffer takes them at once."""
 
 
 def send_numbered(session: Session, dst: ServerID, first: int, number: int, size: int = 8) -> None:
@@ -53,7 +55,7 @@ def count_sockets(session: Session) -> int:
 
 
 def take_numbers(session: Session, number: int) -> list[int]:
-    """The numbers in the next messages."""
+    """The numbers in the next messages; then drain what is queued."""
     numbers = [int.from_bytes(data[:8], "little") for data in take_data(session, number)]
     drain(session.messaging)
     return numbers
@@ -77,7 +79,7 @@ def test_answers_use_the_same_connection(start: StartPeer) -> None:
 @pytest.mark.parametrize("lower_first", [True, False])
 @pytest.mark.parametrize("rounds", list(itertools.product("lh", repeat=3)), ids="".join)
 def test_simultaneous_connect(start: StartPeer, *, rounds: tuple[str, ...], lower_first: bool, size: int) -> None:
-    """Both have connected before either has accepted; whoever dispatches first, one connection is left."""
+    """Both connect before either has accepted; whichever dispatches first, one connection is left."""
     lower, higher = sorted((start(), start()), key=lambda peer: peer.pid)
     before = lower.call(count_sockets), higher.call(count_sockets)
     pairs = [(lower, higher), (higher, lower)]
@@ -111,7 +113,7 @@ def test_to_oneself(messaging: Messaging) -> None:
 
 
 class Ledger:
-    """What a peer has sent and received, by other process, each message with its number."""
+    """What a peer has sent to and received from each process; each message carries its number."""
 
     def __init__(self, session: Session, sizes: list[int], seed: int) -> None:
         self.session = session
@@ -123,7 +125,7 @@ class Ledger:
         session.messaging.register(TEXT + 1, self.take)
 
     def take(self, message: Message) -> None:
-        """Fail unless it is the next one of its sender, whole; answer one in four."""
+        """Fail unless it is its sender's next message, complete; answer it if it asks for that."""
         number, size, answer = struct.unpack_from("<III", message.data)
         pid = message.src.pid
         assert (number, size) == (self.received[pid], len(message.data)), f"from {pid}"
@@ -152,7 +154,7 @@ def enter(session: Session, dst: ServerID) -> None:
 
 
 def balance(session: Session) -> tuple[Counter[int], Counter[int], int, int]:
-    """What was sent and received after one more dispatch; handlers that failed, messages that were dropped."""
+    """Dispatch once; then what was sent and received, and the number of handler errors and of drops."""
     session.messaging.dispatch()
     ledger: Ledger = session.kept[0]
     statistics = session.messaging.statistics()
@@ -161,7 +163,7 @@ def balance(session: Session) -> tuple[Counter[int], Counter[int], int, int]:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_any_order_of_events(start: StartPeer, seed: int) -> None:
-    """Four processes with a cache of one do things in turn, so a failure can be had again by its seed."""
+    """Four processes with a cache of one act in turn, so that the seed reproduces a failure."""
     chance = random.Random(seed)
     peers = [start(connection_cache=1) for _ in range(4)]
     for peer in peers:
@@ -176,7 +178,7 @@ def test_any_order_of_events(start: StartPeer, seed: int) -> None:
 
 
 def _settle(peers: list[Peer]) -> None:
-    """Dispatch in turn until everything that was sent has been received, each message once."""
+    """Dispatch in turn until everything that was sent has been received, each message exactly once."""
     deadline = time.monotonic() + PATIENCE
     while True:
         balances = {peer.pid: peer.call(balance) for peer in peers}
@@ -189,7 +191,7 @@ def _settle(peers: list[Peer]) -> None:
 
 
 def exchange(session: Session, pids: list[int], number: int) -> None:
-    """Send `number` messages to each process and take as many from it, in any order that it goes."""
+    """Send `number` messages to each process, in random order, and receive as many from each."""
     ledger: Ledger = session.kept[0]
     todo = [pid for pid in pids if pid != os.getpid() for _ in range(number)]
     ledger.random.shuffle(todo)
@@ -215,7 +217,7 @@ def test_fifty_peers_and_a_cache_of_three(start: StartPeer) -> None:
 
 
 def test_more_peers_than_connections_may_be_open(start: StartPeer) -> None:
-    """Even where everybody is in the middle of a message, all get through."""
+    """All messages arrive, even if every process is in the middle of one."""
     peers = [start(connection_cache=1, max_connections=4) for _ in range(8)]
     pids = [peer.pid for peer in peers]
     for seed, peer in enumerate(peers):
@@ -227,7 +229,7 @@ def test_more_peers_than_connections_may_be_open(start: StartPeer) -> None:
     _settle(peers)
 
 
-def test_least_recently_used_goes_first(make_config: MakeConfig, start: StartPeer) -> None:
+def test_least_recently_used_ends_first(make_config: MakeConfig, start: StartPeer) -> None:
     peers = [start() for _ in range(3)]
     before = [peer.call(count_sockets) for peer in peers]
     with Messaging(make_config(connection_cache=2)) as messaging:
@@ -247,7 +249,7 @@ def test_least_recently_used_goes_first(make_config: MakeConfig, start: StartPee
         assert [peer.call(count_sockets) - old for peer, old in zip(peers, before, strict=True)] == [0, 1, 1]
 
 
-def test_never_one_with_unsent_data(make_config: MakeConfig, start: StartPeer) -> None:
+def test_unsent_data_protects_a_connection(make_config: MakeConfig, start: StartPeer) -> None:
     slow, *others = (start() for _ in range(5))
     with Messaging(make_config(connection_cache=1)) as messaging:
         assert messaging.send(slow.server_id, TEXT, bytes(BIG)) is SendStatus.QUEUED
@@ -270,7 +272,7 @@ def _is_full(messaging: Messaging, peer: Peer, text: bytes) -> bool:
 
 
 def test_slow_reader(make_config: MakeConfig, start: StartPeer) -> None:
-    """It fills its own queue and nobody else's; what was accepted arrives."""
+    """It fills its own queue only; what was accepted arrives."""
     slow, quick = start(), start()
     with Messaging(make_config(send_queue_messages=20)) as messaging:
         texts: list[bytes] = []
@@ -286,7 +288,7 @@ def test_slow_reader(make_config: MakeConfig, start: StartPeer) -> None:
 
 
 def listen_with_short_backlog(config: Config) -> Child:
-    """A living process that has a lock file and a listener which takes one connection and then no more."""
+    """A living process that has a lock file and a listener whose backlog holds one connection."""
 
     def body(channel: Channel) -> None:
         presence = Presence(config)
@@ -304,7 +306,7 @@ def listen_with_short_backlog(config: Config) -> Child:
 
 
 def test_full_backlog(messaging: Messaging, config: Config) -> None:
-    """Nothing tells when there is room, and still fileno() and flush() go on by themselves."""
+    """No descriptor reports room in the backlog; the timer makes fileno() and flush() try again."""
     with listen_with_short_backlog(config) as child:
         child.hear()
         first = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -334,11 +336,11 @@ def test_full_backlog_of_a_process_that_dies(messaging: Messaging, config: Confi
     first.close()
 
 
-# Dying and lying
+# Dead processes and false names
 
 
-def test_sender_that_ends_at_once(messaging: Messaging, start: StartPeer) -> None:
-    """What it has written arrives, though it was dead before it was accepted."""
+def test_sender_that_dies_at_once(messaging: Messaging, start: StartPeer) -> None:
+    """What it wrote arrives, although it died before its connection was accepted."""
     peer = start()
     peer.call(send_numbered, messaging.server_id, 0, 100)
     peer.kill()
@@ -347,8 +349,8 @@ def test_sender_that_ends_at_once(messaging: Messaging, start: StartPeer) -> Non
     assert [int.from_bytes(data, "little") for data in received] == list(range(100))
 
 
-def test_unread_answers_do_not_take_messages_with_them(messaging: Messaging, start: StartPeer) -> None:
-    """A socket that is closed with something unread in it reports a reset, but only after what it has sent."""
+def test_reset_comes_after_the_last_message(messaging: Messaging, start: StartPeer) -> None:
+    """A socket closed with unread data reports a reset, but only after everything it sent has been read."""
     peer = start()
     peer.call(send_numbered, messaging.server_id, 0, 1)
     received = collect(messaging)
@@ -362,7 +364,7 @@ def test_unread_answers_do_not_take_messages_with_them(messaging: Messaging, sta
 
 
 def test_killed_during_an_exchange(start: StartPeer, messaging: Messaging) -> None:
-    """The rest go on; what was for the dead is counted, and its connection is gone."""
+    """The others go on; messages for the dead process are counted as dropped, and its connection is gone."""
     victim, other = start(), start()
     other.begin(serve)
     for text in (b"x", bytes(BIG)) * 20:
@@ -381,7 +383,7 @@ def test_killed_during_an_exchange(start: StartPeer, messaging: Messaging) -> No
 
 
 def test_handler_that_sends_to_the_dead(messaging: Messaging, start: StartPeer) -> None:
-    """Gathering does not make it believe that they live, even if they have died in this very round."""
+    """send() raises NoSuchProcess while gathering, too, even if the process died in the same round."""
     dead, peer = start(), start()
     messaging.send(dead.server_id, TEXT, b"hello")
     errors: list[Exception] = []
@@ -399,8 +401,8 @@ def test_handler_that_sends_to_the_dead(messaging: Messaging, start: StartPeer) 
     assert messaging.statistics().queued_messages == 0
 
 
-def test_somebody_elses_socket(messaging: Messaging, config: Config) -> None:
-    """A lock file says that the pid lives, but who listens under its name is another process."""
+def test_socket_of_another_process(messaging: Messaging, config: Config) -> None:
+    """The lock file says that the pid is alive, but another process listens under its name."""
 
     def body(channel: Channel) -> None:
         presence = Presence(config)
@@ -412,7 +414,7 @@ def test_somebody_elses_socket(messaging: Messaging, config: Config) -> None:
         child.hear()
         listener.bind(f"{config.socket_directory}/{child.pid}")
         listener.listen()
-        with no_fd_leaks(), pytest.raises(NoSuchProcess, match=f"listens pid {os.getpid()}"):
+        with no_fd_leaks(), pytest.raises(NoSuchProcess, match=f"pid {os.getpid()}, uid .*, listens at"):
             messaging.send(child.pid, TEXT, b"")
 
 
@@ -430,13 +432,13 @@ def send_to_the_dead(session: Session, dst: ServerID) -> str:
     return "no error"
 
 
-def test_sigpipe_kills_nobody(start: StartPeer) -> None:
+def test_no_sigpipe(start: StartPeer) -> None:
     sender, victim = start(), start()
     assert str(victim.pid) in sender.call(send_to_the_dead, victim.server_id)
 
 
 def test_reopened_endpoint(messaging: Messaging, start: StartPeer) -> None:
-    """Whoever has the pid now is found at the first try; the one that had it is gone."""
+    """The process that has the pid now is reached at the first attempt; the former one is gone."""
     peer = start()
     messaging.send(peer.pid, TEXT, b"old")
     renewed = peer.call(_reopen)
@@ -458,7 +460,7 @@ def _reopen(session: Session) -> ServerID:
 
 
 def test_dispatch_inside_a_handler(messaging: Messaging, start: StartPeer) -> None:
-    """It goes on where the dispatch around it is; nothing overtakes."""
+    """It continues where the outer dispatch stopped; no message overtakes another."""
     peer = start()
     received: list[int] = []
 

@@ -1,4 +1,6 @@
-"""Handlers' messages leave together; what is sent outside dispatch leaves at once."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Messages that handlers send leave together; messages sent outside dispatch leave at once."""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from tests.support.harness import TEXT, Session, dispatch_until, take_data
 
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The size of each write that this process makes and that is not empty."""
+    """The size of each write of this process that is not empty."""
     sizes: list[int] = []
     write = Connection.write
 
@@ -33,7 +35,7 @@ def send_texts(session: Session, dst: ServerID, number: int) -> None:
 
 
 def echo(messaging: Messaging, *, also: ServerID | None = None) -> list[SendStatus]:
-    """Answer every message, and send it to a third process; what became of the answers."""
+    """Answer every message, and copy it to the process `also`; the list receives the status of each answer."""
     answered: list[SendStatus] = []
 
     def handler(message: Message) -> None:
@@ -76,8 +78,8 @@ def test_size_bound(make_config: MakeConfig, start: StartPeer, writes: list[int]
         assert peer.call(take_data, 50) == [b"%03d" % one for one in range(50)]
 
 
-def test_long_ones_keep_their_place(messaging: Messaging, start: StartPeer) -> None:
-    """What is too long to be gathered does not overtake what is, nor is it overtaken."""
+def test_long_messages_keep_their_place(messaging: Messaging, start: StartPeer) -> None:
+    """A message too long to be gathered neither overtakes the gathered ones nor is overtaken."""
     peer = start()
     texts = [b"a", bytes(70_000), b"b", b"c", bytes(300_000), b"d", bytes(70_000), b"e"]
 

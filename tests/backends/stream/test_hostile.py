@@ -1,4 +1,6 @@
-"""What peers may do to a process: it costs the others nothing."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""What hostile and broken peers do to a process costs the other peers nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def send_honest(session: Session, pid: int) -> None:
 
 @contextlib.contextmanager
 def unharmed(messaging: Messaging, received: list[bytes], honest: Peer) -> Iterator[None]:
-    """Fail unless an honest peer's message comes through after the block."""
+    """Fail unless an honest peer's message arrives after the block."""
     yield
     before = len(received)
     honest.call(send_honest, os.getpid())
@@ -54,7 +56,7 @@ def unharmed(messaging: Messaging, received: list[bytes], honest: Peer) -> Itera
 
 
 def test_byte_by_byte(messaging: Messaging, connect: Connect, start: StartPeer) -> None:
-    """The slowest writer there is: everybody else is served between two of its bytes."""
+    """Other peers are served between two bytes of the slowest writer there can be."""
     honest, received = start(), collect(messaging)
     connection = connect()
     for byte in HELLO + frame(messaging.server_id, b"slow") * 2:
@@ -72,7 +74,7 @@ def test_byte_by_byte(messaging: Messaging, connect: Connect, start: StartPeer) 
 
 @pytest.mark.parametrize("cut", [1, 23, 24, 30, 75, 88, 200_000], ids=lambda cut: f"{cut} bytes")
 def test_killed_in_the_middle(messaging: Messaging, config: Config, start: StartPeer, cut: int) -> None:
-    """Half a message is counted and gone; half a hello is nobody's message."""
+    """Half a message is dropped and counted; half a hello is not counted, as it is no message."""
     honest, received = start(), collect(messaging)
     whole = HELLO + frame(messaging.server_id, bytes(BIG))
     expected = 1 if cut > len(HELLO) else 0
@@ -87,7 +89,7 @@ def test_killed_in_the_middle(messaging: Messaging, config: Config, start: Start
 
 
 def test_memory_for_long_messages_is_bounded(make_config: MakeConfig, start: StartPeer) -> None:
-    """Six processes have announced a MiB each and send next to nothing of it; two MiB is the bound for all."""
+    """Six processes announce a MiB each and send one byte of it; the bound is two MiB for all."""
     honest, size = start(), 1 << 20
     config = make_config(max_message_size=size, receive_buffer_bytes=2 * size)
 
@@ -114,7 +116,7 @@ def test_memory_for_long_messages_is_bounded(make_config: MakeConfig, start: Sta
 
 @pytest.mark.parametrize("length", [0, 51, (16 << 20) + 53, 0xFFFFFFFF])
 def test_lying_length(messaging: Messaging, connect: Connect, length: int) -> None:
-    """It is refused before there is memory for it."""
+    """It is refused before memory is allocated for it."""
     lie = HELLO + b"msgd\x01\x02\x00\x00" + struct.pack("<I", length) + bytes(100)
     connection = connect()
     tracemalloc.start()
@@ -131,7 +133,7 @@ def test_lying_length(messaging: Messaging, connect: Connect, length: int) -> No
 
 
 def test_thousand_connections_of_one_process(messaging: Messaging, config: Config, start: StartPeer) -> None:
-    """They are one connection: who opens a second one has ended the first."""
+    """They count as one connection: opening the second ends the first."""
     honest, received = start(), collect(messaging)
 
     def body(channel: Channel) -> None:
@@ -152,7 +154,7 @@ def test_thousand_connections_of_one_process(messaging: Messaging, config: Confi
 
 
 def test_silent_processes(make_config: MakeConfig, start: StartPeer) -> None:
-    """Those that connect and say nothing are kept up to a bound; the oldest goes first, and is counted."""
+    """Connections without a hello are kept up to a bound; past it the oldest is ended and counted."""
     honest = start()
     config = make_config(half_open_connections=3)
     with Messaging(config) as messaging, contextlib.ExitStack() as stack:
@@ -166,7 +168,7 @@ def test_silent_processes(make_config: MakeConfig, start: StartPeer) -> None:
 
 
 def test_bound_on_all_connections(make_config: MakeConfig, start: StartPeer) -> None:
-    """Whoever is in the middle of something for long makes room for the others."""
+    """A connection that has been in the middle of a message for long makes room for another."""
     honest = start()
     config = make_config(max_connections=4)
     with Messaging(config) as messaging, contextlib.ExitStack() as stack:
@@ -203,7 +205,7 @@ def _waiting(messaging: Messaging) -> bool:
 
 
 def test_lying_pid(messaging: Messaging, connect: Connect, start: StartPeer) -> None:
-    """What came before the lie counts, what came after it does not."""
+    """Messages before the forged one are delivered, those after it are not."""
     honest, received = start(), collect(messaging)
     connection = connect()
     connection.send(HELLO)
@@ -218,7 +220,7 @@ def test_lying_pid(messaging: Messaging, connect: Connect, start: StartPeer) -> 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
 @pytest.mark.parametrize("trusted", [False, True])
 def test_wrong_user(make_config: MakeConfig, scratch: Path, *, trusted: bool) -> None:
-    """Not a byte is read: the connection is closed and counted; a user who is trusted is heard."""
+    """The connection is closed unread, and counted; a trusted user is heard."""
     scratch.chmod(0o755)
     (scratch / "lock").mkdir(mode=0o755)
     (scratch / "lock" / "msg.sock").mkdir(mode=0o711)
@@ -248,7 +250,7 @@ def test_wrong_user(make_config: MakeConfig, scratch: Path, *, trusted: bool) ->
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(garbage=st.binary(max_size=300), begun=st.booleans(), cut=st.integers(0, 80), fds=st.integers(0, 3))
 def test_garbage(messaging: Messaging, connect: Connect, garbage: bytes, cut: int, fds: int, *, begun: bool) -> None:
-    """Any bytes and descriptors at any place: no exception, no leak, and an honest message goes through."""
+    """Arbitrary bytes and descriptors anywhere: no exception, no leak, and an honest message arrives."""
     received = collect(messaging)
     with no_fd_leaks():
         connection = connect()
@@ -276,7 +278,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def test_descriptors_on_split_frames(messaging: Messaging, connect: Connect, pipe: tuple[int, int]) -> None:
-    """They belong to the frame with whose first byte they came, however it is cut, and are close-on-exec."""
+    """They belong to the frame with whose first byte they arrived, and are close-on-exec."""
     taken: list[tuple[bytes, int]] = []
 
     def handler(message: Message) -> None:
@@ -310,13 +312,13 @@ def send_with_pipe(session: Session, dst: int, size: int) -> None:
 
 
 def read_pipe(session: Session) -> bytes:
-    """What came out of the pipe; it is open nowhere else."""
+    """What came out of the pipe; its writing end is open nowhere else."""
     drain(session.messaging)
     return b"".join(iter(lambda: os.read(session.kept[0], 100), b""))
 
 
 def test_descriptors_of_a_repeated_frame(start: StartPeer) -> None:
-    """The frame was cut when two connections became one; it comes again, with its descriptors."""
+    """A simultaneous connect cuts the frame; it is sent again with its descriptors."""
     lower, higher = sorted((start(), start()), key=lambda peer: peer.pid)
     higher.call(send_with_pipe, lower.pid, BIG)
     lower.call(send_honest, higher.pid)
@@ -350,7 +352,7 @@ def _write_into_fd(session: Session) -> int:
 
 
 @pytest.mark.parametrize("place", ["hello", "unannounced", "too few", "too many"])
-def test_descriptors_nobody_asked_for(
+def test_unannounced_descriptors(
     messaging: Messaging, config: Config, connect: Connect, pipe: tuple[int, int], place: str
 ) -> None:
     received = collect(messaging)
@@ -396,7 +398,7 @@ def no_descriptors_left() -> Iterator[Callable[[], None]]:
 
 
 def test_accepting_without_descriptors(messaging: Messaging, start: StartPeer) -> None:
-    """One more connection is always taken; the others wait in the backlog until descriptors come back."""
+    """One more connection is always accepted; the others wait in the backlog until there are descriptors."""
     peers = [start() for _ in range(4)]
     received = collect(messaging)
     for peer in peers:

@@ -1,4 +1,6 @@
-"""Long messages are not copied over and over: at most twice in Python on either side, the queued one not at all."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Long messages are copied at most twice in Python by the receiver, and not at all by the sender, even if queued."""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ SMALL = 1 << 20
 
 
 def peak_of_sending(session: Session, dst: ServerID) -> int:
-    """Bytes allocated at most from send() to the answer."""
+    """The peak of the bytes allocated between send() and the answer."""
     data = bytes(LENGTH)
     tracemalloc.start()
     session.messaging.send(dst, TEXT, data)
@@ -22,7 +24,7 @@ def peak_of_sending(session: Session, dst: ServerID) -> int:
 
 
 def peak_of_receiving(session: Session) -> int:
-    """Bytes allocated at most until the message, the data included, is in its handler, which answers."""
+    """The peak of the bytes allocated until the handler has the message, data included, and has answered."""
     lengths: list[int] = []
 
     def take(message: Message) -> None:
@@ -38,7 +40,7 @@ def peak_of_receiving(session: Session) -> int:
 
 
 def test_sixteen_mebibytes(start: StartPeer) -> None:
-    """More than the socket holds, so most of it is queued."""
+    """The socket holds less than that, so most of the message is queued."""
     sender, receiver = start(), start()
     sender.begin(peak_of_sending, receiver.server_id)
     receiver.begin(peak_of_receiving)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Accepting: the socket that other processes connect to, and who is let in.
+
+Rule 1. SO_PEERCRED tells whose connection it is before a byte of it is read.  Users who are not trusted are turned
+away, counted and logged.
+
+Rule 2. Where there is no room for another connection (pool.py) or no descriptor left, the rest waits in the backlog.
+The listening socket is not polled until the poller's timer has fired, or epoll would report it all the time.
+
+Rule 3. accept_all() ignores the bounds.  It runs before a hello is taken, because an older stream of the same process
+may still be in the backlog (incoming.py, rule 3).
+"""
+
+from __future__ import annotations
+
+from msgd.backends.sockets import bind_socket
+from msgd.backends.stream.connection import new_socket
+from msgd.backends.stream.poller import RETRY_INTERVAL, Poller
+from msgd.backends.stream.pool import Pool
+from msgd.drops import Drops
+from msgd.linux import Credentials
+from msgd.presence import Presence
+
+_BACKLOG = 4096
+"""Connections that may wait to be accepted; the kernel's own bound (net.core.somaxconn) is the same by default."""
+
+_ACCEPTS_PER_ROUND = 64
+"""Connections that one round of receive() accepts, so that a flood does not keep dispatch from its other work."""
+
+
+class Listener:
+    """The listening socket of this process."""
+
+    def __init__(self, presence: Presence, drops: Drops, poller: Poller, pool: Pool) -> None:
+        self._presence = presence
+        self._drops = drops
+        self._poller = poller
+        self._pool = pool
+        self._socket = new_socket()
+        self.fd = self._socket.fileno()
+
+    def open(self) -> None:
+        """Make this process reachable under its pid.  Raises OSError."""
+        bind_socket(self._socket, self._presence)
+        self._socket.listen(_BACKLOG)
+        self._poller.watch(self.fd)
+
+    def accept(self) -> bool:
+        """Accept what waits in the backlog, as far as there is room; whether there are new connections."""
+        return self._accept(_ACCEPTS_PER_ROUND, within_bounds=True)
+
+    def accept_all(self) -> bool:
+        """Accept everything that waits in the backlog; whether there are new connections."""
+        return self._accept(_BACKLOG + 1, within_bounds=False)
+
+    def resume(self) -> None:
+        """The timer has fired: accept again."""
+        self._poller.set_readable(self.fd, enabled=True)
+
+    def close(self) -> None:
+        """Close the socket; its file stays."""
+        self._socket.close()
+
+    def _accept(self, limit: int, *, within_bounds: bool) -> bool:
+        accepted = False
+        for _ in range(limit):
+            if within_bounds and not self._pool.make_room(ours=False):
+                self._pause()
+                break
+            try:
+                connected, _ = self._socket.accept()
+            except BlockingIOError:
+                break
+            except OSError:  # no descriptors left
+                if self._pool.release_reserve():
+                    continue
+                self._pause()
+                break
+            pid, uid, _ = Credentials.of_peer(connected)
+            if uid not in self._presence.trusted_uids:
+                connected.close()
+                detail = f"uid {uid} (pid {pid}) is neither root, this user nor in msgd:trusted users"
+                self._drops("of a user not to be heard", detail)
+                continue
+            connected.setblocking(False)
+            self._pool.end_accepted(pid)
+            self._pool.add(connected, pid, is_ours=False)
+            accepted = True
+        return accepted
+
+    def _pause(self) -> None:
+        self._poller.set_readable(self.fd, enabled=False)
+        self._poller.wake_after(RETRY_INTERVAL)

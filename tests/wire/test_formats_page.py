@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def _lock_text(directory: Path) -> bytes:
 
 def _lock_words(directory: Path) -> bytes:
     """The shared words of a lock file whose first word is 7."""
-    with Presence(Config(lock_directory=str(directory))) as presence:
+    with closing(Presence(Config(lock_directory=str(directory)))) as presence:
         presence.share_words(7).release()
         return (directory / "msg.lock" / str(os.getpid())).read_bytes()[512:]
 
@@ -115,7 +116,7 @@ def _names_file(directory: Path) -> bytes:
 def _names_tdb(directory: Path) -> tuple[bytes, bytes]:
     """The key and the value of the one record in names.tdb."""
     tdb = pytest.importorskip("tdb")
-    with Presence(Config(lock_directory=str(directory))) as presence:  # a process opens a tdb file once at a time
+    with closing(Presence(Config(lock_directory=str(directory)))) as presence:  # it has names.tdb open
         presence.add_name("frontend", DST)
         presence.add_name("frontend", SRC)
     database = tdb.Tdb(str(directory / "names.tdb"), 0, tdb.NOMMAP, os.O_RDONLY)

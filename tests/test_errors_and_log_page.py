@@ -26,7 +26,7 @@ def _reasons_in(tree: ast.AST) -> Iterator[str]:
     for call in ast.walk(tree):
         if isinstance(call, ast.Call):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-            arguments = call.args[:1] if name.endswith("drops") else call.args if name == "give_up" else []
+            arguments = call.args[:1] if name.endswith(("drop", "drops")) else call.args if name == "give_up" else []
             yield from (one.value for one in arguments if isinstance(one, ast.Constant) and isinstance(one.value, str))
 
 

@@ -1,8 +1,13 @@
-"""The closed set of errors msgd raises.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The closed set of errors that msgd raises.
 
-Each is raised where the fault is known and carries one line for a person: what is wrong, where, and what to do.
-The programs print that line and exit 1; nothing else converts or hides it.  Arguments of the wrong Python type are
-the caller's bug and stay TypeError or ValueError.
+Rule 1.  An error is raised where the fault is known.  Its text is one line for a person: what is wrong, where, and
+         what to do about it.
+Rule 2.  Nothing converts or hides an error on its way up.  The programs print its text and exit with status 1.
+Rule 3.  An argument of the wrong Python type or range is a bug of the caller and raises TypeError or ValueError.
+
+docs/errors-and-log.md lists when each error is raised and what the caller can do.
 """
 
 from __future__ import annotations
@@ -11,13 +16,13 @@ from collections.abc import Iterable
 
 
 class MsgdError(Exception):
-    """Base of all errors of this package."""
+    """The base class of all errors of this package."""
 
 
 class ConfigError(MsgdError):
-    """smb.conf (or a value given instead of it) is wrong.
+    """A parameter in smb.conf, or one given in its place, is wrong.
 
-    `problems` holds one line a fault, each with file and line number where there are any.
+    `problems` holds one line for each fault, with the file and the line number if the fault is in a file.
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
@@ -26,31 +31,31 @@ class ConfigError(MsgdError):
 
 
 class BackendUnavailable(MsgdError):
-    """The messaging type is not compiled in, or cannot work in this process (its requirement is named)."""
+    """The messaging type is not compiled in, or it cannot work in this process; the text names what it needs."""
 
 
 class UnsafeDirectory(MsgdError):
-    """A directory or file of the rendezvous is not what it must be: a link, another owner, open to everybody."""
+    """A directory or file in which processes meet is unsafe: a symbolic link, another owner, or writable by others."""
 
 
 class TransportError(MsgdError):
-    """The operating system refused: a full disk, no file descriptors left, a path too long, no permission."""
+    """The operating system refused: the disk is full, no descriptors are left, a permission is missing."""
 
 
 class NoSuchProcess(MsgdError):
-    """The destination does not exist, has closed its endpoint, or is another process than the one addressed."""
+    """The destination does not exist, has closed its endpoint, or its pid now belongs to another process."""
 
 
 class MessageTooLarge(MsgdError):
-    """The data is longer than `max message size`, or carries more file descriptors than a message can."""
+    """The data is longer than `msgd:max message size`, or the transport cannot carry its type or descriptors."""
 
 
 class QueueFull(MsgdError):
-    """The destination does not read and its queue is at its bound; nothing was sent."""
+    """The destination does not read and its queue is at its bound.  Nothing was sent."""
 
 
 class ForkedContext(MsgdError):
-    """A context made before fork() is used in the child; call reinit() there first."""
+    """A context that was made before fork() is used in the child, where reinit() must be called first."""
 
 
 class ContextClosed(MsgdError):
@@ -58,20 +63,20 @@ class ContextClosed(MsgdError):
 
 
 class ReplyTimeout(MsgdError):
-    """No answer came within the time given."""
+    """No answer came before the timeout."""
 
 
 class AlreadyRunning(MsgdError):
-    """Another instance holds the pid file."""
+    """Another instance holds the pid file, or listens on the socket."""
 
 
 class NotAllowed(MsgdError):
-    """The gateway does not let this user in, or does not let it send this type of message."""
+    """The gateway does not let this user connect, or does not let it send this type of message."""
 
 
 class GatewayClosed(MsgdError):
-    """The gateway is not there or has ended the connection; the text is its last word, where it had one."""
+    """The gateway is not running, or it has ended the connection; the text is its parting message if it sent one."""
 
 
 class MalformedMessage(MsgdError):
-    """Bytes that are not what the format says.  Counted and dropped inside dispatch; seen by users of wire only."""
+    """Bytes do not follow their format.  dispatch() counts and drops them; only callers of msgd.wire see this error."""

@@ -1,7 +1,10 @@
-"""What msgd tells the journal besides a line of text: which event it was, and whom it is about.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The events that msgd reports to the systemd journal: one MESSAGE_ID for each kind, and the fields that go with it.
 
-`logger.info("...", extra=fields(CONNECTED, PEER_PID=1234))`: with systemd's journal they become fields of the entry
-(`journalctl MESSAGE_ID=...`, `journalctl PEER_UID=1000`); other logs have the text alone.
+Pass `extra=fields(CONNECTED, PEER_PID=1234)` to a logger.  The journal stores the fields with the entry, so that
+`journalctl MESSAGE_ID=...` and `journalctl PEER_UID=1000` find it; every other log shows the text alone.
+docs/errors-and-log.md says what each event means and what to do about it.
 """
 
 from __future__ import annotations
@@ -18,14 +21,14 @@ ADOPTED_ENDED = "0a1a9da4c42b40c3ad14fd7837fe6feb"
 TYPE_REFUSED = "41bbe501ce6c4e7589b5c88eed3758d2"
 DROPPED = "0129f9a666844bf2ad2f0084856f3fee"
 HANDLER_FAILED = "736b678075514c16bd9219db3d26ec3c"
-"""MESSAGE_IDs: one for each kind of event, never used for another."""
+"""MESSAGE_IDs, as systemd defines them: 128 random bits in hex.  An id is never reused for another kind of event."""
 
 
 def fields(message_id: str, **others: object) -> dict[str, str]:
-    """The journal's fields of an event, as logging's `extra`; names are upper case."""
+    """Return the journal fields of an event, to be passed as logging's `extra`; the names are in upper case."""
     return {"MESSAGE_ID": message_id, **{name: str(value) for name, value in others.items()}}
 
 
 def and_others(number: int) -> str:
-    """What a line adds that stands for several events; nothing if it is about one."""
+    """Return what a log line adds if it stands for several events, and an empty string if it stands for one."""
     return "" if number == 1 else f" (and {number - 1} more times)"

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgbench: what messaging costs on this machine, beside what one would use instead.
 
 `subjects` says what is measured, `workers` makes the processes that measure, `ping`, `flood` and so on are the

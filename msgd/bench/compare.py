@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgbench compare: what has changed between two files of --json."""
 
 from __future__ import annotations

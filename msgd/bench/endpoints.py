@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """What measuring processes have in common: the message types of the benchmarks, and serving until told otherwise."""
 
 from __future__ import annotations

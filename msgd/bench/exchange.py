@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The loop of LOCAL-MESSAGING: bursts out, answers in, never more than a window outstanding."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgbench latency: how long one ping takes, there and back."""
 
 from __future__ import annotations

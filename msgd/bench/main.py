@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgbench: measure messaging on this machine, beside what one would use instead."""
 
 from __future__ import annotations

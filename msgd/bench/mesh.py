@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgbench mesh: everybody to everybody, once: what it costs to meet."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Options that several subcommands have, and what they accept."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgbench page: put the tables of --json files into a page between the marks that name them, with their pictures.
 
 A place for a table is

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgbench ping: LOCAL-MESSAGING, the 2006 page's measure of messaging speed."""
 
 from __future__ import annotations

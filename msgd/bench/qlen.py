@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """net.unix.max_dgram_qlen: how many datagrams wait in a socket before their sender has to."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Results as JSON: every single run, with what it ran on."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Running the cases of a benchmark in turn, A B C A B C: what disturbs the machine for a while disturbs all alike."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgbench scale: what becomes of the rate and the memory when there are many processes."""
 
 from __future__ import annotations

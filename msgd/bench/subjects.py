@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """What is measured: the messaging types that are compiled in, each in the ways in which it can be run."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Results as tables: in colour on a terminal that rich can draw on, aligned plain text everywhere else."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgbench torture: messaging under high pressure, with everything that goes wrong on a real machine.
 
 Many processes send to each other at random, messages of random sizes, each with a sequence number of its pair and a

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The processes that measure: forked, pinned, told and asked over a pipe, and gone when their team is.
 
 The process that runs msgbench never measures and loads none of the measured libraries: whatever threads or locks they

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The manners that the programs share, once: how they fail, what they exit with, how their options are parsed.
 
 A failure is one line a fault on stderr, `PROGRAM: what is wrong and what to do`, and exit status 1; wrong usage is

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Samba's debug levels on Python's logging, and the messages that set and tell them.
 
 A process has debug classes, each with a level from 0 to 10: `all` is Python's root logger, `msgd` is this package's.

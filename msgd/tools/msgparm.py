@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgparm: check a smb.conf and print what it sets, as testparm does for Samba."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """D-Bus: method calls with dbus-fast through a dbus-daemon that is started for it."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """pynng: nanomsg-next-generation's Pair over ipc."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Redis: PUBLISH and SUBSCRIBE with redis-py through a redis-server that is started for it."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """pyzmq: a PAIR of sockets over ipc."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgcontrol's commands: one table drives the parsing, the sending, the printing and the help."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgcontrol's destinations: a server id, `self`, `all`, a daemon's name, or one that processes have given themselves.
 
 A name is a daemon's if there is a pid file of it whose process lives, as with smbcontrol; else it is looked up among

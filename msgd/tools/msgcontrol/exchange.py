@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """One control message to some processes, and the wait for what is due: that each has taken it, and has answered.
 
 The wait is over as soon as nothing is due any more.  A process that ends is not waited for: a pidfd of each tells at

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgcontrol: send a control message to running processes, as smbcontrol does."""
 
 from __future__ import annotations

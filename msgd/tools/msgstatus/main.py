@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgstatus: who is in the rendezvous directory, as smbstatus shows who is on the server.
 
 It only looks, and joins nothing: whoever may read the directory may run it, it is not among those it shows, and no

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """What msgstatus shows: the processes of a rendezvous directory, seen from outside, as rows of a table."""
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class Exchange:
 
     def _send(self, dst: ServerID, data: bytes, outcome: Outcome) -> None:
         try:
-            pidfd = self._watch(dst)
+            pidfd = self._messaging.watch(dst)
         except NoSuchProcess:
             outcome.gone.append(dst)
             return
@@ -125,17 +125,6 @@ class Exchange:
         else:
             target = _Target(dst, pidfd, taken=status is not SendStatus.QUEUED)
             self._targets[dst.pid] = self._due[dst.pid] = target
-
-    def _watch(self, dst: ServerID) -> int:
-        """A pidfd of the process; NoSuchProcess if it does not live."""
-        try:
-            pidfd = os.pidfd_open(dst.pid)
-        except ProcessLookupError:
-            raise NoSuchProcess(f"no process {dst}") from None
-        if not self._messaging.is_alive(dst):
-            os.close(pidfd)
-            raise NoSuchProcess(f"no process {dst}")
-        return pidfd
 
     def _wait(self, deadline: float, outcome: Outcome) -> None:
         poll = select.poll()

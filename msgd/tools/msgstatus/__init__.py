@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""msgstatus: who is here."""
+"""msgstatus: show the processes in the rendezvous directory."""

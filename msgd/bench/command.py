@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""What a subcommand that measures is made of."""
+"""The parts of a subcommand that measures something."""
 
 from __future__ import annotations
 

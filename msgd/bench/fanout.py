@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""msgbench fanout: one message to everybody."""
+"""msgbench fanout: measure a broadcast to many processes."""
 
 from __future__ import annotations
 

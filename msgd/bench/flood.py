@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""msgbench flood: one way, from several senders to one receiver that only counts."""
+"""msgbench flood: measure one-way traffic from several senders to one receiver that only counts."""
 
 from __future__ import annotations
 

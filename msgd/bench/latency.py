@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""msgbench latency: how long one ping takes, there and back."""
+"""msgbench latency: measure the round-trip time of a single ping."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Options that several subcommands have, and what they accept."""
+"""The options that several subcommands share, and the values that they accept."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Results as pictures: bars with the 2006 page's beside them, or curves over the sizes or the number of processes."""
+"""Draw results: bars beside those of the 2006 page, or curves over message sizes or the number of processes."""
 
 from __future__ import annotations
 

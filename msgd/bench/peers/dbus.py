@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""D-Bus: method calls with dbus-fast through a dbus-daemon that is started for it."""
+"""D-Bus: method calls with dbus-fast, through a dbus-daemon started for the benchmark."""
 
 from __future__ import annotations
 

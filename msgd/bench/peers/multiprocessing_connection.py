@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""multiprocessing.connection: the standard library's own messages over AF_UNIX streams."""
+"""multiprocessing.connection: the standard library's message connections over AF_UNIX streams."""
 
 from __future__ import annotations
 

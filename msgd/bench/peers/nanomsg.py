@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""pynng: nanomsg-next-generation's Pair over ipc."""
+"""pynng: a Pair of nanomsg-next-generation over ipc."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The peers there are, in the order of the table."""
+"""All peers, in the order of the table."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""pyzmq: a PAIR of sockets over ipc."""
+"""pyzmq: a pair of PAIR sockets over ipc."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""msgbench: what messaging costs on this machine, beside what one would use instead.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench: measure what messaging costs on this machine, and compare it with the alternatives.
 
-`subjects` says what is measured, `workers` makes the processes that measure, `ping`, `flood` and so on are the
-benchmarks (each a module with its options), `runner` interleaves their runs, and `results`, `record`, `tables`, `plot`
-and `compare` are what becomes of the figures.  Everything goes through msgd's public API, as a user's program would.
+`subjects` lists what is measured.  `workers` starts the processes that measure.  `ping`, `flood` and so on are the
+benchmarks, each a module with its own options.  `runner` interleaves their runs.  `results`, `record`, `tables`, `plot`
+and `compare` hold, save and show the figures.  Everything goes through msgd's public API, as in a user's program.
 """

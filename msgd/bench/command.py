@@ -1,4 +1,6 @@
-"""What a subcommand that measures is made of."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The parts of a subcommand that measures something."""
 
 from __future__ import annotations
 

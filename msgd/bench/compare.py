@@ -1,4 +1,6 @@
-"""msgbench compare: what has changed between two files of --json."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench compare: show what has changed between two --json files."""
 
 from __future__ import annotations
 

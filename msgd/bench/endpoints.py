@@ -1,4 +1,6 @@
-"""What measuring processes have in common: the message types of the benchmarks, and serving until told otherwise."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""What the measuring processes share: the benchmarks' message types, and serving until told to stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The loop of LOCAL-MESSAGING: bursts out, answers in, never more than a window outstanding."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The loop of LOCAL-MESSAGING: send bursts, receive answers, and keep at most one window in flight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""msgbench fanout: one message to everybody."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench fanout: measure a broadcast to many processes."""
 
 from __future__ import annotations
 

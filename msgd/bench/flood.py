@@ -1,4 +1,6 @@
-"""msgbench flood: one way, from several senders to one receiver that only counts."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench flood: measure one-way traffic from several senders to one receiver that only counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""msgbench latency: how long one ping takes, there and back."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench latency: measure the round-trip time of a single ping."""
 
 from __future__ import annotations
 

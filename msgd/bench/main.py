@@ -1,4 +1,6 @@
-"""msgbench: measure messaging on this machine, beside what one would use instead."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench: measure messaging on this machine, and compare it with the alternatives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""msgbench mesh: everybody to everybody, once: what it costs to meet."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench mesh: every process sends to every other once, which measures the cost of a first contact."""
 
 from __future__ import annotations
 

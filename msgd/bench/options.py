@@ -1,4 +1,6 @@
-"""Options that several subcommands have, and what they accept."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The options that several subcommands share, and the values that they accept."""
 
 from __future__ import annotations
 

@@ -1,12 +1,16 @@
-"""msgbench page: put the tables of --json files into a page between the marks that name them, with their pictures.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench page: put tables and pictures of --json files into a page.
 
-A place for a table is
+The marks for a table are
 
     <!-- msgbench ping -->
     whatever was there before
     <!-- end -->
 
-and gets the table and the picture of the file's `ping` result; `<!-- msgbench machine -->` gets what it ran on.
+The table and the picture of the file's `ping` result replace what is between
+them.  `<!-- msgbench machine -->` marks the place for the description of the
+machine.
 """
 
 from __future__ import annotations

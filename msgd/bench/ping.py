@@ -1,4 +1,6 @@
-"""msgbench ping: LOCAL-MESSAGING, the 2006 page's measure of messaging speed."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench ping: the LOCAL-MESSAGING test, with which the page of 2006 measured messaging speed."""
 
 from __future__ import annotations
 

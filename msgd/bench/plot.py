@@ -1,4 +1,6 @@
-"""Results as pictures: bars with the 2006 page's beside them, or curves over the sizes or the number of processes."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Draw results: bars beside those of the 2006 page, or curves over message sizes or the number of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What is seen while a benchmark runs, on stderr: a bar on a terminal, a line for each run elsewhere, or nothing."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Show progress on stderr while a benchmark runs: a bar on a terminal, a line for each run elsewhere, or nothing."""
 
 from __future__ import annotations
 

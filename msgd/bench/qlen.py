@@ -1,4 +1,6 @@
-"""net.unix.max_dgram_qlen: how many datagrams wait in a socket before their sender has to."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""net.unix.max_dgram_qlen: how many datagrams a socket queues before its sender has to wait."""
 
 from __future__ import annotations
 

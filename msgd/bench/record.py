@@ -1,4 +1,6 @@
-"""Results as JSON: every single run, with what it ran on."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Save results as JSON: every single run, with a description of the machine."""
 
 from __future__ import annotations
 

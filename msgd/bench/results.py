@@ -1,4 +1,6 @@
-"""What a benchmark finds out: the figures and counts of single runs, rows of runs, and a whole result."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The results of a benchmark: figures and counts of single runs, rows of runs, and the whole result."""
 
 from __future__ import annotations
 

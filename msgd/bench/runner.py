@@ -1,4 +1,6 @@
-"""Running the cases of a benchmark in turn, A B C A B C: what disturbs the machine for a while disturbs all alike."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Run the cases of a benchmark in turn, A B C A B C, so that a temporary disturbance affects all of them alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""msgbench scale: what becomes of the rate and the memory when there are many processes."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench scale: measure how the rate and the memory use change with the number of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""msgbench size: how many MiB a second go through, from empty messages to the longest."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench size: measure the throughput in MiB per second, from empty messages to the longest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What is measured: the messaging types that are compiled in, each in the ways in which it can be run."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The subjects of measurement: each compiled-in messaging type, in each way in which it can be run."""
 
 from __future__ import annotations
 

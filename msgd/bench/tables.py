@@ -1,4 +1,6 @@
-"""Results as tables: in colour on a terminal that rich can draw on, aligned plain text everywhere else."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Print results as tables: in colour on a terminal if rich is installed, otherwise as aligned plain text."""
 
 from __future__ import annotations
 

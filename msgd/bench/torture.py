@@ -1,11 +1,13 @@
-"""msgbench torture: messaging under high pressure, with everything that goes wrong on a real machine.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgbench torture: test messaging under heavy load while processes are killed, replaced and stopped.
 
-Many processes send to each other at random, messages of random sizes, each with a sequence number of its pair and a
-checksum.  The parent meanwhile kills processes with SIGKILL, starts others in their place, and stops some for a while,
-so that they do not read.  At the end those that live send each other a last message, and every pair of them is
-compared: a message that was accepted has to have arrived, once, in order and undamaged.
+Many processes send each other messages of random sizes at random.  Each message carries a checksum and the sequence
+number of its sender and receiver pair.  Meanwhile the parent kills processes with SIGKILL, starts others in their
+place, and stops some for a while so that they do not read.  At the end the survivors send each other a last message,
+and the counts of every pair are compared: each accepted message must have arrived once, in order and undamaged.
 
-Counters are in memory that all processes share, so that those of the killed are not lost.
+The counters are in memory that all processes share, so the counts of killed processes are not lost.
 """
 
 from __future__ import annotations

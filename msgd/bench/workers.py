@@ -1,8 +1,10 @@
-"""The processes that measure: forked, pinned, told and asked over a pipe, and gone when their team is.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The worker processes that measure: forked, pinned to a CPU, controlled over a pipe, and ended with their team.
 
-The process that runs msgbench never measures and loads none of the measured libraries: whatever threads or locks they
-have live in the workers only.  A worker that has nothing to say in time is killed and the run has failed; nothing waits
-without a bound.
+Rule 1. The process that runs msgbench never measures and loads none of the measured libraries.  Their threads and
+        locks exist only in the workers.
+Rule 2. Nothing waits without a limit.  A worker that does not report in time is killed, and the run has failed.
 """
 
 from __future__ import annotations

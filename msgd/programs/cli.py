@@ -1,11 +1,13 @@
-"""The manners that the programs share, once: how they fail, what they exit with, how their options are parsed.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The command-line behaviour that every program shares: the argument parser, error messages and exit statuses.
 
-A failure is one line a fault on stderr, `PROGRAM: what is wrong and what to do`, and exit status 1; wrong usage is
-exit status 2 and Ctrl-C 130.  A reader of stdout that has gone away (`| head`) ends the program without a word.
-Only a bug makes a traceback.
-
-A standard descriptor that the caller has closed (`>&-`) is opened, or the next socket would get its number: what is
-printed to a stdout that is closed fails, as it is to, and what is said to such a stderr goes nowhere.
+Rule 1. A failure prints one line for each fault on stderr, `PROGRAM: what is wrong and what to do`, and exits with
+        status 1.  Wrong usage exits with 2, Ctrl-C with 130.
+Rule 2. If the reader of stdout has gone away (`| head`), the program ends silently with status 1.
+Rule 3. Only a bug prints a traceback.
+Rule 4. If the caller has closed a standard descriptor (`>&-`), run() opens it.  Otherwise the next socket would get its
+        number.  Printing to a closed stdout still fails, as it should; output to a closed stderr is discarded.
 """
 
 from __future__ import annotations
@@ -26,16 +28,16 @@ from msgd.errors import ConfigError, MsgdError
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-"""What a shell makes of a process that SIGINT ended."""
+"""The status that a shell reports for a process killed by SIGINT."""
 
 
 _STDOUT = "stdout"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that complains in one line, and has -V and -s as Samba's programs have them.
+    """A parser that reports errors in one line and has the -V and -s options of Samba's programs.
 
-    `completion_words` are what a shell may offer for its positional arguments.
+    `completion_words` holds the words that a shell may offer for the positional arguments.
     """
 
     def __init__(self, program: str, description: str, epilog: str, usage: str | None = None) -> None:
@@ -54,13 +56,13 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-V", "--version", action="version", version=f"Version {_registry.VERSION}")
 
     def error(self, message: str) -> NoReturn:
-        """Print the complaint and exit with the status for wrong usage."""
+        """Print the error and exit with the status for wrong usage."""
         self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def run(program: str, body: Callable[[], int]) -> int:
-    """Run a program's body and return its exit status, or that of what it raised, having said what it was."""
-    if sys.stdout is sys.__stdout__:  # a caller in Python may have put something else there
+    """Run a program's body and return its exit status.  Report an error that it raises, and return its status."""
+    if sys.stdout is sys.__stdout__:  # a Python caller may have replaced it
         _open_standard_streams()
     try:
         status = _status(body)
@@ -70,7 +72,7 @@ def run(program: str, body: Callable[[], int]) -> int:
         return EXIT_INTERRUPTED
     except (MsgdError, OSError) as error:
         if isinstance(error, OSError) and error.filename == _STDOUT:
-            # What is still buffered would raise again at exit: let it go where anything may be written.
+            # What is still buffered would raise again at exit: discard it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             sys.stderr.write(complaint(program, error))
@@ -78,9 +80,10 @@ def run(program: str, body: Callable[[], int]) -> int:
 
 
 class _Stdout(io.TextIOWrapper):
-    """stdout, whose errors say where they were.
+    """A stdout whose errors carry its name, so that run() can recognise them.
 
-    Not a raw stream that does so: Ctrl-C behind its write would have the buffered one write the same once more.
+    Wrapping the raw stream instead was rejected: Ctrl-C just after its write makes the buffered stream write the same
+    bytes again.
     """
 
     def write(self, text: str, /) -> int:
@@ -107,7 +110,7 @@ def _open_standard_streams() -> None:
     sys.stdout = _Stdout(
         open(os.open(os.devnull, os.O_RDONLY), "wb") if is_closed else sys.stdout.buffer,  # noqa: SIM115
         encoding=None if is_closed else sys.stdout.encoding,
-        errors="surrogateescape",  # whatever bytes a path holds
+        errors="surrogateescape",  # a path may hold any bytes
         line_buffering=not is_closed and sys.stdout.isatty(),
     )
     if sys.stderr is None:
@@ -115,7 +118,7 @@ def _open_standard_streams() -> None:
 
 
 def _status(body: Callable[[], int]) -> int:
-    """The body's exit status, also where the parser of its arguments ended it: there may be help text to flush."""
+    """The body's exit status, even if its argument parser raised SystemExit: there may be help text left to flush."""
     try:
         return body()
     except SystemExit as ended:
@@ -123,12 +126,12 @@ def _status(body: Callable[[], int]) -> int:
 
 
 def complaint(program: str, error: MsgdError | OSError) -> str:
-    """The lines that tell a person of the error, one a fault, each with its newline."""
+    """The error message for a person: one line for each fault, each with its newline."""
     return "".join(f"{program}: {line}\n" for line in faults(error))
 
 
 def faults(error: MsgdError | OSError) -> tuple[str, ...]:
-    """What is wrong, a line a fault, without the program's name."""
+    """What is wrong: one line for each fault, without the program's name."""
     if isinstance(error, ConfigError):
         return error.problems
     if isinstance(error, OSError) and error.strerror is not None:
@@ -137,5 +140,5 @@ def faults(error: MsgdError | OSError) -> tuple[str, ...]:
 
 
 def log_errors_only(program: str) -> None:
-    """For a program that runs once: what the library logs as an error is a line on stderr, the rest is not shown."""
+    """Print what the library logs as an error as a line on stderr, and nothing else.  For programs that run once."""
     logging.basicConfig(level=logging.ERROR, format=f"{program}: %(message)s")

@@ -1,12 +1,14 @@
-"""Samba's debug levels on Python's logging, and the messages that set and tell them.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Samba's debug levels on top of Python's logging, and the messages that set and report them.
 
 A process has debug classes, each with a level from 0 to 10: `all` is Python's root logger, `msgd` is this package's.
-A text such as `3`, `all:3 msgd:5` or `1 auth:5` sets them; a level for all goes to every class that the text does not
-name, classes of other programs are passed over.
+A text such as `3`, `all:3 msgd:5` or `1 auth:5` sets them.  A level for `all` applies to every class that the text does
+not name.  Classes of other programs are ignored.
 
     level   logged
     0       errors
-    1, 2    warnings too: dropped messages, settings that wait for a new start
+    1, 2    warnings too: dropped messages, settings that take effect after a restart
     3, 4    what the program does: start, stop, reload, clean-up
     5-10    everything
 """
@@ -28,7 +30,7 @@ _WARNING_FROM, _INFO_FROM, _DEBUG_FROM = 1, 3, 5
 
 
 class DebugLevels:
-    """The debug classes of this process; making it sets them."""
+    """The debug classes of this process.  Creating the object sets their levels."""
 
     def __init__(self, level: LogLevel) -> None:
         self._levels = dict.fromkeys(_LOGGERS, 0)
@@ -38,7 +40,7 @@ class DebugLevels:
         return " ".join(f"{name}:{level}" for name, level in self._levels.items())
 
     def set(self, level: LogLevel) -> None:
-        """Set the classes that the text names."""
+        """Set the levels of the classes that the text names."""
         named = _levels_by_class(level)
         if "all" in named:
             self._levels = dict.fromkeys(self._levels, named["all"])
@@ -47,7 +49,7 @@ class DebugLevels:
             _LOGGERS[name].setLevel(python_level(number))
 
     def serve(self, messaging: Messaging, before: Callable[[], None] = lambda: None) -> None:
-        """Obey DEBUG and answer REQ_DEBUGLEVEL, as Samba's daemons do; `before` is called before each."""
+        """Obey DEBUG and answer REQ_DEBUGLEVEL, as Samba's daemons do.  Call `before` before handling each."""
 
         def debug(message: Message) -> None:
             before()
@@ -55,20 +57,20 @@ class DebugLevels:
             try:
                 self.set(LogLevel(text))
             except ValueError as error:
-                logger.error("DEBUG from %s: %r: %s; the debug levels stay", message.src, text, error)
+                logger.error("DEBUG from %s: %r: %s; the debug levels stay unchanged", message.src, text, error)
             else:
-                logger.info("debug levels are %s now, says %s", self, message.src)
+                logger.info("debug levels set to %s by %s", self, message.src)
 
         def request(message: Message) -> None:
             before()
-            messaging.reply(message, MessageType.DEBUGLEVEL, write_text(f"{self}\n"))  # smbcontrol prints it as it is
+            messaging.reply(message, MessageType.DEBUGLEVEL, write_text(f"{self}\n"))  # smbcontrol prints it unchanged
 
         messaging.register(MessageType.DEBUG, debug)
         messaging.register(MessageType.REQ_DEBUGLEVEL, request)
 
 
 def python_level(level: int) -> int:
-    """The level of Python's logging that shows what the debug level shows."""
+    """The level of Python's logging that corresponds to a debug level."""
     if level >= _DEBUG_FROM:
         return logging.DEBUG
     if level >= _INFO_FROM:
@@ -77,12 +79,12 @@ def python_level(level: int) -> int:
 
 
 def write_text(text: str) -> bytes:
-    """A string as Samba's handlers want it: ended by a NUL."""
+    """Encode a string as Samba's handlers expect it: terminated by a NUL."""
     return text.encode("utf-8", "surrogateescape") + b"\0"
 
 
 def read_text(data: bytes) -> str:
-    """The string in a message's data, up to its NUL, without a newline at its end, with what cannot be shown as `?`."""
+    """Decode the string in a message's data, up to its NUL.  Drop a final newline; replace the unprintable with `?`."""
     text = data.partition(b"\0")[0].decode("utf-8", "replace").removesuffix("\n")
     return "".join(character if character.isprintable() else "?" for character in text)
 

@@ -13,7 +13,7 @@ from msgd.wire.message_types import TYPE_MAX, type_number
 class TypeRules:
     """The message types that the rules of `msgd:allow types` allow.
 
-    Raises ConfigError if a name among them is no message type's.
+    Raises ConfigError if a rule names an unknown message type.
     """
 
     def __init__(self, rules: Iterable[str]) -> None:
@@ -27,7 +27,7 @@ class TypeRules:
             self._rules.append((name == rule, first, last))
 
     def allow(self, message_type: int) -> bool:
-        """Whether the last rule about this type, if there is any, allows it."""
+        """Whether the last rule that covers this type allows it.  A type that no rule covers is not allowed."""
         about_it = (allowed for allowed, first, last in reversed(self._rules) if first <= message_type <= last)
         return next(about_it, False)
 

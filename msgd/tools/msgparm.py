@@ -1,4 +1,6 @@
-"""msgparm: check a smb.conf and print what it sets, as testparm does for Samba."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgparm: check an smb.conf and print what it sets, as testparm does for Samba."""
 
 from __future__ import annotations
 
@@ -20,16 +22,17 @@ from msgd.programs.type_rules import TypeRules
 
 PROGRAM = "msgparm"
 
-_DESCRIPTION = "Check a smb.conf and print what it sets for msgd.  Samba's own parameters and shares are passed over."
+_DESCRIPTION = "Check an smb.conf and print what it sets for msgd.  Samba's own parameters and\nshares are ignored."
 
 _EPILOG = f"""\
 examples:
   msgparm                                    check {DEFAULT_PATH}
-  msgparm -s /etc/samba/smb.conf -v          show all that is in force with Samba's file
+  msgparm -s /etc/samba/smb.conf -v          print every value, with defaults
   msgparm --parameter-name='lock directory'  print one value, for scripts
-  msgparm --json -v                          the same as -v, for programs
+  msgparm --json -v                          print every value as JSON
 
-Exit status: 0 if the file is good, 1 if not (each fault is a line on stderr with its file and line), 2 for wrong usage.
+Exit status: 0 if the file is valid, 1 if not (each fault is a line on stderr
+with its file and line), 2 for wrong usage.
 """
 
 
@@ -39,17 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> cli.Parser:
-    """The parser of msgparm\'s arguments; its manual page is made from it, too."""
+    """The parser of msgparm's arguments.  The manual page is generated from it."""
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG)
-    parser.add_argument("-v", "--verbose", action="store_true", help="show defaults too, and what each parameter is")
-    parser.add_argument("--parameter-name", metavar="NAME", help="print only the value of this one, in any spelling")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print defaults too, and describe each parameter")
+    parser.add_argument("--parameter-name", metavar="NAME", help="print only this parameter's value (any spelling)")
     parser.add_argument("--json", action="store_true", help="print JSON: bytes, seconds and uids as numbers")
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
     config = Config.load(arguments.configfile)
-    _check_what_the_programs_find(config)
+    _check_usable(config)
     output = _output(config, arguments)
     if arguments.parameter_name is None:
         _notice(config)
@@ -57,8 +60,8 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_what_the_programs_find(config: Config) -> None:
-    """ConfigError for what is good for a smb.conf, and not for who is to live with it."""
+def _check_usable(config: Config) -> None:
+    """Raise ConfigError for values that are well-formed, but that the programs cannot use."""
     TypeRules(config.allow_types)
     check_socket_directory(config.socket_directory)
     check_socket_path("msgd:listen", config.listen)
@@ -66,7 +69,7 @@ def _check_what_the_programs_find(config: Config) -> None:
 
 
 def _output(config: Config, arguments: argparse.Namespace) -> str:
-    """Return what the arguments ask for; ConfigError if they name a parameter that is none."""
+    """Return the requested output.  Raises ConfigError for an unknown parameter name."""
     if arguments.parameter_name is not None:
         parameter = _named(arguments.parameter_name)
         value = getattr(config, parameter.attribute)
@@ -90,17 +93,17 @@ def _named(name: str) -> Parameter:
 
 
 def _bare(parameter: Parameter, value: Any) -> str:
-    """Return the value for scripts: a path is as it is, without the %% of smb.conf."""
+    """Return the value for scripts: a path is unescaped, without the %% of smb.conf."""
     return value if isinstance(value, str) else parameter.kind.format(value)
 
 
 def _plain(value: Any) -> Any:
-    """Return the value as JSON knows it."""
+    """Return the value as a type that JSON has."""
     return sorted(value) if isinstance(value, frozenset) else value
 
 
 def _notice(config: Config) -> None:
-    """Say on stderr what was read, and warn of what msgd and a Samba on the same directories would see differently."""
+    """Say on stderr what was read, and warn if msgd and a Samba on the same directories use different sockets."""
     if config.source is None:
         print(f"There is no {DEFAULT_PATH}: the defaults are in force.", file=sys.stderr)
     else:

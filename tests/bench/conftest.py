@@ -1,4 +1,4 @@
-"""Running msgbench in the test's process: its workers are forked, so what a test has patched is patched in them too."""
+"""Run msgbench in the test's process.  Its workers are forked, so a test's patches apply in them too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from msgd.bench.main import main
 
 
 class Done(NamedTuple):
-    """What a run of msgbench left: exit status, stdout, stderr, and the result that --json wrote (empty if none)."""
+    """The outcome of a run of msgbench: exit status, stdout, stderr, and the result from --json (empty if none)."""
 
     status: int
     out: str
@@ -25,7 +25,7 @@ class Done(NamedTuple):
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
-        """The rows by subject; the last one where a subject has several."""
+        """The rows by subject; the last row if a subject has several."""
         return {row["subject"]: row for row in self.result["rows"]}
 
 
@@ -37,7 +37,7 @@ class Msgbench:
         self._capsys = capsys
 
     def __call__(self, *arguments: str) -> Done:
-        """Run it as it is."""
+        """Run msgbench with exactly these arguments."""
         status = main(arguments)
         out, err = self._capsys.readouterr()
         return Done(status, out, err, {})

@@ -1,4 +1,4 @@
-"""A backend that says of one message in a thousand that it has sent it, and has not."""
+"""A backend that reports one message in a thousand as sent without sending it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Real: type[Backend] = importlib.import_module(MESSAGING_MODULES[0].import_path)
 
 
 class LossyBackend(_Real):  # type: ignore[misc, valid-type]  # a class that is only known at run time
-    """The first compiled-in backend, with the fault; it counts from the start of its process."""
+    """The first compiled-in backend, with this fault.  It counts from the start of its process."""
 
     sends = 0
 

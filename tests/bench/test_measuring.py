@@ -1,4 +1,4 @@
-"""Each subcommand measures for a moment: what it counted is checked, never how fast it was."""
+"""Each subcommand measures briefly.  The tests check what it counted, never its speed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN = [name for name in ALL if name in subjects.PLAIN]
 
 
 def runs(done: Done) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each row with each of its runs; all have to be good."""
+    """Return each row with each of its runs; every run must be good."""
     assert done.status == 0, done.err
     for row in done.result["rows"]:
         assert not row["missing"]
@@ -37,7 +37,7 @@ def test_ping(msgbench: Msgbench) -> None:
 
 @pytest.mark.parametrize("command", ["ping", "flood", "latency", "fanout", "scale"])
 def test_something_is_done_however_short_the_time(msgbench: Msgbench, command: str) -> None:
-    """As on a machine that stands still until the time is over."""
+    """Simulate a machine that stalls until the time is over."""
     for _, run in runs(msgbench.measure(command, "--types", "dgram", "--seconds", "0.000001")):
         assert run["figures"]
 

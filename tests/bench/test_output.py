@@ -1,4 +1,4 @@
-"""What becomes of the figures: tables, JSON, pictures, comparisons, pages; and what is said to wrong usage."""
+"""The output of msgbench: tables, JSON, pictures, comparisons, pages, and the messages for wrong usage."""
 
 from __future__ import annotations
 

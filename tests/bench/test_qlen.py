@@ -1,4 +1,4 @@
-"""--qlen: what is set for a run is put back, however the run ends."""
+"""--qlen: the value set for a run is restored, however the run ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.harness import Child
 
 @pytest.fixture
 def sysctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in place of the kernel's."""
+    """A file that stands in for the kernel's."""
     path = tmp_path / "max_dgram_qlen"
     path.write_text("10\n")
     monkeypatch.setattr(qlen, "PATH", path)

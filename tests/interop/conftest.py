@@ -34,7 +34,7 @@ def config(samba: Samba) -> Config:
 
 @pytest.fixture
 def messaging(samba: Samba, config: Config) -> Iterator[Messaging]:
-    """A context of the test's own process, which smbd answers."""
+    """A context in the test's own process that smbd answers."""
     with Messaging(config) as messaging:
         samba.await_answer(messaging)
         yield messaging
@@ -42,7 +42,7 @@ def messaging(samba: Samba, config: Config) -> Iterator[Messaging]:
 
 @pytest.fixture
 def peer(config: Config) -> Iterator[Peer]:
-    """A process of ours among Samba's."""
+    """An msgd process among Samba's."""
     with Peer(config) as peer:
         yield peer
 

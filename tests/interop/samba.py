@@ -1,4 +1,4 @@
-"""An unmodified Samba on directories of its own: smbd in the foreground, and smbcontrol to ask with."""
+"""An unmodified Samba in its own directories: smbd in the foreground, and smbcontrol to query it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATIENCE = 30.0
 
 
 def missing() -> str | None:
-    """What is missing to run a Samba here and how to get it; None if nothing is."""
+    """What is missing to run Samba here, and how to get it; None if nothing is missing."""
     if os.geteuid() != 0:
         return "a Samba of our own needs root: run the tests as root"
     absent = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
@@ -99,7 +99,7 @@ class Samba:
         return self
 
     def _children(self) -> list[int]:
-        """Smbd's helpers: it has forked them before it answered, and they open their endpoints after that."""
+        """Smbd's helper processes.  It forks them before it first answers; they open their endpoints after that."""
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def __exit__(self, *_: object) -> None:
@@ -156,12 +156,12 @@ class Samba:
         raise AssertionError(f"smbd has not answered for {PATIENCE:g} seconds:\n{self.log()}")
 
     def log(self) -> str:
-        """What smbd has logged."""
+        """The text of smbd's log."""
         logs = sorted(path for path in (self.directory / "log").iterdir() if path.is_file())
         return "\n".join(path.read_text(errors="replace") for path in logs)
 
     def run(self, *command: str | int | Path) -> tuple[int, str]:
-        """Run a program to its end; exit status and what it printed, errors included."""
+        """Run a program to its end; return its exit status and its output, stderr included."""
         finished = subprocess.run(
             [str(word) for word in command],
             env=_environment(),
@@ -178,7 +178,7 @@ class Samba:
         return self.run("smbcontrol", "-s", self.file, *arguments)
 
     def smbcontrol_until(self, wanted: set[str], *arguments: str | int) -> None:
-        """Run smbcontrol until it has printed these lines: it waits for answers for as long as it may."""
+        """Run smbcontrol until it has printed these lines; left alone, it would wait for its whole timeout."""
         command = ["stdbuf", "-oL", "smbcontrol", "-s", str(self.file), "-t", f"{PATIENCE:g}", *map(str, arguments)]
         left = set(wanted)
         with subprocess.Popen(
@@ -206,7 +206,7 @@ class Samba:
 
 
 def stop(program: subprocess.Popen[bytes]) -> None:
-    """End a daemon, and with it its helpers."""
+    """End a daemon and its helpers."""
     program.terminate()
     try:
         program.wait(PATIENCE)

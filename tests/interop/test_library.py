@@ -1,4 +1,4 @@
-"""A process that uses our library among the processes of a real Samba."""
+"""A process that uses msgd's library among the processes of a real Samba."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_smbcontrol_all_ping(samba: Samba, peer: Peer) -> None:
 
 
 def test_smbcontrol_ping_of_a_dead_process(samba: Samba, peer: Peer) -> None:
-    """What msgd leaves when it is killed does not confuse Samba."""
+    """The files that a killed msgd leaves behind do not confuse Samba."""
     peer.kill()
     status, output = samba.smbcontrol("-t", "1", peer.pid, "ping")
     assert "PONG" not in output
@@ -34,7 +34,7 @@ def test_smbcontrol_ping_of_a_dead_process(samba: Samba, peer: Peer) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 964, 965, 2500, 100_000])
 def test_ping_smbd(samba: Samba, messaging: Messaging, size: int) -> None:
-    """Whole and in fragments: what smbd echoes is what was sent."""
+    """smbd echoes what was sent, whole and in fragments."""
     data = os.urandom(size)
     answer = messaging.request(samba.pid, MessageType.PING, data, MessageType.PONG)
     assert answer.data == data
@@ -55,7 +55,7 @@ def test_debuglevel_of_smbd(samba: Samba, messaging: Messaging) -> None:
 
 
 def test_burst_to_smbd(samba: Samba, messaging: Messaging) -> None:
-    """More than its queue takes; every single one is answered, in order."""
+    """More messages than its queue holds: every one is answered, in order."""
     answers: list[bytes] = []
     messaging.register(MessageType.PONG, lambda message: answers.append(message.data))
     burst = [b"%d" % number + b"." * (number % 7 * 300) for number in range(1000)]
@@ -103,7 +103,7 @@ def test_descriptors_of_pool_usage(samba: Samba, peer: Peer) -> None:
 
 
 def test_pool_usage_of_smbd(samba: Samba, messaging: Messaging) -> None:
-    """We pass the pipe, smbd writes its answer into it."""
+    """We pass a pipe, and smbd writes its answer into it."""
     reader, writer = os.pipe()
     with open(reader, "rb") as pipe:
         messaging.send(samba.pid, MessageType.REQ_POOL_USAGE, fds=[writer])
@@ -113,7 +113,7 @@ def test_pool_usage_of_smbd(samba: Samba, messaging: Messaging) -> None:
 
 
 def test_clean_up_leaves_samba_alone(samba: Samba, messaging: Messaging, config: Config) -> None:
-    """It takes the files of a killed process of ours, and none of living Samba processes."""
+    """It removes the files of a killed msgd process, and none of live Samba processes."""
     messaging.clean_up()
     processes = {process.pid for process in messaging.processes()}
     assert len(processes) > 2, "smbd has helpers of its own"

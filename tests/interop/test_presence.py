@@ -1,4 +1,4 @@
-"""Who is here, as real Samba and msgd see each other: broadcasts, names, and the status."""
+"""How real Samba and msgd see each other's processes: broadcasts, names and status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.interop.samba import Samba, missing
 from tests.support.harness import PATIENCE, Child, Peer, Session, dispatch_until, serve
 
 NOTIFY_DAEMON = "notify-daemon"
-"""A name that a process of every smbd's gives itself."""
+"""A name that one process of every smbd registers."""
 SHARE = "//127.0.0.1/share"
 
 
@@ -37,7 +37,7 @@ needs_names_tdb = pytest.mark.skipif(
 
 
 def test_msgd_reaches_exactly_who_is_here(samba: Samba, messaging: Messaging, peer: Peer) -> None:
-    """Samba's processes, which hear all classes, and ours; each answers once."""
+    """A broadcast reaches Samba's processes, which listen to all classes, and ours; each answers once."""
     peer.begin(serve)
     here = everybody_else(messaging)
     assert {samba.pid, peer.pid} < here
@@ -110,7 +110,7 @@ def add_name(session: Session, name: str) -> None:
 
 @pytest.fixture
 def later_samba() -> Iterator[Samba]:
-    """A Samba that is not started yet."""
+    """A Samba that has not been started yet."""
     reason = missing()
     if reason is not None:
         pytest.skip(reason)
@@ -121,7 +121,7 @@ def later_samba() -> Iterator[Samba]:
 
 @needs_names_tdb
 def test_samba_starts_where_msgd_is(later_samba: Samba) -> None:
-    """It uses the names.tdb that msgd has made, and nobody loses a name; nor when it ends, and msgd goes on."""
+    """Samba uses the names.tdb that msgd created.  No process loses a name, nor when Samba ends and msgd continues."""
     with Messaging(later_samba.config()) as messaging:
         messaging.add_name("printers")
         with later_samba:
@@ -137,7 +137,7 @@ def test_samba_starts_where_msgd_is(later_samba: Samba) -> None:
 
 @needs_names_tdb
 def test_auth_event(samba: Samba, messaging: Messaging) -> None:
-    """Whoever has the name gets smbd's log of authentications as JSON."""
+    """A process with the name receives smbd's authentication log as JSON."""
     events: list[dict[str, object]] = []
 
     def keep(message: Message) -> None:
@@ -161,7 +161,7 @@ def test_auth_event(samba: Samba, messaging: Messaging) -> None:
 
 @needs_names_tdb
 def test_msgstatus(samba: Samba, peer: Peer) -> None:
-    """Samba's processes beside ours, each as what it calls itself."""
+    """Samba's processes are listed with ours, each under the title it gives itself."""
     status, output = samba.msgstatus("--json")
     assert status == 0
     rows = {row["pid"]: row for row in json.loads(output)["processes"]}

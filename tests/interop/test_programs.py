@@ -1,4 +1,4 @@
-"""Our programs and Samba's on one smb.conf: msgd under smbcontrol, smbd under msgcontrol."""
+"""msgd's and Samba's programs on one smb.conf: smbcontrol controls msgd, and msgcontrol controls smbd."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def changing_log_level(samba: Samba) -> Iterator[None]:
 
 
 def test_msgcontrol_reload_config(samba: Samba, changing_log_level: None) -> None:
-    """smbd reads its smb.conf anew: what it says of itself afterwards is what has been changed there."""
+    """smbd reloads its smb.conf: afterwards it reports the changed values."""
     samba.file.write_text(samba.file.read_text().replace("log level = 1", "log level = 3"))
     assert samba.msgcontrol("smbd", "reload-config") == (0, "")
     with Messaging(samba.config()) as messaging:

@@ -1,4 +1,4 @@
-"""What the programs share: standard descriptors that are closed or full, and a reader that has gone."""
+"""Behaviour that all programs share: closed or full standard descriptors, and a reader that has gone away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo runs, tells what it does, and leaves nothing behind, however it ends."""
+"""The demo runs, explains what it does, and leaves nothing behind, however it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, Running, end_pro
 
 
 def processes_naming(text: str) -> list[int]:
-    """The pids of processes with the text in their command line."""
+    """The pids of the processes whose command line contains the text."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -37,7 +37,7 @@ def start_demo(cwd: Path) -> Running:
 
 
 class StepByStep:
-    """A demo that is at most one line ahead of what was read of it: its output has room for one write."""
+    """A demo that runs at most one line ahead of its reader, because its output pipe has room for one write."""
 
     def __init__(self, cwd: Path) -> None:
         self._output, writer = os.pipe2(os.O_DIRECT | os.O_CLOEXEC)
@@ -48,7 +48,7 @@ class StepByStep:
         self.output = ""
 
     def _read(self) -> str:
-        """The next write of it; nothing at its end."""
+        """Return its next write; empty at the end."""
         assert select.select([self._output], [], [], PATIENCE)[0], f"it says no more: {self.output}"
         text = os.read(self._output, 1 << 16).decode()
         self.output += text
@@ -59,14 +59,14 @@ class StepByStep:
             assert text, f"it has not said {beginning!r}: {self.output}"
 
     def end(self, signum: signal.Signals) -> int:
-        """Send it a signal; the exit status."""
+        """Send it a signal and return its exit status."""
         self._process.send_signal(signum)
         while self._read():
             pass
         return self._process.wait(PATIENCE)
 
     def close(self) -> None:
-        """As far as it has not ended, it ends with its processes."""
+        """End the demo and its processes if they are still running."""
         self._process.terminate()
         os.close(self._output)
         self._process.wait(PATIENCE)

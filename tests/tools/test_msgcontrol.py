@@ -1,4 +1,4 @@
-"""msgcontrol: each command, each destination, each complaint; the wait ends when nothing is due any more."""
+"""msgcontrol: every command, destination and error message; the wait ends when nothing is outstanding."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, one_line
 
 
 def control(place: Place, *arguments: str) -> str:
-    """Run a msgcontrol that must succeed in silence; what it printed."""
+    """Run a msgcontrol that must succeed with nothing on stderr, and return its output."""
     done = place.msgcontrol(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 def refused(place: Place, status: int, *arguments: str) -> str:
-    """Run a msgcontrol that must fail; its complaint."""
+    """Run a msgcontrol that must fail, and return its error message."""
     failed = place.msgcontrol(*arguments)
     assert failed.returncode == status
     line = one_line(failed)
@@ -107,7 +107,7 @@ def test_single_destination_that_dies_is_a_fault(place: Place) -> None:
 
 
 def _await_answer(place: Place, pid: int) -> None:
-    """Return when a process that is starting has answered a PING; the test's time limit bounds it."""
+    """Wait until a starting process has answered a PING.  The test's time limit bounds the wait."""
     with Messaging(place.config) as messaging:
         while True:
             try:
@@ -173,7 +173,7 @@ def test_another_context_of_a_process(place: Place) -> None:
 
 
 def test_name(place: Place) -> None:
-    """Everybody who has it is meant; a daemon's pid file comes first."""
+    """A name stands for every process that has it; a daemon's pid file takes precedence."""
     msgd = place.msgd()
     with Messaging(place.config) as messaging:
         assert [server_id.pid for server_id in messaging.lookup("msgd")] == [msgd.pid]

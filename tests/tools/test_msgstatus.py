@@ -1,4 +1,4 @@
-"""msgstatus: real processes in a table, for people and machines, for whoever may read the directory."""
+"""msgstatus shows real processes, as a table and as JSON, to any user who may read the directory."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, one_line
 from tests.support.harness import TEXT, Channel, Child, Peer, Session, dead_pid
 
 NO_RICH = "import sys; sys.modules['rich'] = None; from msgd.tools.msgstatus.main import main; sys.exit(main())"
-"""msgstatus as it runs where rich is not installed."""
+"""Runs msgstatus as if rich were not installed."""
 
 
 @pytest.fixture
 def peers(place: Place) -> Iterator[tuple[Peer, Peer]]:
-    """One that lives and has names, and one that is dead."""
+    """A live process that has names, and a dead one."""
     with Peer(place.config) as alive, Peer(place.config, listens=MessageClass.PRINT) as dead:
         alive.call(give_names, "scanners", "printers")
         dead.call(give_names, "printers")
@@ -46,7 +46,7 @@ def give_names(session: Session, *names: str) -> None:
 
 
 def status(place: Place, *arguments: str) -> str:
-    """Run a msgstatus that must succeed in silence; what it printed."""
+    """Run a msgstatus that must succeed with nothing on stderr, and return its output."""
     done = place.run("msgd.tools.msgstatus", "-s", str(place.smb_conf), *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -84,7 +84,7 @@ def test_json(place: Place, peers: tuple[Peer, Peer]) -> None:
 
 
 def test_table(place: Place, peers: tuple[Peer, Peer]) -> None:
-    """Aligned columns when it goes to a pipe or a file."""
+    """Output to a pipe or a file has aligned columns."""
     alive, dead = peers
     heading, *lines = status(place).splitlines()
     assert re.split(r"  +", heading.strip()) == [
@@ -149,7 +149,7 @@ def send_some(config: Any, pid: int, channel: Channel) -> None:
 
 
 def test_unprivileged_user(place: Place, peers: tuple[Peer, Peer]) -> None:
-    """Who may read the directory sees who is here; what he may not read is left blank, with the reason."""
+    """A user who may read the directory sees its processes; what the user may not read is blank, with the reason."""
     if os.geteuid() != 0:
         pytest.skip("needs root to become somebody else: run the tests as root")
     place.directory.chmod(0o755)
@@ -174,7 +174,7 @@ def test_unprivileged_user(place: Place, peers: tuple[Peer, Peer]) -> None:
 
 
 def lie(path: Path, channel: Channel) -> None:
-    """A process that says of itself what is to confuse a terminal."""
+    """A process that describes itself with control characters, to confuse a terminal."""
     with path.open("wb", buffering=0) as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         file.write(b"42\nclasses SMBD\nsince 99999999999999\ntype \x1b[2J\ncommand [red]\x1b]0;\x07\xff\n")
@@ -183,7 +183,7 @@ def lie(path: Path, channel: Channel) -> None:
 
 
 def test_lines_of_a_liar(place: Place, peers: tuple[Peer, Peer]) -> None:
-    """Nothing of them reaches the terminal as more than characters to show."""
+    """Control characters reach the terminal only as printable characters."""
     directory = Path(place.config.lock_directory, "msg.lock")
     (directory / str(dead_pid())).write_text("rubbish")
     with Child(lambda channel: lie(directory / str(os.getpid()), channel)) as liar:
@@ -212,19 +212,19 @@ class Terminal:
         self.shown = ""
 
     def await_text(self, wanted: str) -> None:
-        """Read until `wanted` is shown after what was shown before."""
+        """Read until `wanted` appears in new output."""
         before = len(self.shown)
         while wanted not in self.shown[before:]:
             assert select.select([self._fd], [], [], PATIENCE)[0], f"{wanted!r} is not shown: {self.shown}"
             self.shown += self._read()
 
     def interrupt(self) -> int:
-        """Press Ctrl-C, as it were; the exit status."""
+        """Type Ctrl-C, and return the exit status."""
         self._process.send_signal(signal.SIGINT)
         return self.wait()
 
     def wait(self) -> int:
-        """Read to its end; the exit status."""
+        """Read to the end, and return the exit status."""
         with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
             while text := self._read():
                 self.shown += text
@@ -258,7 +258,7 @@ def test_terminal_without_rich(place: Place, peers: tuple[Peer, Peer]) -> None:
 
 
 def test_watch(place: Place) -> None:
-    """A process comes, and dies, before one's eyes; Ctrl-C is how it ends."""
+    """A process appears and dies while it is watched; Ctrl-C ends the watch."""
     with Peer(place.config) as first:
         watching = terminal(place, "--watch", "0.05")
         watching.await_text(str(first.pid))

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgbench dbench: connection processes at work, and what their messages cost them."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 r"""Load files of dbench: one operation a line, with what it is to come to.
 
     NTCreateX "\clients\client1\letter.doc" 0x40 0x2 17 NT_STATUS_OK

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The table of open files that the connection processes share: a tdb, looked at and changed under its lock.
 
 A file is known by device and inode, whatever its name.  Its record has a line for each open: the client's number, and

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Replaying a load file: each operation done to real files, with what it means for the other clients."""
 
 from __future__ import annotations

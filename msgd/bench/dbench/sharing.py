@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """What connection processes tell each other: break requests for files that another holds, changes of directories."""
 
 from __future__ import annotations

@@ -1,1 +1,3 @@
-"""What one would use instead of msgd, doing the same ping: one module each, imported by whoever measures it."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The alternatives to msgd, each running the same ping.  Each is a module that only its own workers import."""

@@ -1,4 +1,6 @@
-"""asyncio: its unix streams, with a length in front of each message."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""asyncio: Unix streams, with a length in front of each message."""
 
 from __future__ import annotations
 

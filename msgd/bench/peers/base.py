@@ -1,4 +1,6 @@
-"""What a peer is: something that can ping, or a reason why it cannot be measured here."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The interface of a peer: it can ping, or it gives the reason why it cannot be measured here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""D-Bus: method calls with dbus-fast through a dbus-daemon that is started for it."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""D-Bus: method calls with dbus-fast, through a dbus-daemon started for the benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""multiprocessing.connection: the standard library's own messages over AF_UNIX streams."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""multiprocessing.connection: the standard library's message connections over AF_UNIX streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""pynng: nanomsg-next-generation's Pair over ipc."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""pynng: a Pair of nanomsg-next-generation over ipc."""
 
 from __future__ import annotations
 

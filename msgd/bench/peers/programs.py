@@ -1,4 +1,6 @@
-"""Peers that are other programs: the C loop over bare sockets, and Samba's own LOCAL-MESSAGING."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Peers that run as separate programs: a C loop over plain sockets, and Samba's own LOCAL-MESSAGING."""
 
 from __future__ import annotations
 

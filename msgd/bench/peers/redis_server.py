@@ -1,4 +1,6 @@
-"""Redis: PUBLISH and SUBSCRIBE with redis-py through a redis-server that is started for it."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Redis: PUBLISH and SUBSCRIBE with redis-py, through a redis-server started for the benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The peers there are, in the order of the table."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""All peers, in the order of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""pyzmq: a PAIR of sockets over ipc."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""pyzmq: a pair of PAIR sockets over ipc."""
 
 from __future__ import annotations
 

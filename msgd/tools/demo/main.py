@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The demo (`make demo`): a real msgd and real processes message each other before the user's eyes.
 
 It works in a scratch directory and leaves neither a process nor a file behind, however it ends.  It never sleeps: each

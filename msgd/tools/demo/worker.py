@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """A worker of the demo: a program that uses the library, run by msgd.tools.demo.main as `demo_worker SMB.CONF`.
 
 It says `ready` on stdout and ends at SHUTDOWN, or when whoever started it is gone (its stdin ends).

@@ -1,4 +1,6 @@
-"""msgcontrol's commands: one table drives the parsing, the sending, the printing and the help."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The table of msgcontrol's commands, from which arguments are parsed, messages sent, answers printed and help made."""
 
 from __future__ import annotations
 
@@ -18,9 +20,9 @@ _NUMBER = struct.Struct("<I")
 class Command:
     """One command.
 
-    `arguments`: the names of the arguments it takes, all of them needed.  `payload` makes the message's data from
-    them and raises ValueError with the reason if it cannot.  `answer` is the type of the answer that is due, None if
-    none is; `show` makes the line that is printed for it.
+    `type` is the type of the message to send.  `arguments` names the arguments, all of which are required.  `payload`
+    makes the message's data from them; it raises ValueError with the reason if it cannot.  `answer` is the type of the
+    answer to wait for, or None if there is none; `show` makes the line that is printed for an answer.
     """
 
     name: str
@@ -33,7 +35,7 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """The command and its arguments as one writes them."""
+        """The command and its arguments, as they are typed."""
         return " ".join((self.name, *self.arguments))
 
 
@@ -59,14 +61,14 @@ def _show_number(message: Message) -> str:
 COMMANDS: tuple[Command, ...] = (
     Command(
         "ping",
-        "ask for an answer",
+        "ask whether the process answers",
         MessageType.PING,
         answer=MessageType.PONG,
         show=_show_pong,
     ),
     Command(
         "debug",
-        "set the debug level: 3, or for single classes: 'all:3 msgd:5'",
+        "set the debug level: 3, or by class: 'all:3 msgd:5'",
         MessageType.DEBUG,
         arguments=("LEVEL",),
         payload=_debug_payload,
@@ -87,12 +89,12 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "reload-config",
-        "have smb.conf read anew",
+        "make the process reload smb.conf",
         MessageType.SMB_CONF_UPDATED,
     ),
     Command(
         "shutdown",
-        "have the process end",
+        "make the process shut down",
         MessageType.SHUTDOWN,
     ),
 )

@@ -1,7 +1,9 @@
-"""msgcontrol's destinations: a server id, `self`, `all`, a daemon's name, or one that processes have given themselves.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Resolve msgcontrol's destinations: a server id, `self`, `all`, a daemon's name, or a registered name.
 
-A name is a daemon's if there is a pid file of it whose process lives, as with smbcontrol; else it is looked up among
-the names of the rendezvous directory, and all processes that have it are meant.
+A name is a daemon's if the daemon has a pid file and its process is alive, as with smbcontrol.  Otherwise the name is
+looked up in the rendezvous directory, and it stands for every process that has registered it.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from msgd.presence.pidfile import pid_file_path, read_pid
 from msgd.wire.server_id import ServerID
 
 DAEMONS = ("msgd", "smbd", "nmbd", "winbindd")
-"""Those that help and complaints name; any other daemon that has a Samba pid file is found as well."""
+"""The daemons named in help and error messages.  Any other daemon with a Samba pid file is found as well."""
 
 _DAEMON_NAME = re.compile(r"[A-Za-z][\w.-]*", re.ASCII)
 _OTHER_NAMES = {"winbind": "winbindd"}
 
 
 def check_destination(text: str) -> str:
-    """Return a well-formed destination; ValueError says what is wrong with one that is not."""
+    """Return the destination if it is well-formed; otherwise raise ValueError with the reason."""
     if not _DAEMON_NAME.fullmatch(text):
         try:
             ServerID.parse(text)
@@ -31,7 +33,7 @@ def check_destination(text: str) -> str:
 
 
 def find_destinations(text: str, messaging: Messaging) -> list[ServerID]:
-    """Return the processes meant, at least one; NoSuchProcess says what to do if there is none."""
+    """Return the processes that the destination stands for.  Raises NoSuchProcess if there are none."""
     if text == "self":
         return [messaging.server_id]
     if text == "all":
@@ -46,7 +48,7 @@ def find_destinations(text: str, messaging: Messaging) -> list[ServerID]:
     if not named:
         raise NoSuchProcess(
             f"{name} is not running: no process holds {pid_file_path(directory, name)}, none in"
-            f" {messaging.config.lock_directory} has that name; start it, or name the smb.conf it runs with by -s"
+            f" {messaging.config.lock_directory} has that name; start it, or give the smb.conf it uses with -s"
         )
     return named
 
@@ -56,6 +58,6 @@ def _everybody_else(messaging: Messaging) -> list[ServerID]:
     others = [ServerID(pid, unique_id=unique) for pid, unique, _ in messaging.processes() if pid != own]
     if not others:
         raise NoSuchProcess(
-            f"nobody else is in {messaging.config.lock_directory}; start msgd, or name another smb.conf by -s"
+            f"nobody else is in {messaging.config.lock_directory}; start msgd, or give another smb.conf with -s"
         )
     return others

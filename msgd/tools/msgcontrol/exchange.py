@@ -1,11 +1,13 @@
-"""One control message to some processes, and the wait for what is due: that each has taken it, and has answered.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Send one control message to some processes, then wait until each has received it and, where due, answered.
 
-The wait is over as soon as nothing is due any more.  A process that ends is not waited for: a pidfd of each tells at
-once, there is no polling.  The pidfd is opened before the process is found alive in the directory, so a reused pid is
-never watched in its stead.  What a process sent before it ended is read before it is called gone.
-
-A message counts as taken when it is in the receiver's queue.  One that found that queue full waits in this process;
-it has been taken when nothing waits here any more.
+Rule 1. The wait ends as soon as nothing is outstanding.
+Rule 2. A process that ends is not waited for.  A pidfd of each reports its end at once; nothing is polled on a timer.
+        Messaging.watch() opens the pidfd before it checks that the process is alive, so a reused pid is never watched.
+Rule 3. Messages that a process sent before it ended are read before it is reported as gone.
+Rule 4. A message is taken once it is in the receiver's queue.  If that queue was full, the message waits in this
+        process, and it is taken once no message is queued here.
 """
 
 from __future__ import annotations
@@ -26,15 +28,16 @@ from msgd.wire.header import Message
 from msgd.wire.server_id import ServerID
 
 _MOST_NAMED = 10
-"""Processes that a complaint names; there may be thousands."""
+"""How many processes an error message names; there may be thousands."""
 
 
 @dataclass
 class Outcome:
     """What became of the message.
 
-    Each destination is in `delivered`, `gone` (was not there, or ended before all was done), `late` (lives, and has
-    not taken the message or not answered in time), or `failures` (could not be sent to; with the reason).
+    Each destination is in one of: `delivered`; `gone` (it did not exist, or ended before the exchange was complete);
+    `late` (it is alive, but did not take the message or did not answer in time); `failures` (sending failed, with the
+    reason).
     """
 
     command: Command
@@ -47,9 +50,9 @@ class Outcome:
     answers: list[Message] = field(default_factory=list)
 
     def fault(self, to_all: bool) -> str | None:
-        """One line on what is not as it was asked for, None if all is.
+        """One line that says what went wrong, or None if nothing did.
 
-        In a message to all, those that ended meanwhile do not count, as long as somebody was left.
+        For a message to all, processes that ended meanwhile do not count, as long as any other process was left.
         """
         faults = list(self.failures.values())
         if self.late:
@@ -75,7 +78,7 @@ class _Target:
 
 
 class Exchange:
-    """Sends one command's message and collects the answers.  `on_answer` is called for each as it comes."""
+    """Sends one command's message and collects the answers.  Calls `on_answer` for each answer as it arrives."""
 
     def __init__(self, messaging: Messaging, command: Command, on_answer: Callable[[Message], None]) -> None:
         self._messaging = messaging
@@ -86,7 +89,7 @@ class Exchange:
         self._new_answers: list[Message] = []
 
     def run(self, destinations: Sequence[ServerID], data: bytes, timeout: float) -> Outcome:
-        """Send to each destination and wait at most `timeout` seconds for what is due."""
+        """Send to each destination and wait at most `timeout` seconds for delivery and answers."""
         deadline = time.monotonic() + timeout
         outcome = Outcome(self._command, self._messaging.config.lock_directory, timeout)
         answer = self._command.answer
@@ -108,7 +111,7 @@ class Exchange:
 
     def _send(self, dst: ServerID, data: bytes, outcome: Outcome) -> None:
         try:
-            pidfd = self._watch(dst)
+            pidfd = self._messaging.watch(dst)
         except NoSuchProcess:
             outcome.gone.append(dst)
             return
@@ -124,17 +127,6 @@ class Exchange:
             target = _Target(dst, pidfd, taken=status is not SendStatus.QUEUED)
             self._targets[dst.pid] = self._due[dst.pid] = target
 
-    def _watch(self, dst: ServerID) -> int:
-        """A pidfd of the process; NoSuchProcess if it does not live."""
-        try:
-            pidfd = os.pidfd_open(dst.pid)
-        except ProcessLookupError:
-            raise NoSuchProcess(f"no process {dst}") from None
-        if not self._messaging.is_alive(dst):
-            os.close(pidfd)
-            raise NoSuchProcess(f"no process {dst}")
-        return pidfd
-
     def _wait(self, deadline: float, outcome: Outcome) -> None:
         poll = select.poll()
         poll.register(self._messaging.fileno(), select.POLLIN)
@@ -145,7 +137,7 @@ class Exchange:
         is_over = False
         while self._due and not is_over:
             left = deadline - time.monotonic()
-            is_over = left <= 0  # this look is the last one: we may have been kept from looking in time
+            is_over = left <= 0  # poll once more after the deadline: this process may have been delayed
             ready = poll.poll(max(0.0, left) * 1000)
             ended = [targets_by_pidfd[fd] for fd, _ in ready if fd in targets_by_pidfd]
             while self._messaging.dispatch() and time.monotonic() < deadline:
@@ -157,11 +149,11 @@ class Exchange:
                     outcome.gone.append(target.dst)
 
     def _take(self, message: Message) -> None:
-        """A handler: only notes the answer, since what a handler raises (a closed stdout) goes to the log."""
+        """Only store the answer.  If printing raised here (a closed stdout), the error would only be logged."""
         self._new_answers.append(message)
 
     def _settle(self, outcome: Outcome) -> None:
-        """Note who has taken the message and who has answered; those of whom nothing is due any more are done."""
+        """Record who has taken the message and who has answered, and remove those that are complete from `_due`."""
         for message in self._new_answers:
             target = self._targets.get(message.src.pid)
             if target is not None:
@@ -172,7 +164,8 @@ class Exchange:
         nothing_waits = not self._messaging.statistics().queued_messages
         for target in list(self._due.values()):
             if not target.taken and nothing_waits:
-                target.taken = self._messaging.is_alive(target.dst)  # else it was given up; the pidfd will tell
+                # If it is dead, the message was dropped; the pidfd reports its end.
+                target.taken = self._messaging.is_alive(target.dst)
             if target.taken and (target.answered or self._command.answer is None):
                 del self._due[target.dst.pid]
                 outcome.delivered.append(target.dst)
@@ -185,7 +178,7 @@ def _listed(processes: Iterable[ServerID]) -> str:
 
 
 def _allow_descriptors() -> None:
-    """A pidfd for each of thousands of processes may be more than the soft limit allows."""
+    """Raise the soft limit on descriptors: thousands of processes need a pidfd each."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # then what is allowed has to do
+    with contextlib.suppress(ValueError, OSError):  # the present limit then has to suffice
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

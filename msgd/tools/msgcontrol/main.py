@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgcontrol: send a control message to running processes, as smbcontrol does."""
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ _TIMEOUT = 10.0
 
 _USAGE = "msgcontrol [-s FILE] [-t SECONDS] [--json] [-V] DESTINATION COMMAND [ARG...]"
 
-_DESCRIPTION = "Send a control message to one process or to all of them, and print what they answer."
+_DESCRIPTION = "Send a control message to one process or to all of them, and print the answers."
 
 _EPILOG = """\
 destinations:
@@ -35,20 +37,23 @@ destinations:
                  a server id, as msgd and its programs print it
   {daemons}
                  a daemon, found by its pid file
-  NAME           every process that has given itself this name (msgstatus shows them)
-  all            every process but this one
+  NAME           every process that has registered this name (see msgstatus)
+  all            every process except this one
   self           this process
 
 commands:
 {commands}
 
 examples:
-  msgcontrol msgd ping
-  msgcontrol all debuglevel
+  msgcontrol msgd ping                  check that msgd answers
+  msgcontrol all debuglevel             print every process's debug levels
+  msgcontrol msgd debug 'all:1 msgd:5'  log msgd's own work in detail
+  msgcontrol -t 2 --json all ping       wait 2 seconds; print JSON for scripts
   msgcontrol -s /etc/samba/smb.conf smbd reload-config
+                                        make Samba's smbd reload its smb.conf
 
-Exit status: 0 if the message was delivered to all it was for (and answered by all, where an answer is due), 1 if not,
-2 for wrong usage.
+Exit status: 0 if every destination received the message (and answered, if the
+command has an answer), 1 if not, 2 for wrong usage.
 """
 
 
@@ -58,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> cli.Parser:
-    """The parser of msgcontrol\'s arguments; its manual page is made from it, too."""
+    """The parser of msgcontrol's arguments.  The manual page is generated from it."""
     width = max(len(command.usage) for command in COMMANDS) + 2
     commands = "\n".join(f"  {command.usage:<{width}}{command.help}" for command in COMMANDS)
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG.format(daemons=", ".join(DAEMONS), commands=commands), _USAGE)
@@ -70,16 +75,16 @@ def make_parser() -> cli.Parser:
         default=_TIMEOUT,
         help=f"how long to wait for delivery and answers (default: {_TIMEOUT:g})",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead: what became of the message")
-    parser.add_argument("destination", metavar="DESTINATION", type=_destination, help="whom; see below")
-    parser.add_argument("command", metavar="COMMAND", type=_command, help="what; see below")
+    parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object instead")
+    parser.add_argument("destination", metavar="DESTINATION", type=_destination, help="who gets the message; see below")
+    parser.add_argument("command", metavar="COMMAND", type=_command, help="what to ask for; see below")
     parser.add_argument("arguments", metavar="ARG", nargs="*", default=[], help="what the command needs")
     parser.completion_words = [*DAEMONS, "all", "self", *(command.name for command in COMMANDS)]
     return parser
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse, and put the message's data into the namespace as `payload`."""
+    """Parse the arguments, and add the message's data to the namespace as `payload`."""
     parser = make_parser()
     parsed = parser.parse_args(argv)
     command: Command = parsed.command
@@ -124,9 +129,9 @@ def _run(arguments: argparse.Namespace) -> int:
     cli.log_errors_only(PROGRAM)
     config = Config.load(arguments.configfile)
     command: Command = arguments.command
-    # What is not taken within -t is given up then: closing has nothing to wait for.
+    # A message not taken within -t is dropped, so close() has nothing to wait for.
     with Messaging(config.replace(close_timeout=0)) as messaging:
-        DebugLevels(LogLevel("0")).serve(messaging)  # what `self` has to say
+        DebugLevels(LogLevel("0")).serve(messaging)  # the destination `self` is this process
         destinations = find_destinations(arguments.destination, messaging)
         exchange = Exchange(messaging, command, _nothing if arguments.json else partial(_print, command))
         outcome = exchange.run(destinations, arguments.payload, arguments.timeout)
@@ -144,7 +149,7 @@ def _print(command: Command, message: Message) -> None:
 
 
 def _nothing(message: Message) -> None:
-    """With --json all answers come in the end."""
+    """With --json, all answers are printed at the end."""
 
 
 def _as_json(destination: str, outcome: Outcome) -> dict[str, object]:

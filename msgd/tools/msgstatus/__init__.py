@@ -1,1 +1,3 @@
-"""msgstatus: who is here."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgstatus: show the processes in the rendezvous directory."""

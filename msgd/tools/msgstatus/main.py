@@ -1,7 +1,9 @@
-"""msgstatus: who is in the rendezvous directory, as smbstatus shows who is on the server.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""msgstatus: show the processes in the rendezvous directory, as smbstatus shows the clients of a server.
 
-It only looks, and joins nothing: whoever may read the directory may run it, it is not among those it shows, and no
-process notices it.
+It only reads the directory and never joins it.  So any user who may read the directory can run it, it does not list
+itself, and no process notices it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING
 from msgd.config import Config
 from msgd.errors import BackendUnavailable
 from msgd.programs import cli
-from msgd.tools.msgstatus.status import Row, Status, look
+from msgd.tools.msgstatus.status import Row, Status, read_status
 from msgd.wire.message_types import MessageClass, class_names
 
 if TYPE_CHECKING:
@@ -27,32 +29,35 @@ if TYPE_CHECKING:
 PROGRAM = "msgstatus"
 
 _INTERVAL = 1.0
-"""Seconds between two looks of --watch."""
+"""Seconds between two refreshes of --watch."""
 
 _UNKNOWN = "-"
 _ALL_CLASSES = tuple(class_names(MessageClass.ALL).split())
 
 _COLUMNS = ("PID", "UNIQUE ID", "UID", "COMMAND", "NAMES", "LISTENS", "TYPE", "QUEUE", "SINCE", "STATE")
 _NUMBERS = frozenset(("PID", "UNIQUE ID", "UID", "QUEUE"))
-"""The columns that are aligned to the right."""
+"""The columns that are right-aligned."""
 _WRAPPED = {"UNIQUE ID": 10, "COMMAND": 8, "NAMES": 6, "LISTENS": 7, "SINCE": 10}
-"""The columns that take more than one line where the terminal is narrow, and how narrow they may become."""
+"""The columns that wrap on a narrow terminal, with their minimum widths."""
 
 _USAGE = "msgstatus [-s FILE] [--json | --watch [SECONDS]] [-V]"
 
-_DESCRIPTION = "Show the processes that message each other: the living, and what dead ones have left."
+_DESCRIPTION = "Show the processes that use messaging, and what dead ones have left behind."
 
 _EPILOG = """\
 columns:
-  LISTENS        the classes of broadcasts that reach it
-  QUEUE          messages that wait for it; known with messaging type tdb only
-  STATE          alive; dead: its files are there until the next clean-up; starting: not to be reached yet
-What cannot be known is shown as -, in --json as null.
+  LISTENS        the classes of broadcasts that the process receives
+  QUEUE          its backlog in messages; known only with messaging type tdb
+  STATE          alive;
+                 dead: its files stay until the next clean-up;
+                 starting: it cannot receive messages yet
+An unknown value is shown as -, and as null in --json.
 
 examples:
-  msgstatus
-  msgstatus --watch
+  msgstatus               print the table once
+  msgstatus --watch 5     redraw it every 5 seconds until Ctrl-C
   msgstatus --json | jq '.processes[] | select(.state == "dead") | .pid'
+                          print the pids of dead processes
 
 Exit status: 0, 1 if the directory cannot be read, 2 for wrong usage.
 """
@@ -64,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> cli.Parser:
-    """The parser of msgstatus's arguments; its manual page is made from it, too."""
+    """The parser of msgstatus's arguments.  The manual page is generated from it."""
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG, _USAGE)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print one JSON object instead")
@@ -74,7 +79,7 @@ def make_parser() -> cli.Parser:
         nargs="?",
         type=_seconds,
         const=_INTERVAL,
-        help=f"look again every so often and redraw, until Ctrl-C (default: every {_INTERVAL:g} second)",
+        help=f"refresh the table every SECONDS until Ctrl-C (default: {_INTERVAL:g})",
     )
     return parser
 
@@ -94,7 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = Config.load(arguments.configfile)
     if arguments.watch is not None:
         return _watch(config, arguments.watch)
-    status = look(config)
+    status = read_status(config)
     if arguments.json:
         print(json.dumps(_as_json(status)))
         return 0
@@ -114,7 +119,7 @@ def _as_json(status: Status) -> dict[str, object]:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    """The row as it is shown, without anything that a terminal might obey."""
+    """The row as text, with the control characters that a terminal would obey replaced."""
     cells = (
         row.pid,
         row.unique_id,
@@ -139,7 +144,7 @@ def _nobody(status: Status) -> str:
 
 
 def _plain(status: Status) -> str:
-    """The table as text, its columns as wide as they need."""
+    """The table as plain text, each column as wide as its widest cell."""
     if not status.rows:
         return _nobody(status)
     lines = [_COLUMNS, *map(_cells, status.rows)]
@@ -175,7 +180,7 @@ def _rich(status: Status) -> RenderableType:
 
 
 def _print_rich(status: Status) -> bool:
-    """Print the table in style; False if rich is not installed."""
+    """Print the table with rich.  Return False if rich is not installed."""
     try:
         from rich.console import Console
 
@@ -186,7 +191,7 @@ def _print_rich(status: Status) -> bool:
 
 
 def _watch(config: Config, interval: float) -> int:
-    """Show the table and redraw it every `interval` seconds: the directory itself does not tell of deaths."""
+    """Redraw the table every `interval` seconds.  A timer is needed because a death does not change the directory."""
     try:
         from rich.console import Group
         from rich.live import Live
@@ -198,7 +203,7 @@ def _watch(config: Config, interval: float) -> int:
     with Live(screen=True, auto_refresh=False) as live:
         try:
             while True:
-                status = look(config)
+                status = read_status(config)
                 live.update(Group(_rich(status), *map(Text, status.notes)), refresh=True)
                 time.sleep(interval)
         except KeyboardInterrupt:

@@ -1,4 +1,6 @@
-"""What msgstatus shows: the processes of a rendezvous directory, seen from outside, as rows of a table."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Read the processes of a rendezvous directory from outside, as the rows of msgstatus's table."""
 
 from __future__ import annotations
 
@@ -21,42 +23,42 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Row:
-    """One process.  None is what cannot be known: not written down, not to be read, or not to be seen from outside."""
+    """One process.  None means unknown: not recorded, not readable, or not visible from outside."""
 
     pid: int
     unique_id: int | None
     uid: int
     command: str | None
-    """The program; of Samba's processes, what they call themselves."""
+    """The program's name; for Samba's processes, the title they give themselves."""
     names: tuple[str, ...] | None
     classes: tuple[str, ...]
     """The broadcast classes it listens to."""
     type: str | None
     """The messaging type."""
     queue: int | None
-    """How many messages wait for it: with messaging type tdb only, the kernel does not tell of sockets."""
+    """Its backlog in messages.  Known only with messaging type tdb: the kernel does not report it for sockets."""
     since: int
-    """When it came, in seconds since the epoch."""
+    """When it joined, in seconds since the epoch."""
     state: str
-    """`alive`, `dead`, or `starting`: it holds its lock file and has not said yet who it is."""
+    """`alive`, `dead`, or `starting`: it holds its lock file but has not written its identity yet."""
 
     @property
     def server_id(self) -> str | None:
-        """How msgcontrol addresses it, and nobody who gets its pid later; None for one without a unique id."""
+        """The address for msgcontrol that no later process with the same pid matches; None without a unique id."""
         return None if self.unique_id is None else str(ServerID(self.pid, unique_id=self.unique_id))
 
 
 @dataclass(frozen=True)
 class Status:
-    """The rows by pid, and a line on each thing that could not be read."""
+    """The rows in order of pid, and a note for each thing that could not be read."""
 
     directory: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
 
-def look(config: Config) -> Status:
-    """Look into the directory without a trace.  Raises TransportError, UnsafeDirectory."""
+def read_status(config: Config) -> Status:
+    """Read the directory without changing it.  Raises TransportError, UnsafeDirectory."""
     notes: list[str] = []
     with RendezvousDirectory(config) as directory:
         entries = list(directory.entries())
@@ -67,7 +69,7 @@ def look(config: Config) -> Status:
 
 
 def _unless_denied(read: Callable[[], T], notes: list[str]) -> T | None:
-    """What is read; None, with a note on the reason, if this user may not or the file is damaged."""
+    """The result of `read`; None, with the reason in `notes`, if access is denied or the file is damaged."""
     try:
         return read()
     except (BackendUnavailable, TransportError, UnsafeDirectory) as error:
@@ -106,7 +108,7 @@ def _state(entry: Entry) -> str:
 
 
 def _kernels_name(pid: int) -> str | None:
-    """What a living process is called in /proc; None if it has ended meanwhile."""
+    """The name of a living process in /proc; None if it has ended meanwhile."""
     try:
         return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
     except OSError:

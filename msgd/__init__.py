@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgd: messages between the processes of one machine, in Samba's formats, without a broker in the data path."""
 
 from msgd._registry import VERSION as __version__

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The messaging API by its names of 2006: message_init ... message_end.
 
 As then, the module keeps one context for the process.  Functions return what theirs did (True for success), and the

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The general messaging code: contexts with handlers, dispatch, send, broadcast, request and reply.
 
 A process has one endpoint in a rendezvous directory, whatever the number of its contexts: the lock file and the

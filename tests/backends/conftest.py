@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Fixtures of the transports' tests.  Each test runs for each variant of each compiled-in messaging type.
 
 variants.py lists the variants; contract/README.md says which tests hold which clause of the contract.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """How long a receiver spins before it sleeps: by its last results, and by how busy the processors are."""
 
 from __future__ import annotations

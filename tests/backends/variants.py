@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The parameters of the suite: the compiled-in messaging types, each in all its variants.
 
 A new messaging type is included as soon as it is compiled in.  VARIANTS adds other ways of running a type.  A test

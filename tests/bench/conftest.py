@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Run msgbench in the test's process.  Its workers are forked, so a test's patches apply in them too."""
 
 from __future__ import annotations

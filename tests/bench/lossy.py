@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """A backend that reports one message in a thousand as sent without sending it."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgbench dbench: the load files it reads, the files it makes, and the messages it counts."""
 
 from __future__ import annotations

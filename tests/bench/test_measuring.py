@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Each subcommand measures briefly.  The tests check what it counted, never its speed."""
 
 from __future__ import annotations

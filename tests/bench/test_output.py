@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The output of msgbench: tables, JSON, pictures, comparisons, pages, and the messages for wrong usage."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """--qlen: the value set for a run is restored, however the run ends."""
 
 from __future__ import annotations

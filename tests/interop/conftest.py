@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """One smbd for all tests of a worker, on directories of its own."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """An unmodified Samba in its own directories: smbd in the foreground, and smbcontrol to query it."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """A process that uses msgd's library among the processes of a real Samba."""
 
 from __future__ import annotations

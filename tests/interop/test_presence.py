@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """How real Samba and msgd see each other's processes: broadcasts, names and status."""
 
 from __future__ import annotations

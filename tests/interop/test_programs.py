@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgd's and Samba's programs on one smb.conf: smbcontrol controls msgd, and msgcontrol controls smbd."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Behaviour that all programs share: closed or full standard descriptors, and a reader that has gone away."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The demo runs, explains what it does, and leaves nothing behind, however it ends."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgcontrol: every command, destination and error message; the wait ends when nothing is outstanding."""
 
 from __future__ import annotations

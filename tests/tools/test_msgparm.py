@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgparm as a program and as a function: what it prints where, and its exit status."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgstatus shows real processes, as a table and as JSON, to any user who may read the directory."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Hypothesis strategies for the objects of the wire."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Fragments and their reassembly, with interleaved senders and false lengths."""
 
 from __future__ import annotations

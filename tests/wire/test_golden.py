@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The golden vectors: datagrams recorded from Samba 4.17's smbcontrol are decoded, and encoded again byte for byte.
 
 vectors/samba-4.17-smbcontrol-datagrams.jsonl has for each command the datagrams (hex, number of descriptors), their

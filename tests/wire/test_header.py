@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The message header: 52 bytes before the payload."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """ServerID: its 24 bytes, and its text as Samba prints it."""
 
 from __future__ import annotations

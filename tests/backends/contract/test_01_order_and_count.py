@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 1, order and count: between two live processes, first in, first out, and each message exactly once."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 2, size: messages up to `max message size` arrive whole; larger ones are refused before anything is sent."""
 
 from __future__ import annotations

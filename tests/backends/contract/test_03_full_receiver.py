@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 3: if a receiver is full, the sender queues up to a bound; nothing blocks or is dropped silently."""
 
 from __future__ import annotations

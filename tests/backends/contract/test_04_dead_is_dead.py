@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 4: sending to a dead process raises NoSuchProcess at once; nothing of it outlives the next clean-up."""
 
 from __future__ import annotations

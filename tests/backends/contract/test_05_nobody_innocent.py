@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 5: the new owner of a reused pid is never signalled, and never receives messages of the old one."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 7, fork: a context in a forked child raises ForkedContext; reinit() gives the child its own identity."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 9: a raising handler is logged with its message type, and the messages behind it are still handled."""
 
 from __future__ import annotations

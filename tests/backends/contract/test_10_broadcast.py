@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 10: a broadcast reaches each live process that listens to its class, once; dead ones do not disturb it."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 11, watch: the kernel reports the end of a process at once, to sync and asyncio programs."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 12: a process reaches more destinations than it may have open descriptors."""
 
 from __future__ import annotations

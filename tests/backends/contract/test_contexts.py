@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Contexts: handlers, identities, several in a process, request and broadcast, and their end."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """File descriptors ride with messages: close-on-exec, open while the handler runs, none leaked."""
 
 from __future__ import annotations

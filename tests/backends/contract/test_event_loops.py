@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """fileno() is level-triggered: readable while dispatch has something to do, in any kind of loop."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Hand-made datagrams: those of a process that is not msgd, or is hostile."""
 
 from __future__ import annotations

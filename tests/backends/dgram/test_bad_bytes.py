@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 8 on dgram, bad bytes: garbage is dropped and counted; no exception, no growing memory, no leaked fd."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The queue in the sending process on dgram, where the kernel's own queue is short."""
 
 from __future__ import annotations

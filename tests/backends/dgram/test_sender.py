@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Clause 6 on dgram: the source must be the kernel's; only root, our user and trusted users are heard."""
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import tdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msgd.wire.tdb_space import free_list_anew
+from msgd.wire.tdb_space import rebuilt_free_list
 from tests.backends.tdb.conftest import needs_tdb_tools
 
 KINDS = {"mutexes": (89, tdb.CLEAR_IF_FIRST | 4096), "fcntl": (0, tdb.CLEAR_IF_FIRST)}
@@ -49,7 +49,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 @given(before=WORK, after=WORK)
 @settings(max_examples=60, deadline=None)
-def test_free_list_anew(directory: Path, kind: str, before: Steps, after: Steps) -> None:
+def test_rebuilt_free_list(directory: Path, kind: str, before: Steps, after: Steps) -> None:
     path = directory / "file.tdb"
     path.unlink(missing_ok=True)
     chains, flags = KINDS[kind]
@@ -58,7 +58,7 @@ def test_free_list_anew(directory: Path, kind: str, before: Steps, after: Steps)
     try:
         values: dict[bytes, bytes] = {}
         work(database, values, before)
-        writes = free_list_anew(partial(os.pread, fd), os.fstat(fd).st_size)
+        writes = rebuilt_free_list(partial(os.pread, fd), os.fstat(fd).st_size)
         assert writes is not None
         os.pwrite(fd, b"\xff\xff\xff\x7f", writes[0].place)
         for place, data in writes:
@@ -79,11 +79,11 @@ def read_from(data: bytes, length: int, place: int) -> bytes:
 
 @given(data=st.binary(max_size=300), spoiled=st.dictionaries(st.integers(0, 9000), st.integers(0, 255), max_size=20))
 def test_damage_is_told_and_raises_nothing(sample: bytes, data: bytes, spoiled: dict[int, int]) -> None:
-    assert free_list_anew(partial(read_from, data), len(data)) is None
+    assert rebuilt_free_list(partial(read_from, data), len(data)) is None
     damaged = bytearray(sample)
     for place, byte in spoiled.items():
         damaged[place] = byte
-    writes = free_list_anew(partial(read_from, bytes(damaged)), len(damaged))
+    writes = rebuilt_free_list(partial(read_from, bytes(damaged)), len(damaged))
     assert writes is None or all(place + len(one) <= len(damaged) for place, one in writes)
 
 
@@ -104,8 +104,8 @@ def test_overlapping_records_are_damage(sample: bytes) -> None:
     first = sample.index(magic) - 20
     length = int.from_bytes(sample[first + 4 : first + 8], "little")
     damaged = sample[: first + 4] + (length + 100).to_bytes(4, "little") + sample[first + 8 :]
-    assert free_list_anew(partial(read_from, sample), len(sample)) is not None
-    assert free_list_anew(partial(read_from, damaged), len(damaged)) is None
+    assert rebuilt_free_list(partial(read_from, sample), len(sample)) is not None
+    assert rebuilt_free_list(partial(read_from, damaged), len(damaged)) is None
 
 
 def test_records_in_a_circle_are_damage(sample: bytes) -> None:
@@ -119,5 +119,5 @@ def test_records_in_a_circle_are_damage(sample: bytes) -> None:
         reads += 1
         return read_from(damaged, length, place)
 
-    assert free_list_anew(read, len(damaged)) is None
+    assert rebuilt_free_list(read, len(damaged)) is None
     assert reads < 20

@@ -40,7 +40,7 @@ from msgd.config import Config
 from msgd.errors import BackendUnavailable, TransportError, UnsafeDirectory
 from msgd.presence import RendezvousDirectory
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND, key_source_pid
-from msgd.wire.tdb_space import free_list_anew
+from msgd.wire.tdb_space import rebuilt_free_list
 
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ class MessagesTdb:
         """Write it as it should be; False, and nothing is written, if that cannot be told."""
         fd = self._descriptor()
         size = 0 if fd is None else os.fstat(fd).st_size
-        writes = None if fd is None else free_list_anew(partial(os.pread, fd), size)
+        writes = None if fd is None else rebuilt_free_list(partial(os.pread, fd), size)
         if fd is None or writes is None:
             return False
         os.posix_fallocate(fd, 0, size)  # somebody may have been at making it longer

@@ -51,7 +51,8 @@ from msgd.backends.tdb.destination import (
     open_destination,
 )
 from msgd.backends.tdb.doorbell import Doorbell
-from msgd.backends.tdb.messages_file import MessagesTdb, acquire, no_record, read_messages_tdb, tdb_errors
+from msgd.backends.tdb.libtdb import missing_record, tdb_errors
+from msgd.backends.tdb.messages_file import MessagesFile, read_messages_file
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import MessageTooLarge, NoSuchProcess, QueueFull, TransportError
@@ -143,7 +144,7 @@ class TdbBackend(Backend):
         self._cached_destinations = cached_destinations(DESCRIPTORS)
         self._doorbell = Doorbell()
         try:
-            self._file = MessagesTdb(config, presence, self._known_keys)
+            self._file = MessagesFile(config, presence, self._known_keys)
         except BaseException:
             self._doorbell.close()
             raise
@@ -165,7 +166,7 @@ class TdbBackend(Backend):
         """Make our record, in place of what a process with our pid has left behind."""
         self._remove(self.presence.pid)
         with self._file.changing_space():
-            self._file.make_place(self._key)
+            self._file.make_record(self._key)
 
     def fileno(self) -> int:
         if not self._watched:
@@ -303,7 +304,7 @@ class TdbBackend(Backend):
             self._take_value(self._key, self._chain, None)
             self._sort()
         elif value is None:
-            raise no_record()
+            raise missing_record()
         for source_key, source in list(self._sources.items()):
             self._take_segment(source_key, source)
         return bool(self._inbox)
@@ -322,7 +323,7 @@ class TdbBackend(Backend):
         database, words = self._tdb, self._words
         words[TAKING] = 1
         try:
-            acquire(chain)
+            chain.lock()
             self._in_hand_from = source_key
             value = database.get(key) or b""
             if is_wanted(value):
@@ -473,7 +474,7 @@ class TdbBackend(Backend):
     @classmethod
     def depths(cls, config: Config, directory: RendezvousDirectory) -> Mapping[int, int]:
         depths: Counter[int] = Counter()
-        for key, value in read_messages_tdb(config, directory).items():
+        for key, value in read_messages_file(config, directory).items():
             pid = key_pid(key)
             if pid is not None:
                 depths[pid] += count_messages(value)

@@ -25,6 +25,8 @@ from typing import NamedTuple
 
 import tdb
 
+from msgd.backends.tdb.libtdb import LOCK_FAILED
+
 _POINTER = ctypes.sizeof(ctypes.c_void_p)
 
 
@@ -36,6 +38,11 @@ class ChainLock(NamedTuple):
 
     acquire: Callable[[], int | None]
     release: Callable[[], int | None]
+
+    def lock(self) -> None:
+        """Acquire the lock; raise RuntimeError, as the module does, if that fails."""
+        if self.acquire():
+            raise RuntimeError(LOCK_FAILED, "a record cannot be locked")
 
 
 class ChainLocks:

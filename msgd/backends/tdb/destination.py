@@ -39,7 +39,8 @@ from collections import deque
 from typing import NamedTuple
 
 from msgd.backends.tdb.chain_lock import ChainLock
-from msgd.backends.tdb.messages_file import PLACE, MessagesTdb, acquire, no_record
+from msgd.backends.tdb.libtdb import missing_record
+from msgd.backends.tdb.messages_file import ROOM, MessagesFile
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, QueueFull, TransportError
 from msgd.presence import Presence, Process
@@ -73,7 +74,7 @@ QUOTA = 2048
 """Bytes that each of these may append to PID/<pid> from one look at its depth to the next."""
 DEEP = 8192
 """Bytes in PID/<pid> from which on a sender continues elsewhere."""
-CROWDED = PLACE - (len(GRANTS) + 1) * QUOTA - CONTINUATION_SIZE
+CROWDED = ROOM - (len(GRANTS) + 1) * QUOTA - CONTINUATION_SIZE
 """Bytes in it beyond which not even a "continued" record is appended: some two hundred senders have done so.
 
 One quota more than there are grants: a grant may change hands between two takes.
@@ -137,7 +138,7 @@ class Destination:
         pidfd: int,
         words: memoryview,
         presence: Presence,
-        file: MessagesTdb,
+        file: MessagesFile,
         bounds: Bounds,
         memory: mmap.mmap | None = None,
         lock_fd: int = -1,
@@ -281,7 +282,7 @@ class Destination:
         if self._chain is None:
             self._chain = self._file.chains.of(self.key)
         try:
-            acquire(self._chain)
+            self._chain.lock()
             if self._has_queue_room(size):
                 self._granted = self._granted or self._own[1] in self.words[GRANTS.start : GRANTS.stop].tolist()
                 self._append_behind_look(record)
@@ -305,7 +306,7 @@ class Destination:
         """What it means that PID/<pid> is not there."""
         if self.words[EPOCH] == CLOSED or not self._holds_lock():
             return NoSuchProcess(f"process {self.server_id} has ended")
-        return no_record()
+        return missing_record()
 
     def _append_behind_look(self, record: bytes) -> None:
         self.unlooked, self.unlooked_bytes = 1, len(record)
@@ -350,9 +351,9 @@ class Destination:
         needed = len(value) + CONTINUATION_SIZE
         if needed > segment.room:
             segment.room = 0
-            room = needed + -needed % PLACE
+            room = needed + -needed % ROOM
             with self._file.changing_space():
-                self._file.make_place(segment.key, room)
+                self._file.make_record(segment.key, room)
             segment.room = room
         self._tdb.store(segment.key, value)
         segment.used = SEGMENT_START_SIZE
@@ -447,7 +448,7 @@ class Destination:
 
 
 def open_destination(
-    dst: ServerID, presence: Presence, own_words: memoryview, file: MessagesTdb, bounds: Bounds
+    dst: ServerID, presence: Presence, own_words: memoryview, file: MessagesFile, bounds: Bounds
 ) -> Destination:
     """The process that has the pid of `dst` now.  Raises NoSuchProcess, TransportError.
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from msgd import Config, Message, Messaging, MsgdError, NoSuchProcess, QueueFull, ServerID, TransportError
-from msgd.backends.tdb import messages_file
+from msgd.backends.tdb import libtdb, messages_file
 from msgd.backends.tdb.backend import TdbBackend
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, queue_key
 from tests.backends.conftest import MakeConfig, StartPeer
@@ -243,7 +243,7 @@ def test_storm_of_kills(
     pairs[1].begin(exchange, pairs[0].server_id, number)
     end_exchange(pairs[:2])
     assert pairs[0].call(is_whole)
-    assert "made anew" not in log.read_text(), "the file was damaged"
+    assert "messages.tdb was damaged" not in log.read_text(), "the file was damaged"
 
 
 def is_whole(session: Session) -> bool:
@@ -344,7 +344,7 @@ def test_damage_in_the_file_is_repaired(config: Config, start: StartPeer, who_fi
     if who_finds == "receiver":
         assert receiver.call(dispatch_once) == 0
     sender.call(send_many, receiver.server_id, [b"%d" % number for number in range(3000)])
-    assert room_of(config, queue_key(receiver.pid)) > messages_file.PLACE, "appends outgrow it again and again"
+    assert room_of(config, queue_key(receiver.pid)) > messages_file.ROOM, "appends outgrow it again and again"
     assert receiver.call(take_data, 3000) == [b"%d" % number for number in range(3000)]
     sender.call(send_many, other.server_id, [b"after"])
     assert other.call(take_data, 1) in ([b"kept"], [b"after"]), "kept, unless it was in the same chain"
@@ -353,7 +353,7 @@ def test_damage_in_the_file_is_repaired(config: Config, start: StartPeer, who_fi
 def lead_in_a_circle(session: Session, keys: tuple[bytes, bytes]) -> None:
     """Have each of two records be the next one of the other's chain."""
     file = backend(session.messaging)._file
-    fd = file._descriptor()
+    fd = file.descriptor()
     assert fd is not None
     content = os.pread(fd, os.fstat(fd).st_size, 0)
     base = int.from_bytes(content[64:68], "little")
@@ -370,7 +370,7 @@ def test_chain_that_leads_in_a_circle(log: Path, start: StartPeer, who_finds: st
         sender.call(send_many, receiver.server_id, [b"kept"])
     sender.call(lead_in_a_circle, (queue_key(one.pid), queue_key(other.pid)))
     sender.call(find_damage, who_finds == "a newcomer")
-    assert "made anew with 3 queues" in log.read_text()
+    assert "rebuilt with 3 queues" in log.read_text()
     for receiver in (one, other):
         sender.call(send_many, receiver.server_id, [b"after"])
         assert receiver.call(take_data, 2) == [b"kept", b"after"]
@@ -383,7 +383,7 @@ def find_damage(session: Session, in_free_space: bool) -> None:
         with file.changing_space():
             pass
     else:
-        file.repair(RuntimeError(messages_file._CORRUPT, "as libtdb says"))
+        file.repair(RuntimeError(libtdb.CORRUPT, "as libtdb says"))
 
 
 def find_no_descriptor(session: Session) -> str:
@@ -426,7 +426,7 @@ def begin_to_change_space(session: Session, place: int, length: int) -> None:
     changing = file.changing_space()
     changing.__enter__()
     session.kept.append(changing)
-    fd = file._descriptor()
+    fd = file.descriptor()
     assert fd is not None
     base = int.from_bytes(os.pread(fd, 4, 64), "little")
     free_list = base + 168
@@ -444,7 +444,7 @@ def test_killed_while_changing_the_free_space(make_config: MakeConfig, start: St
         sender.call(send_many, receiver.server_id, [b"kept"])
     content = (Path(config.lock_directory) / "messages.tdb").read_bytes()
     place = min(content.index(TDB_MAGIC + b"PID/%d\0" % peer.pid) for peer in (one, other))
-    owner.call(begin_to_change_space, place + 2000, messages_file.PLACE * 3 // 2)
+    owner.call(begin_to_change_space, place + 2000, messages_file.ROOM * 3 // 2)
     owner.kill()
     newcomers = [start(config) for _ in range(3)]
     texts = [b"%d" % number for number in range(3000)]
@@ -454,8 +454,8 @@ def test_killed_while_changing_the_free_space(make_config: MakeConfig, start: St
         assert receiver.call(take_data, 3001) == [b"kept", *texts]
     for receiver in newcomers:
         assert receiver.call(take_data, 3000) == texts
-    assert log.read_text().count("listed anew") == 1
-    assert "made anew" not in log.read_text()
+    assert log.read_text().count("list of free space has been rebuilt") == 1
+    assert "messages.tdb was damaged" not in log.read_text()
 
 
 def dispatch_once(session: Session) -> int:

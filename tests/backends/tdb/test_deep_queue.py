@@ -319,7 +319,7 @@ def test_short_lived_senders_do_not_make_the_record_deep(messaging: Messaging, s
 def place_of(session: Session, pid: int) -> int:
     """Where the record of a process stands in the file."""
     file = backend(session.messaging)._file
-    fd = file._descriptor()
+    fd = file.descriptor()
     assert fd is not None
     return os.pread(fd, os.fstat(fd).st_size, 0).index(TDB_MAGIC + queue_key(pid))
 
@@ -404,7 +404,7 @@ def test_grant_is_no_way_around_a_crowded_record(start: StartPeer) -> None:
     assert sender.call(is_granted, receiver.server_id)
     refused, depth = sender.call(send_though_crowded, receiver.server_id)
     assert refused == 39
-    assert depth < messages_file.PLACE
+    assert depth < messages_file.ROOM
 
 
 def send_patiently(session: Session, dst: ServerID) -> None:
@@ -511,7 +511,7 @@ def test_slots_are_kept_and_go_with_their_processes(make_config: MakeConfig, sta
         assert receiver.call(take_data, 8000) == numbered(name, 8000)
         sizes.append(receiver.call(slots))
     number, _ = sizes[1]
-    assert 10 < number <= destination.SPARE_BYTES // messages_file.PLACE
+    assert 10 < number <= destination.SPARE_BYTES // messages_file.ROOM
     assert sizes[1:] == sizes[1:2] * 3, "the first time, the end of the last slot was still free"
     sender.kill()
     assert receiver.call(clean_up) == [sender.pid]

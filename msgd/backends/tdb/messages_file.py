@@ -69,16 +69,16 @@ class MessagesFile:
     RuntimeError; pass that to repair().
     """
 
-    def __init__(self, config: Config, directory: RendezvousDirectory, known_keys: Callable[[], set[bytes]]) -> None:
+    def __init__(self, config: Config, directory: RendezvousDirectory) -> None:
         """Open the file, or make it; if no living process has it open, it is emptied first.
 
-        `known_keys` returns keys that a repair looks for besides those it finds: those of the living, and of slots.
         Raises BackendUnavailable, UnsafeDirectory.
         """
         path = os.path.join(config.lock_directory, FILE_NAME)
         _set_aside_if_damaged(directory.directory_fd, path)
         self.tdb = _open(config, directory, os.O_CREAT)
-        self._known_keys = known_keys
+        self.key_sources: list[Callable[[], set[bytes]]] = []
+        """They return the keys that a repair looks for besides those it finds: those of the living, and of slots."""
         status = os.stat(FILE_NAME, dir_fd=directory.directory_fd, follow_symlinks=False)
         self._inode = status.st_dev, status.st_ino
         self.chains = ChainLocks(self.tdb)
@@ -165,6 +165,9 @@ class MessagesFile:
             logger.info("a process was killed while it changed messages.tdb; the list of free space has been rebuilt")
 
     # Repair
+
+    def _known_keys(self) -> set[bytes]:
+        return set[bytes]().union(*(keys() for keys in self.key_sources))
 
     def repairing(self, action: Callable[[], T]) -> T:
         """The result of `action`; if it finds the file damaged, repair the file and try once more.

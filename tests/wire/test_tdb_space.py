@@ -1,4 +1,6 @@
-"""The list of free space, made anew from what is in no chain: on real files, after any work, and on damaged ones."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Rebuilding the free list from the hash chains: on real files, after any work on them, and on damaged ones."""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from tests.backends.tdb.conftest import needs_tdb_tools
 KINDS = {"mutexes": (89, tdb.CLEAR_IF_FIRST | 4096), "fcntl": (0, tdb.CLEAR_IF_FIRST)}
 Steps = list[tuple[int, int | None]]
 WORK = st.lists(st.tuples(st.integers(0, 12), st.one_of(st.none(), st.integers(0, 20_000))), max_size=60)
-"""Keys, and how long a value is stored under them, None to delete it."""
+"""Keys, and the length of the value to store under each; None to delete it."""
 
 
 def work(database: tdb.Tdb, values: dict[bytes, bytes], steps: Steps) -> None:
@@ -78,7 +80,7 @@ def read_from(data: bytes, length: int, place: int) -> bytes:
 
 
 @given(data=st.binary(max_size=300), spoiled=st.dictionaries(st.integers(0, 9000), st.integers(0, 255), max_size=20))
-def test_damage_is_told_and_raises_nothing(sample: bytes, data: bytes, spoiled: dict[int, int]) -> None:
+def test_damage_is_reported_and_raises_nothing(sample: bytes, data: bytes, spoiled: dict[int, int]) -> None:
     assert rebuilt_free_list(partial(read_from, data), len(data)) is None
     damaged = bytearray(sample)
     for place, byte in spoiled.items():
@@ -99,7 +101,7 @@ def sample(directory: Path) -> bytes:
 
 
 def test_overlapping_records_are_damage(sample: bytes) -> None:
-    """As two processes leave them that were given the same space."""
+    """Two processes were given the same space."""
     magic = (0x26011999).to_bytes(4, "little")
     first = sample.index(magic) - 20
     length = int.from_bytes(sample[first + 4 : first + 8], "little")
@@ -109,7 +111,7 @@ def test_overlapping_records_are_damage(sample: bytes) -> None:
 
 
 def test_records_in_a_circle_are_damage(sample: bytes) -> None:
-    """It is seen at once, however large the file is."""
+    """It is noticed at once, however large the file is."""
     first = sample.index((0x26011999).to_bytes(4, "little")) - 20
     damaged = sample[:first] + first.to_bytes(4, "little") + sample[first + 4 :]
     reads = 0

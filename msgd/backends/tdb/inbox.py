@@ -4,14 +4,14 @@
 
 A source is a process that has sent to us.
 
-Rule 1. A record is read and emptied in one step, under the lock of its chain (chain_lock.py).  The lock is taken only
-if there is something in the record, and once for all that is in it.
+Rule 1. A record is read and emptied in one step, under the lock of its chain (chain_lock.py).  That takes the lock
+once, whatever the number of messages.  The lock of PID/<pid> is taken only if there is something in it.
 
 Rule 2. While it holds the lock, the receiver says so in its word TAKING, and a sender that sees this spins for a moment
 instead of blocking on the mutex.  That is only a hint; the lock decides.
 
 Rule 3. A "continued" record makes its source be followed: from now on the segment that it names is checked, too.  A
-record of that source that comes through PID/<pid> again ends that: the source goes back to PID/<pid> only after
+message of that source that comes through PID/<pid> again ends that: the source goes back to PID/<pid> only after
 everything in its segments has been taken (outgoing.py).
 
 Rule 4. A segment is taken only if its number is the announced one (segments.py, rule 2).

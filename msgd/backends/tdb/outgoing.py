@@ -14,8 +14,8 @@ Rule 3. What a dead sender has sent still arrives: nothing waits in the sender's
 Rule 4. The number and the bytes of our messages that wait are bounded.  We know upper bounds of both.  What we append
 is counted first; it is discounted only when we have seen that the receiver has taken it.
 
-The quota makes the common case cheap.  As long as it lasts, append() appends without looking at anything.  It is the
-quota of grants.py in PID/<pid>; in a segment, it ends where the segment or the bounds end.
+The quota makes the common case cheap.  As long as it lasts, append() appends without looking at anything.  In
+PID/<pid> it is the quota of grants.py; in a segment it also ends where the segment or the bounds end.
 """
 
 from __future__ import annotations

@@ -1,23 +1,26 @@
-"""Records of messages.tdb, as Samba 3.0 writes them, and what only msgd writes.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The records of messages.tdb: those that Samba 3.0 writes, and those that only msgd writes.
 
-The value of key `PID/<pid>` NUL is any number of records one after the other, unpadded, in native byte order:
-i32 version, i32 type, i32 destination pid, i32 source pid, u64 length of the data (24 bytes on a 64-bit machine),
-then the data.  (Samba 3.0's message_rec.)
+The value of the key `PID/<pid>` NUL is a number of records, one after the other, unpadded, in native byte order: i32
+version, i32 type, i32 destination pid, i32 source pid, u64 length of the data (24 bytes on a 64-bit machine), then the
+data.  This is Samba 3.0's message_rec.  The version says what the record is:
 
-Version 1 is the message itself.  A version 1 record has room for pids only; what it lacks stands in a record before it:
+1: a message.  This is all that Samba 3.0 knows.  It has room for pids only; the rest of both addresses goes into a
+   version 2 record in front of it.
 
-Version 2, the ids of the version 1 record that follows at once (both are appended in one step); its data is u32
-destination task id, u32 source task id, u64 destination unique id, u64 source unique id.  An old reader skips it with
-a log line and takes the message.
+2: the ids of the version 1 record that follows immediately; both are appended in one step.  Data: u32 destination task
+   id, u32 source task id, u64 destination unique id, u64 source unique id.  Samba 3.0 logs this record, skips it, and
+   takes the message.
 
-Version 3, "continued": the source pid's next messages are in the segment of this number, which is in the record of key
-`PID/<pid>/<source pid>/<unique>/<slot>` NUL; its data is u64 source unique id, u64 number, u64 slot.
+3: a continuation.  The next messages of this source are in the segment with this number, which is stored under the key
+   `PID/<pid>/<source pid>/<unique>/<slot>` NUL.  Data: u64 source unique id, u64 segment number, u64 slot.
 
-Version 4, "segment": the first record of a segment; its data is the u64 number.  A slot holds one segment after the
-other, each with another number.  See backends/tdb_destination.py.
+4: the start of a segment, always its first record.  Data: u64 segment number.  A slot holds one segment after another,
+   each with a different number.  backends/tdb/outgoing.py explains what segments are for.
 
-One key is not of messages: `msgd/space` NUL tells whether somebody was changing the file's free space when he was
-killed.  See backends/messages_tdb.py.
+The key `msgd/space` NUL holds no messages.  It says whether a process is changing the file's free space; a process that
+is killed while it does so leaves it saying so.  See backends/tdb/messages_file.py.
 """
 
 from __future__ import annotations
@@ -44,18 +47,18 @@ SEGMENT_VERSION = 4
 
 CONTINUATION_SIZE = RECORD.size + CONTINUED.size
 SEGMENT_START_SIZE = RECORD.size + SEGMENT.size
-"""Bytes of a version 3 and of a version 4 record."""
+"""Bytes of a whole version 3 record, and of a whole version 4 record."""
 
 SPACE_KEY = b"msgd/space\0"
 SPACE_SOUND, SPACE_CHANGING = b"sound   ", b"changing"
-"""What its value may be."""
+"""The two values of SPACE_KEY."""
 
 RECORD_TYPE_MAX = 0x7FFFFFFF
-"""The record's type is an int."""
+"""The largest message type: the record's type field is a signed int."""
 
 
 class Continuation(NamedTuple):
-    """A version 3 record: where the messages of a source go on."""
+    """A version 3 record: the segment in which the messages of a source continue."""
 
     pid: int
     unique_id: int
@@ -64,45 +67,46 @@ class Continuation(NamedTuple):
 
 
 class SegmentStart(NamedTuple):
-    """A version 4 record: which segment this is."""
+    """A version 4 record: the number of the segment that begins here."""
 
     number: int
 
 
 class Special(NamedTuple):
-    """What is in a value besides messages, and how many messages stand before it."""
+    """Something in a value that is not a message; `position` is the number of messages in front of it."""
 
     position: int
     what: Continuation | SegmentStart | MalformedMessage
 
 
 def queue_key(pid: int) -> bytes:
-    """The key under which a process finds its messages."""
+    """The key of the record from which process `pid` takes its messages."""
     return b"PID/%d\0" % pid
 
 
 def segment_key(pid: int, source_pid: int, source_unique_id: int, slot: int) -> bytes:
-    """The key of one of the records in which a source's messages to `pid` go on."""
+    """The key of one of the slots that hold the segments of a source's messages to `pid`."""
     return b"PID/%d/%d/%d/%d\0" % (pid, source_pid, source_unique_id, slot)
 
 
 def key_source_pid(key: bytes) -> int | None:
-    """The pid of the source whose segments a key is for, None if it is no such key."""
+    """The pid of the source whose segments are stored under this key; None if it is not the key of a slot."""
     parts = key.rstrip(b"\0").split(b"/")
     return int(parts[2]) if len(parts) == 5 and parts[2].isdigit() and len(parts[2]) < 11 else None
 
 
 def key_pid(key: bytes) -> int | None:
-    """The pid whose messages a key holds, None if it is none of these keys."""
+    """The pid of the process whose messages are stored under this key; None for any other key."""
     prefix, _, rest = key.rstrip(b"\0").partition(b"/")
     pid = rest.partition(b"/")[0]
     return int(pid) if prefix == b"PID" and pid.isdigit() and len(pid) < 11 else None
 
 
 def pack_message(dst: ServerID, src: ServerID, message_type: int, data: bytes) -> bytes:
-    """The plain record, with its ids before it where it cannot do without.
+    """The bytes of a message: a version 1 record, with a version 2 record in front of it if that is needed.
 
-    It can between tasks 0 when the destination is addressed by its pid alone.  ValueError if something does not fit.
+    It is not needed from task 0 to task 0 if the destination is addressed by its pid alone; Samba 3.0 then reads
+    exactly what it would have written itself.  Raises ValueError if an id or the type does not fit its field.
     """
     dst_pid, dst_task, _, dst_unique = dst
     src_pid, src_task, _, src_unique = src
@@ -120,18 +124,18 @@ def pack_message(dst: ServerID, src: ServerID, message_type: int, data: bytes) -
 
 
 def pack_continuation(dst_pid: int, continuation: Continuation) -> bytes:
-    """The version 3 record."""
+    """The bytes of a version 3 record."""
     pid, unique_id, number, slot = continuation
     return RECORD.pack(CONTINUED_VERSION, 0, dst_pid, pid, CONTINUED.size) + CONTINUED.pack(unique_id, number, slot)
 
 
 def pack_segment_start(dst_pid: int, src_pid: int, number: int) -> bytes:
-    """The version 4 record."""
+    """The bytes of a version 4 record."""
     return RECORD.pack(SEGMENT_VERSION, 0, dst_pid, src_pid, SEGMENT.size) + SEGMENT.pack(number)
 
 
 def segment_number(value: bytes) -> int | None:
-    """The number in the version 4 record that a value begins with, None if it does not."""
+    """The number of the segment that begins at the start of `value`; None if no segment begins there."""
     if len(value) < SEGMENT_START_SIZE or RECORD.unpack_from(value)[0] != SEGMENT_VERSION:
         return None
     number: int = SEGMENT.unpack_from(value, RECORD.size)[0]
@@ -139,7 +143,7 @@ def segment_number(value: bytes) -> int | None:
 
 
 def record_starts(value: bytes) -> Iterator[int]:
-    """Where the records of a value begin, as far as they are whole."""
+    """The offset of each record in `value`; it stops at the first record whose head is incomplete."""
     start = 0
     while start + RECORD.size <= len(value):
         yield start
@@ -147,12 +151,12 @@ def record_starts(value: bytes) -> Iterator[int]:
 
 
 def count_messages(value: bytes) -> int:
-    """The number of messages in a value."""
+    """The number of messages in `value`."""
     return sum(RECORD.unpack_from(value, start)[0] == MESSAGE_VERSION for start in record_starts(value))
 
 
 def holds(value: bytes, record: bytes) -> bool:
-    """Whether a packed message is one of those in a value: with the same ids, or like it without."""
+    """Whether `value` contains this packed message, with the same ids, or likewise without ids."""
     has_ids = False
     for start in record_starts(value):
         if not has_ids and value.startswith(record, start):
@@ -162,9 +166,9 @@ def holds(value: bytes, record: bytes) -> bool:
 
 
 class RecordDecoder:
-    """Turns the value of the queue of process `pid` into messages and continuations.
+    """Turns the values that process `pid` takes into messages, continuations and segment starts.
 
-    `source_of` gives the ServerID of task 0 of a pid, for records that come without ids.
+    `source_of` returns the ServerID of task 0 of a pid.  It is called for messages without ids.
     """
 
     _KNOWN_MAX = 1024
@@ -176,7 +180,7 @@ class RecordDecoder:
         self._known: dict[tuple[int, bytes], tuple[ServerID, ServerID]] = {}
 
     def decode(self, value: bytes) -> tuple[list[Message], list[Special]]:
-        """The messages of a value in order, and what else is in it; a record that cannot be read is skipped."""
+        """The messages in `value`, in order, and everything else in it.  A record that cannot be read is skipped."""
         messages: list[Message] = []
         specials: list[Special] = []
         take, unpack, size = messages.append, RECORD.unpack_from, RECORD.size
@@ -224,7 +228,7 @@ class RecordDecoder:
         return messages, specials
 
     def _addresses(self, src_pid: int, ids: bytes) -> tuple[ServerID, ServerID]:
-        """Source and destination; the same few come again and again, so they are kept, up to a bound."""
+        """Source and destination of a message with ids.  Recent results are cached, up to a bound."""
         known = self._known.get((src_pid, ids))
         if known is None:
             if len(self._known) >= self._KNOWN_MAX:

@@ -1,11 +1,16 @@
-"""The free space of a tdb file (libtdb 1.x, the format of Samba's files since 3.0): what its list of it should say.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The free list of a tdb file (libtdb 1.x, the format of Samba's files since 3.0): how to compute a correct one.
 
-A file begins with its head: 32 bytes magic, then, as u32 in native order, version, number of hash chains, a word that
-says whether the last two are valid, start of the recovery area, three words that are nothing to us, feature flags, and
-bytes of the mutexes behind the head.  All offsets in the file count from the end of the mutexes (from 0 without).  At
-offset 168 stands that of the first free record, behind it, for each chain, that of its first record; then come the
-records, one after the other: u32 next record of the chain or list, length of what follows, three words, magic.  The
-last u32 of a record is its length with its head.
+A file begins with a header: 32 bytes of magic; then, as u32 in native order: version, number of hash chains, a word
+that says whether the last two fields are valid, start of the recovery area, three words that do not matter here,
+feature flags, and the size in bytes of the mutexes behind the header.  Every offset in the file counts from the end of
+the mutexes, or from 0 if there are none.  The offset of the first free record is at 168.  It is followed by the offset
+of the first record of each hash chain.  Then come the records, one after the other.  A record begins with u32 next
+record of its chain or of the free list, u32 length of what follows this head, three more u32, u32 magic.  The last u32
+of a record is its whole length, head included.
+
+A record is in use if a hash chain leads to it.  Everything else is free.
 """
 
 from __future__ import annotations
@@ -26,18 +31,18 @@ _SMALLEST = _RECORD.size + _WORD.size
 
 
 class Write(NamedTuple):
-    """Bytes to be written at a place in the file."""
+    """Bytes to write at an offset of the file."""
 
     place: int
     data: bytes
 
 
-def free_list_anew(read: Callable[[int, int], bytes], size: int) -> list[Write] | None:
-    """What to write, in this order, so that all that is in no chain is in the list of free space, once.
+def rebuilt_free_list(read: Callable[[int, int], bytes], size: int) -> list[Write] | None:
+    """The writes, to be made in this order, after which the free list holds all unused space, each part of it once.
 
-    `read(length, place)` gives bytes of the file, fewer at its end; the file has `size` bytes.  The list is empty after
-    the first write and complete after the last one; what is between writes where nothing is.  None if the file is
-    damaged, or not as described above.
+    `read(length, place)` returns bytes of the file, fewer at its end; the file has `size` bytes.  The first write
+    empties the free list and the last one links the new list into it; those in between touch unused space only.  So a
+    process may be killed between any two of them.  Returns None if the file is damaged or is not as described above.
     """
     head = read(_HEAD.size, 0)
     if len(head) < _HEAD.size:
@@ -72,7 +77,7 @@ def free_list_anew(read: Callable[[int, int], bytes], size: int) -> list[Write] 
 def _used(
     read: Callable[[int, int], bytes], base: int, chains: int, start: int, end: int
 ) -> list[tuple[int, int]] | None:
-    """Begin and end of each record that is in a chain, in order; None if one cannot be a record, or is there twice."""
+    """Start and end of each record in use, in file order; None if one is not a record, or is reached twice."""
     used: dict[int, int] = {}
     for (place,) in _WORD.iter_unpack(read(chains * _WORD.size, base + start - chains * _WORD.size)):
         while place:

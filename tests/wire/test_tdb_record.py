@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The records of messages.tdb: golden bytes, round trips, and any bytes at all."""
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ continuations = st.builds(Continuation, pids, u64, u64, u64)
 
 
 def source_of(pid: int) -> ServerID:
-    """Every process has a unique id that its pid tells."""
+    """A source_of() that derives the unique id from the pid."""
     return ServerID(pid, unique_id=pid + 1000)
 
 
@@ -60,7 +62,7 @@ def test_golden_keys() -> None:
 
 
 def test_golden_record_with_ids() -> None:
-    """Version 2, then the plain record; to be read and written the same for ever."""
+    """Version 2, then the plain record; this format must never change."""
     dst, src = ServerID(DST, 1, NONCLUSTER_VNN, 2), ServerID(SRC, 3, NONCLUSTER_VNN, 4)
     ids = bytes.fromhex(
         "02000000 00000000 e94b0000 914e0000 1800000000000000 01000000 03000000 0200000000000000 0400000000000000"
@@ -98,7 +100,7 @@ def expected(dst: ServerID, src: ServerID, message_type: int, data: bytes) -> Me
 
 @given(st.lists(messages | continuations, max_size=20))
 def test_round_trip(records: list[tuple[ServerID, ServerID, int, bytes] | Continuation]) -> None:
-    """Messages with and without ids and continuations in any order; they are found, counted and walked over."""
+    """Messages with and without ids, and continuations, in any order, are found, counted and skipped."""
     value = b""
     wanted: list[Message] = []
     specials: list[Special] = []
@@ -128,7 +130,7 @@ def test_any_bytes(value: bytes) -> None:
 
 @given(st.lists(messages, min_size=1, max_size=5), st.integers(1))
 def test_torn_at_the_end(records: list[tuple[ServerID, ServerID, int, bytes]], cut: int) -> None:
-    """What stands before the torn record is read, and the torn one is told of."""
+    """What is in front of the torn record is read, and the torn record is reported."""
     packed = [pack_message(*record) for record in records]
     torn = packed[-1][: cut % len(packed[-1])]
     found, specials = decode(b"".join(packed[:-1]) + torn)

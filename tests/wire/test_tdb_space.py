@@ -1,4 +1,6 @@
-"""The list of free space, made anew from what is in no chain: on real files, after any work, and on damaged ones."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Rebuilding the free list from the hash chains: on real files, after any work on them, and on damaged ones."""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ import tdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msgd.wire.tdb_space import free_list_anew
+from msgd.wire.tdb_space import rebuilt_free_list
 from tests.backends.tdb.conftest import needs_tdb_tools
 
 KINDS = {"mutexes": (89, tdb.CLEAR_IF_FIRST | 4096), "fcntl": (0, tdb.CLEAR_IF_FIRST)}
 Steps = list[tuple[int, int | None]]
 WORK = st.lists(st.tuples(st.integers(0, 12), st.one_of(st.none(), st.integers(0, 20_000))), max_size=60)
-"""Keys, and how long a value is stored under them, None to delete it."""
+"""Keys, and the length of the value to store under each; None to delete it."""
 
 
 def work(database: tdb.Tdb, values: dict[bytes, bytes], steps: Steps) -> None:
@@ -49,7 +51,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 @given(before=WORK, after=WORK)
 @settings(max_examples=60, deadline=None)
-def test_free_list_anew(directory: Path, kind: str, before: Steps, after: Steps) -> None:
+def test_rebuilt_free_list(directory: Path, kind: str, before: Steps, after: Steps) -> None:
     path = directory / "file.tdb"
     path.unlink(missing_ok=True)
     chains, flags = KINDS[kind]
@@ -58,7 +60,7 @@ def test_free_list_anew(directory: Path, kind: str, before: Steps, after: Steps)
     try:
         values: dict[bytes, bytes] = {}
         work(database, values, before)
-        writes = free_list_anew(partial(os.pread, fd), os.fstat(fd).st_size)
+        writes = rebuilt_free_list(partial(os.pread, fd), os.fstat(fd).st_size)
         assert writes is not None
         os.pwrite(fd, b"\xff\xff\xff\x7f", writes[0].place)
         for place, data in writes:
@@ -78,12 +80,12 @@ def read_from(data: bytes, length: int, place: int) -> bytes:
 
 
 @given(data=st.binary(max_size=300), spoiled=st.dictionaries(st.integers(0, 9000), st.integers(0, 255), max_size=20))
-def test_damage_is_told_and_raises_nothing(sample: bytes, data: bytes, spoiled: dict[int, int]) -> None:
-    assert free_list_anew(partial(read_from, data), len(data)) is None
+def test_damage_is_reported_and_raises_nothing(sample: bytes, data: bytes, spoiled: dict[int, int]) -> None:
+    assert rebuilt_free_list(partial(read_from, data), len(data)) is None
     damaged = bytearray(sample)
     for place, byte in spoiled.items():
         damaged[place] = byte
-    writes = free_list_anew(partial(read_from, bytes(damaged)), len(damaged))
+    writes = rebuilt_free_list(partial(read_from, bytes(damaged)), len(damaged))
     assert writes is None or all(place + len(one) <= len(damaged) for place, one in writes)
 
 
@@ -99,17 +101,17 @@ def sample(directory: Path) -> bytes:
 
 
 def test_overlapping_records_are_damage(sample: bytes) -> None:
-    """As two processes leave them that were given the same space."""
+    """Two processes were given the same space."""
     magic = (0x26011999).to_bytes(4, "little")
     first = sample.index(magic) - 20
     length = int.from_bytes(sample[first + 4 : first + 8], "little")
     damaged = sample[: first + 4] + (length + 100).to_bytes(4, "little") + sample[first + 8 :]
-    assert free_list_anew(partial(read_from, sample), len(sample)) is not None
-    assert free_list_anew(partial(read_from, damaged), len(damaged)) is None
+    assert rebuilt_free_list(partial(read_from, sample), len(sample)) is not None
+    assert rebuilt_free_list(partial(read_from, damaged), len(damaged)) is None
 
 
 def test_records_in_a_circle_are_damage(sample: bytes) -> None:
-    """It is seen at once, however large the file is."""
+    """It is noticed at once, however large the file is."""
     first = sample.index((0x26011999).to_bytes(4, "little")) - 20
     damaged = sample[:first] + first.to_bytes(4, "little") + sample[first + 4 :]
     reads = 0
@@ -119,5 +121,5 @@ def test_records_in_a_circle_are_damage(sample: bytes) -> None:
         reads += 1
         return read_from(damaged, length, place)
 
-    assert free_list_anew(read, len(damaged)) is None
+    assert rebuilt_free_list(read, len(damaged)) is None
     assert reads < 20

@@ -1,13 +1,17 @@
-"""The lock of one hash chain of an open tdb, which the Python module lacks and libtdb has.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The lock of one hash chain of an open tdb file, which libtdb has and its Python module does not offer.
 
-What is done to one record in several calls must be one step to the others.  The module offers the lock over all of the
-file for that: it takes every chain's mutex and two system calls, and holds up all who use the file, whatever their
-record.  tdb_chainlock() takes one mutex, and no system call where nobody else is at that chain.
+Several calls on one record must be one step to other processes.  The Python module offers only the lock over the whole
+file for that.  It takes the mutex of every chain and two system calls, and it holds up every process that uses the
+file, whatever record that process works on.  tdb_chainlock() takes one mutex, and makes no system call if nobody else
+uses that chain.
 
-libtdb's handle of the open file stands in the module's object, right behind the head that every Python object has.
-What stands there is believed only if it leads to the file's own name, which is the first thing a handle points to;
-it is read through /proc/self/mem, which fails where a wrong pointer would crash.  The functions are those that the
-module itself is linked with.  Wherever any of this is different, the lock over all of the file does the work, slower.
+How the handle of the open file is found.  The module's object holds a pointer to libtdb's handle right behind the head
+that every Python object has.  The pointer is trusted only if it leads to the file's own name, since the first member of
+a handle points to that.  It is followed through /proc/self/mem: there a wrong pointer is an error, not a crash.  The
+functions are taken from the library that the module itself is linked with.  Wherever any of this is different, the lock
+over the whole file is used instead; it is slower and just as correct.
 """
 
 from __future__ import annotations
@@ -21,21 +25,28 @@ from typing import NamedTuple
 
 import tdb
 
+from msgd.backends.tdb.libtdb import LOCK_FAILED
+
 _POINTER = ctypes.sizeof(ctypes.c_void_p)
 
 
 class ChainLock(NamedTuple):
-    """The lock of a record's chain: acquire() waits for it; both return 0 (or None), -1 if it cannot be had.
+    """The lock of the hash chain of one record.  Do not use it after the file is closed.
 
-    Not to be used after the file is closed.
+    acquire() blocks until the lock is held.  Both functions return 0 or None on success, and -1 on failure.
     """
 
     acquire: Callable[[], int | None]
     release: Callable[[], int | None]
 
+    def lock(self) -> None:
+        """Acquire the lock; raise RuntimeError, as the module does, if that fails."""
+        if self.acquire():
+            raise RuntimeError(LOCK_FAILED, "a record cannot be locked")
+
 
 class ChainLocks:
-    """The chain locks of an open file."""
+    """The chain locks of one open file."""
 
     def __init__(self, database: tdb.Tdb) -> None:
         self._database = database
@@ -43,11 +54,11 @@ class ChainLocks:
 
     @property
     def are_single(self) -> bool:
-        """Whether a lock is one chain's; else each is the one over all of the file."""
+        """Whether each lock covers one chain only; if not, each is the lock over the whole file."""
         return self._handle is not None
 
     def of(self, key: bytes) -> ChainLock:
-        """The lock of the chain that the record `key` is in, or would be."""
+        """The lock of the chain to which the record `key` belongs, whether the record exists or not."""
         if self._handle is None:
             return ChainLock(self._database.lock_all, self._database.unlock_all)
         datum = _Datum(key, len(key))
@@ -55,15 +66,15 @@ class ChainLocks:
 
 
 class _Datum(ctypes.Structure):
-    """libtdb's TDB_DATA; it keeps the key alive."""
+    """libtdb's TDB_DATA.  It keeps the key alive."""
 
     _fields_ = (("dptr", ctypes.c_char_p), ("dsize", ctypes.c_size_t))
 
 
 @functools.cache
 def _functions() -> tuple[Callable[..., int], Callable[..., int]]:
-    """tdb_chainlock and tdb_chainunlock.  Raises OSError, AttributeError."""
-    module = ctypes.PyDLL(tdb.__file__)  # no other thread of this process runs meanwhile, as in the module's own calls
+    """tdb_chainlock and tdb_chainunlock.  Raises OSError or AttributeError if they are not there."""
+    module = ctypes.PyDLL(tdb.__file__)  # keeps the GIL, as the module's own calls do
     lock, unlock = module.tdb_chainlock, module.tdb_chainunlock
     for function in (lock, unlock):
         function.argtypes, function.restype = (ctypes.c_void_p, _Datum), ctypes.c_int
@@ -71,7 +82,7 @@ def _functions() -> tuple[Callable[..., int], Callable[..., int]]:
 
 
 def _handle(database: tdb.Tdb) -> ctypes.c_void_p | None:
-    """The handle of the open file, None if it cannot be found."""
+    """libtdb's handle of the open file; None if it cannot be found."""
     start = object.__basicsize__
     if type(database).__basicsize__ < start + _POINTER:
         return None

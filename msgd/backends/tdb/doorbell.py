@@ -1,17 +1,23 @@
-"""SIGUSR1 as a file descriptor: whoever signals this process makes fileno() readable.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""SIGUSR1 as a file descriptor: a signal to this process makes fileno() readable.
 
-The signal's handler in C writes a byte to Python's wake-up descriptor (signal.set_wakeup_fd) the moment the signal
-arrives, so a signal between the last look and the sleep is not lost.  The process has only one such descriptor.  An
-asyncio loop that handles signals sets its own, at any time: arm() leaves it in place, the loop then wakes by it, and
-the handler in Python, which runs next, rings here.  When nobody else's is set, arm() sets this one.
+Rule 1. A signal between the last check for messages and the sleep is not lost.  Python's C handler writes a byte to the
+wake-up descriptor (signal.set_wakeup_fd) the moment the signal arrives, whether the interpreter runs or not.
 
-Who waits for fileno() alone, with another's wake-up descriptor set, would sleep through a signal that comes after the
-interpreter has last looked for handlers to run, and before the kernel's sleep: the byte is in the other descriptor, and
-the handler does not run.  So while we wait ourselves, the descriptor is ours, whosever it was: begin_listening().
+Rule 2. The program's own wake-up descriptor stays in place while the program runs.  A process has only one, and an
+asyncio loop that handles signals sets its own, at any time.  arm() leaves that one alone: the loop wakes up through it,
+the Python handler runs next, and the handler rings here.  If no other descriptor is set, arm() sets ours.
 
-SIGUSR1 kills a process that has no handler.  A signal may still be on its way when the doorbell is taken down, so the
-handler stays for the life of the process; a doorbell that comes later recognises it and is not in anybody's way.  The
-interpreter takes all handlers away before the process ends: from then on SIGUSR1 is ignored.
+Rule 3. While this process itself waits for fileno(), the wake-up descriptor is ours, whoever had set one:
+begin_listening() and end_listening().  Otherwise there would be a gap: if the signal arrives after the interpreter last
+checked for handlers to run and before the kernel puts the process to sleep, the byte goes into the other descriptor,
+the handler does not run, and the process sleeps through it.  end_listening() passes the other signals on to the
+descriptor that it puts back.
+
+Rule 4. SIGUSR1 never kills the process.  A process without a handler dies of SIGUSR1, and a signal may still be on its
+way when the doorbell is closed.  So the handler stays for the life of the process; a later doorbell uses it again.  The
+interpreter removes all handlers before the process ends: from then on SIGUSR1 is ignored.
 """
 
 from __future__ import annotations
@@ -27,14 +33,14 @@ from msgd.errors import BackendUnavailable
 
 
 class _Handler:
-    """The handler of SIGUSR1: rings the doorbell there is, if any."""
+    """The handler of SIGUSR1: rings the open doorbell, if there is one."""
 
     def __init__(self) -> None:
         self.doorbell: Doorbell | None = None
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
         if self.doorbell is not None:
-            self.doorbell.ring()  # whose wake-up descriptor got the byte is not known: a loop may have set its own
+            self.doorbell.ring()  # the byte may have gone to another wake-up descriptor: an event loop may have set one
 
 
 _handler = _Handler()
@@ -49,9 +55,9 @@ atexit.register(_ignore_at_exit)
 
 
 class Doorbell:
-    """The process's doorbell; there is one at a time.
+    """The doorbell of this process; only one can be open at a time.
 
-    Raises BackendUnavailable if SIGUSR1 is another part's of the program, or outside the main thread.
+    Raises BackendUnavailable if the program handles SIGUSR1 itself, and outside the main thread.
     """
 
     def __init__(self) -> None:
@@ -64,7 +70,7 @@ class Doorbell:
         if _handler.doorbell is not None:
             raise BackendUnavailable("this process has an endpoint of messaging type tdb in another directory already")
         self.rung = False
-        """Whether there may be bytes to drain."""
+        """Whether there may be bytes in the pipe."""
         self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGUSR1, _handler)
         signal.siginterrupt(signal.SIGUSR1, False)
@@ -73,38 +79,38 @@ class Doorbell:
         self.arm()
 
     def fileno(self) -> int:
-        """The descriptor that polls readable once the bell has rung."""
+        """The descriptor that polls readable after a signal."""
         return self._read_fd
 
     def arm(self) -> None:
-        """To be called before a sleep that is others': makes sure that a signal from now on is not slept through."""
+        """Call this before the program waits for fileno() in its own loop: from now on a signal ends that wait."""
         self.end_listening(self.begin_listening())
 
     def begin_listening(self) -> int:
-        """From now on a signal makes fileno() readable at once; what is returned is for end_listening().
+        """From now on a signal makes fileno() readable at once.  Pass the returned descriptor to end_listening().
 
-        In between one looks once more, and sleeps.
+        After this call, check once more for messages, then sleep.
         """
         try:
             return signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         except ValueError:
-            return -1  # outside the main thread: what the main thread set stays
+            return -1  # not in the main thread: what the main thread set stays
 
     def end_listening(self, previous: int) -> None:
-        """Have the wake-up descriptor that was there set again, if there was another's."""
+        """Put the program's wake-up descriptor back, if it had set one."""
         if previous not in (self._write_fd, -1):
-            self._give_back(previous)
+            self._restore(previous)
 
-    def _give_back(self, wakeup_fd: int) -> None:
-        """Set the program's wake-up descriptor again, and hand on the signals that came in between."""
+    def _restore(self, wakeup_fd: int) -> None:
+        """Set the program's wake-up descriptor, and pass on the signals that arrived in between."""
         try:
             signal.set_wakeup_fd(wakeup_fd)
         except (OSError, ValueError):
-            return  # it has been closed: nobody's any more
+            return  # it has been closed in the meantime
         with contextlib.suppress(BlockingIOError):
-            came = os.read(self._read_fd, 4096)
+            arrived = os.read(self._read_fd, 4096)
             os.write(self._write_fd, b"\0")
-            others = came.translate(None, bytes((0, signal.SIGUSR1)))
+            others = arrived.translate(None, bytes((0, signal.SIGUSR1)))
             if others:
                 os.write(wakeup_fd, others)
 
@@ -115,14 +121,14 @@ class Doorbell:
             os.write(self._write_fd, b"\0")
 
     def drain(self) -> None:
-        """Take what has rung so far; to be called before looking for the messages it announced."""
+        """Empty the pipe.  Call this before checking for messages, not after."""
         self.rung = False
         with contextlib.suppress(BlockingIOError):
             while len(os.read(self._read_fd, 4096)) == 4096:
                 pass
 
     def close(self) -> None:
-        """Take the doorbell down; the handler stays and does nothing."""
+        """Close the doorbell.  The handler stays installed and does nothing."""
         _handler.doorbell = None
         with contextlib.suppress(ValueError):
             previous = signal.set_wakeup_fd(-1)

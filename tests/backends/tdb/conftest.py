@@ -1,4 +1,6 @@
-"""One messaging type, in the modes it can be run in; see tests/conformance for what it shares with the others."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Fixtures for messaging type tdb in each of its modes; tests/backends/contract tests what all types have in common."""
 
 from __future__ import annotations
 
@@ -18,14 +20,14 @@ MODES: dict[str, dict[str, Any]] = {
     "fcntl": {"tdb_mutexes": False},
     "nommap": {"use_mmap": False},
 }
-"""The three ways of running the type, by the names used in the tests' ids."""
+"""The three modes of the type, by the names that the tests' ids use."""
 
 needs_tdb_tools = pytest.mark.skipif(
     shutil.which("tdbtool") is None, reason="tdbtool not found: apt-get install tdb-tools"
 )
 
 TDB_MAGIC = (0x26011999).to_bytes(4, "little")
-"""What stands before a record's key in the file."""
+"""The bytes in front of each record's key in the file."""
 
 
 @pytest.fixture
@@ -38,13 +40,13 @@ def make_config(scratch: Path) -> MakeConfig:
 
 @pytest.fixture
 def config(make_config: MakeConfig) -> Config:
-    """The default mode; a test that is to run in all of them has a `mode` parameter."""
+    """The default mode.  A test that runs in all modes has a `mode` parameter instead."""
     return make_config()
 
 
 @pytest.fixture
 def messaging(config: Config) -> Iterator[Messaging]:
-    """A context of the test's own process."""
+    """A context in the test's own process."""
     with Messaging(config) as messaging:
         yield messaging
 
@@ -65,5 +67,5 @@ def start(config: Config) -> Iterator[StartPeer]:
 
 @pytest.fixture
 def peer(start: StartPeer) -> Peer:
-    """Another process, which does not read until told."""
+    """Another process.  It reads only when it is told to."""
     return start()

@@ -1,8 +1,10 @@
-"""What a message costs to send to a sleeping receiver, and to read, by the depth of the queue; run it, it is no test.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Measure what it costs to send to a sleeping receiver, and to drain its queue, by depth.  This is not a test; run it:
 
     build/venv/bin/python -m tests.backends.tdb.measure_depth [--rounds N] [depth ...]
 
-The bound: of 100,000 each costs at most three times as much as of 1,000.  Each figure is the median of the rounds.
+At a depth of 100,000 a message may cost three times as much as at 1,000.  Each figure is the median of the rounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The lock of one record's chain: single on what Debian ships, and where it cannot be had the one over all."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The lock of one record's chain: a single lock with Debian's libtdb; otherwise the lock over the whole file."""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from tests.support.harness import TEXT, send_many
 
 
 class Elsewhere:
-    """A tdb whose object has something else where the module's has the handle."""
+    """A tdb whose object does not hold the handle where the module's object does."""
 
     def __init__(self, real: object) -> None:
         self._real = real
@@ -19,19 +21,20 @@ class Elsewhere:
         return getattr(self._real, name)
 
 
-def test_debians_module_leads_to_its_handle(messaging: Messaging) -> None:
+def test_handle_is_found_in_debians_module(messaging: Messaging) -> None:
     backend = messaging._endpoint.backend
     assert isinstance(backend, TdbBackend)
     assert backend._file.chains.are_single
 
 
-def test_without_handle_it_is_the_lock_over_all(messaging: Messaging, start: StartPeer) -> None:
+def test_without_the_handle_the_whole_file_is_locked(messaging: Messaging, start: StartPeer) -> None:
     backend = messaging._endpoint.backend
     assert isinstance(backend, TdbBackend)
-    backend._file.chains = ChainLocks(Elsewhere(backend._tdb))
+    backend._file.chains = ChainLocks(Elsewhere(backend._file.tdb))
     assert not backend._file.chains.are_single
-    backend._chain = backend._file.chains.of(backend._key)
-    assert backend._chain.acquire == backend._tdb.lock_all
+    inbox = backend._inbox
+    inbox._chain = backend._file.chains.of(inbox._key)
+    assert inbox._chain.acquire == backend._file.tdb.lock_all
     seen: list[bytes] = []
     messaging.register(TEXT, lambda message: seen.append(message.data))
     texts = [b"%d" % number for number in range(2000)]

@@ -1,4 +1,6 @@
-"""kill -9 at any instant, and a full disk: the others are not held up, and what they said to each other arrives."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""kill -9 at any instant, and a full disk: other processes are not held up, and their messages arrive."""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from typing import Any
 import pytest
 
 from msgd import Config, Message, Messaging, MsgdError, NoSuchProcess, QueueFull, ServerID, TransportError
-from msgd.backends.tdb import messages_file
+from msgd.backends.tdb import libtdb, messages_file
 from msgd.backends.tdb.backend import TdbBackend
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, queue_key
 from tests.backends.conftest import MakeConfig, StartPeer
@@ -44,19 +46,19 @@ NUMBER = struct.Struct("=I")
 CLOCK = MachineTime()
 
 STORM = int(os.environ.get("MSGD_STORM", "1"))
-"""How many times the suite's number of kills."""
+"""Multiplies the number of kills."""
 
 
 @pytest.fixture
 def machine_time() -> Iterator[MachineTime]:
-    """The clock that goes on for as long as the test runs, in its peers, too: so name it first."""
+    """The clock runs as long as the test, in its peers as well; so this must be the first fixture of a test."""
     with CLOCK:
         yield CLOCK
 
 
 @pytest.fixture
 def log(scratch: Path) -> Iterator[Path]:
-    """The file with what this process and those it starts from now on log."""
+    """The log file of this process and of the processes that it starts from now on."""
     path, logger = scratch / "log", logging.getLogger("msgd")
     handler, level = logging.FileHandler(path), logger.level
     logger.addHandler(handler)
@@ -73,12 +75,12 @@ def backend(messaging: Messaging) -> TdbBackend:
     return one
 
 
-# A lock whose owner dies
+# A lock whose owner is killed
 
 
 def lock_everything(session: Session, key: bytes | None) -> None:
-    """Hold the lock over all, or a chain's as tdb_append does; whoever holds it is killed."""
-    database = backend(session.messaging)._tdb
+    """Take the lock over the whole file and keep it; with a key, be in the middle of writing that record."""
+    database = backend(session.messaging)._file.tdb
     database.lock_all()
     if key is not None:
         database.store(key, b"torn"[:2])
@@ -87,10 +89,10 @@ def lock_everything(session: Session, key: bytes | None) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("writing", [False, True])
-def test_owner_of_the_lock_over_all_is_killed(
+def test_owner_of_the_lock_over_the_file_is_killed(
     machine_time: MachineTime, make_config: MakeConfig, start: StartPeer, mode: str, writing: bool
 ) -> None:
-    """Those who wait for it go on, and nothing of theirs is gone."""
+    """The processes that wait for the lock continue, and none of their messages is lost."""
     config = make_config(**MODES[mode])
     sender, receiver, owner = start(config), start(config), start(config)
     sender.call(send_many, receiver.server_id, [b"before"])
@@ -109,7 +111,7 @@ def test_owner_of_the_lock_over_all_is_killed(
 
 
 def wait_until_waiting(peer: Peer) -> None:
-    """Until it has read what it is to do, and waits in the kernel, for the lock: nothing else of what it does waits."""
+    """Wait until the peer has read its command and sleeps in the kernel; the lock is the only thing it can wait for."""
     deadline = time.monotonic() + PATIENCE
     while is_unread(peer.channel):
         assert time.monotonic() < deadline
@@ -118,12 +120,12 @@ def wait_until_waiting(peer: Peer) -> None:
 
 
 def is_unread(channel: Channel) -> bool:
-    """Whether something that we have sent has not been read."""
+    """Whether the other end has not read everything that we have sent."""
     return any(fcntl.ioctl(channel.fileno(), termios.TIOCOUTQ, bytes(4)))
 
 
 def lock_chain(session: Session, key: bytes) -> bool:
-    """Hold the lock of one key's chain, as a receiver does that empties its record; whether it is only that one."""
+    """Take the lock of one key's chain, as a receiver does; return whether only that chain is locked."""
     chains = backend(session.messaging)._file.chains
     assert not chains.of(key).acquire()
     session.kept.append(chains)
@@ -134,7 +136,7 @@ def lock_chain(session: Session, key: bytes) -> bool:
 def test_owner_of_a_chains_lock_is_killed(
     machine_time: MachineTime, make_config: MakeConfig, start: StartPeer, mode: str
 ) -> None:
-    """The receiver's own chain: the sender's append and the receiver's look wait for it; those in others do not."""
+    """The chain of the receiver's record: sender and receiver wait for it; processes that use other chains do not."""
     config = make_config(**MODES[mode])
     sender, receiver, owner, *bystanders = (start(config) for _ in range(3 + 4))
     sender.call(send_many, receiver.server_id, [b"before"])
@@ -145,7 +147,9 @@ def test_owner_of_a_chains_lock_is_killed(
     wait_until_waiting(receiver)
     for bystander in bystanders:
         bystander.begin(send_many, bystander.server_id, [b"goes on"])
-    assert wait([bystander.channel for bystander in bystanders], PATIENCE)  # they are not all in that chain by chance
+    assert wait(
+        [bystander.channel for bystander in bystanders], PATIENCE
+    )  # by chance, some may be in that chain, but not all
     killed = machine_time.now()
     owner.kill()
     assert receiver.hear() == [b"before", b"after"]
@@ -157,7 +161,7 @@ def test_owner_of_a_chains_lock_is_killed(
 
 
 def shower(session: Session, others: list[ServerID], seed: int) -> None:
-    """Send to all the others, read, and clean up after the dead, for ever: what is killed."""
+    """Send to all others, read, and clean up after the dead, until killed."""
     moments = random.Random(seed)
     while True:
         if moments.random() < 0.2:
@@ -171,7 +175,7 @@ def shower(session: Session, others: list[ServerID], seed: int) -> None:
 
 
 def exchange(session: Session, dst: ServerID, number: int) -> float:
-    """Ping-pong numbered messages with one partner, in windows; the longest time without one, in CLOCK's seconds."""
+    """Exchange numbered messages with one partner, in windows; return the longest pause, in CLOCK's seconds."""
     messaging = session.messaging
     got = 0
 
@@ -207,9 +211,9 @@ def test_storm_of_kills(
     start: StartPeer,
     mode: str,
 ) -> None:
-    """Two pairs talk while others, who send to them and to each other and clean up, are killed at random moments.
+    """Two pairs exchange messages.  Other processes send to them and to each other, clean up, and are killed at random.
 
-    Free space that somebody was changing when he was killed is listed anew by the next one who changes it.
+    If one is killed while it changes free space, the next process that changes it rebuilds the list.
     """
     config = make_config(**MODES[mode], send_queue_messages=3000)
     pairs = [start(config) for _ in range(4)]
@@ -243,11 +247,11 @@ def test_storm_of_kills(
     pairs[1].begin(exchange, pairs[0].server_id, number)
     end_exchange(pairs[:2])
     assert pairs[0].call(is_whole)
-    assert "made anew" not in log.read_text(), "the file was damaged"
+    assert "messages.tdb was damaged" not in log.read_text(), "the file was damaged"
 
 
 def is_whole(session: Session) -> bool:
-    """What tdbtool says of the file, once somebody has changed its free space."""
+    """Whether tdbtool finds the file whole, after its free space has been changed once more."""
     one = backend(session.messaging)
     with one._file.changing_space():
         pass
@@ -274,7 +278,7 @@ def all_keys(session: Session) -> list[bytes]:
 
 
 def test_clean_up_leaves_the_living_alone(messaging: Messaging, start: StartPeer) -> None:
-    """Messages from a dead process to a living one stay, in segments, too; those to the dead go."""
+    """Messages from a dead process to a living one stay, also in segments; messages to the dead are removed."""
     receiver, sender, dead = start(), start(), start()
     texts = [b"%d" % number for number in range(5000)]
     for dst in (receiver, dead):
@@ -288,7 +292,7 @@ def test_clean_up_leaves_the_living_alone(messaging: Messaging, start: StartPeer
 
 
 def test_clean_up_while_others_start_and_end(make_config: MakeConfig, start: StartPeer) -> None:
-    """Cleaners in two processes, and short-lived ones that receive: nothing of the living goes."""
+    """Two processes clean up while short-lived ones receive: nothing that belongs to the living is removed."""
     config = make_config()
     cleaners = [start(), start()]
     sender = start()
@@ -308,7 +312,7 @@ def clean_up_many(session: Session, number: int) -> None:
 
 
 def scribble(config: Config, key: bytes) -> None:
-    """Spoil the header of a key's record, as a kill in the middle of something can."""
+    """Damage the head of a key's record."""
     path = Path(config.lock_directory) / "messages.tdb"
     with open(path, "rb+") as file:
         content = file.read()
@@ -318,7 +322,7 @@ def scribble(config: Config, key: bytes) -> None:
 
 
 def room_of(config: Config, key: bytes) -> int:
-    """Bytes that the record in use has for its key and its value; what libtdb adds is less than a hundred."""
+    """Bytes that a record has for its key and its value; libtdb adds less than a hundred."""
     content = (Path(config.lock_directory) / "messages.tdb").read_bytes()
     chains, base = struct.unpack_from("=I", content, 36)[0], struct.unpack_from("=I", content, 64)[0]
     for place in struct.unpack_from(f"={chains}I", content, base + 172):
@@ -332,9 +336,9 @@ def room_of(config: Config, key: bytes) -> int:
 
 @pytest.mark.parametrize("who_finds", ["sender", "receiver"])
 def test_damage_in_the_file_is_repaired(config: Config, start: StartPeer, who_finds: str) -> None:
-    """What cannot be read any more is lost and the others' is not; everybody goes on.
+    """What cannot be read any more is lost; the rest is kept, and everybody continues.
 
-    In a child, as closing the file a second time drops the locks of whoever has it open.
+    A child does the damage: closing the file a second time drops the locks of a process that has it open.
     """
     receiver, sender, other = start(), start(), start()
     sender.call(send_many, receiver.server_id, [b"lost"])
@@ -344,16 +348,16 @@ def test_damage_in_the_file_is_repaired(config: Config, start: StartPeer, who_fi
     if who_finds == "receiver":
         assert receiver.call(dispatch_once) == 0
     sender.call(send_many, receiver.server_id, [b"%d" % number for number in range(3000)])
-    assert room_of(config, queue_key(receiver.pid)) > messages_file.PLACE, "appends outgrow it again and again"
+    assert room_of(config, queue_key(receiver.pid)) > messages_file.ROOM, "appends outgrow the record"
     assert receiver.call(take_data, 3000) == [b"%d" % number for number in range(3000)]
     sender.call(send_many, other.server_id, [b"after"])
     assert other.call(take_data, 1) in ([b"kept"], [b"after"]), "kept, unless it was in the same chain"
 
 
 def lead_in_a_circle(session: Session, keys: tuple[bytes, bytes]) -> None:
-    """Have each of two records be the next one of the other's chain."""
+    """Make each of two records the next one in the other's chain."""
     file = backend(session.messaging)._file
-    fd = file._descriptor()
+    fd = file.descriptor()
     assert fd is not None
     content = os.pread(fd, os.fstat(fd).st_size, 0)
     base = int.from_bytes(content[64:68], "little")
@@ -364,13 +368,13 @@ def lead_in_a_circle(session: Session, keys: tuple[bytes, bytes]) -> None:
 
 @pytest.mark.parametrize("who_finds", ["a newcomer", "one who uses it"])
 def test_chain_that_leads_in_a_circle(log: Path, start: StartPeer, who_finds: str) -> None:
-    """The repair comes to an end, and to the log."""
+    """The repair ends, and is logged."""
     one, other, sender = start(), start(), start()
     for receiver in (one, other):
         sender.call(send_many, receiver.server_id, [b"kept"])
     sender.call(lead_in_a_circle, (queue_key(one.pid), queue_key(other.pid)))
     sender.call(find_damage, who_finds == "a newcomer")
-    assert "made anew with 3 queues" in log.read_text()
+    assert "rebuilt with 3 queues" in log.read_text()
     for receiver in (one, other):
         sender.call(send_many, receiver.server_id, [b"after"])
         assert receiver.call(take_data, 2) == [b"kept", b"after"]
@@ -378,16 +382,20 @@ def test_chain_that_leads_in_a_circle(log: Path, start: StartPeer, who_finds: st
 
 def find_damage(session: Session, in_free_space: bool) -> None:
     file = backend(session.messaging)._file
-    if in_free_space:
+
+    def change_space() -> None:
         file.tdb.delete(SPACE_KEY)
         with file.changing_space():
             pass
+
+    if in_free_space:
+        file.repairing(change_space)  # by chance, the mark can be in a damaged chain itself
     else:
-        file.repair(RuntimeError(messages_file._CORRUPT, "as libtdb says"))
+        file.repair(RuntimeError(libtdb.CORRUPT, "as libtdb says"))
 
 
 def find_no_descriptor(session: Session) -> str:
-    """What a sender is told that has to list the free space anew and has no descriptor left to look for its own."""
+    """The error of a sender that must rebuild the free list but has no descriptor left to find the file's own."""
     file = backend(session.messaging)._file
     file.tdb.store(SPACE_KEY, SPACE_CHANGING)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -408,8 +416,8 @@ def find_no_descriptor(session: Session) -> str:
     return ""
 
 
-def test_free_space_cannot_be_listed_without_descriptors(start: StartPeer) -> None:
-    """That is a transport's error, and is over when there are some."""
+def test_free_list_cannot_be_rebuilt_without_descriptors(start: StartPeer) -> None:
+    """The sender gets TransportError; it can send again when there are descriptors."""
     one = start()
     one.call(send_many, one.server_id, [b"first"])
     assert "Too many open files" in one.call(find_no_descriptor)
@@ -418,15 +426,15 @@ def test_free_space_cannot_be_listed_without_descriptors(start: StartPeer) -> No
 
 
 def begin_to_change_space(session: Session, place: int, length: int) -> None:
-    """Get stuck in it, with `length` bytes at `place`, which are others' records, in the list of free space as well.
+    """Stop in the middle of it, with `length` bytes at `place`, which belong to others' records, in the free list.
 
-    That is how the list looks when it has had a whole record and its first half for a moment, and the whole was used.
+    The list looks like this if libtdb was killed while it joined two free records, and the joint one was used later.
     """
     file = backend(session.messaging)._file
     changing = file.changing_space()
     changing.__enter__()
     session.kept.append(changing)
-    fd = file._descriptor()
+    fd = file.descriptor()
     assert fd is not None
     base = int.from_bytes(os.pread(fd, 4, 64), "little")
     free_list = base + 168
@@ -437,14 +445,14 @@ def begin_to_change_space(session: Session, place: int, length: int) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_killed_while_changing_the_free_space(make_config: MakeConfig, start: StartPeer, mode: str, log: Path) -> None:
-    """Nobody takes from a list that may have the space of records in it."""
+    """No process takes space from a free list that may contain the space of records."""
     config = make_config(**MODES[mode])
     one, other, owner, sender = (start(config) for _ in range(4))
     for receiver in (one, other):
         sender.call(send_many, receiver.server_id, [b"kept"])
     content = (Path(config.lock_directory) / "messages.tdb").read_bytes()
     place = min(content.index(TDB_MAGIC + b"PID/%d\0" % peer.pid) for peer in (one, other))
-    owner.call(begin_to_change_space, place + 2000, messages_file.PLACE * 3 // 2)
+    owner.call(begin_to_change_space, place + 2000, messages_file.ROOM * 3 // 2)
     owner.kill()
     newcomers = [start(config) for _ in range(3)]
     texts = [b"%d" % number for number in range(3000)]
@@ -454,8 +462,8 @@ def test_killed_while_changing_the_free_space(make_config: MakeConfig, start: St
         assert receiver.call(take_data, 3001) == [b"kept", *texts]
     for receiver in newcomers:
         assert receiver.call(take_data, 3000) == texts
-    assert log.read_text().count("listed anew") == 1
-    assert "made anew" not in log.read_text()
+    assert log.read_text().count("list of free space has been rebuilt") == 1
+    assert "messages.tdb was damaged" not in log.read_text()
 
 
 def dispatch_once(session: Session) -> int:
@@ -478,7 +486,7 @@ def small_disk(scratch: Path) -> Iterator[Path]:
 
 
 def fill_disk(disk: Path) -> Path:
-    """Leave no room at all."""
+    """Fill the disk completely."""
     ballast = disk / "ballast"
     with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -487,7 +495,7 @@ def fill_disk(disk: Path) -> Path:
 
 
 def send_until_full(session: Session, dst: ServerID, sizes: list[int], prefix: bytes) -> tuple[list[bytes], str]:
-    """Send until the disk is full; what was accepted, and the error."""
+    """Send until the disk is full; return what was accepted, and the error."""
     accepted: list[bytes] = []
     refused = 0
     line = ""
@@ -507,7 +515,7 @@ def send_until_full(session: Session, dst: ServerID, sizes: list[int], prefix: b
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sizes", [[5], [5, 900, 50, 20_000, 0, 60_000]], ids=["small", "mixed"])
 def test_full_disk(make_config: MakeConfig, small_disk: Path, mode: str, sizes: list[int]) -> None:
-    """What was accepted arrives; what is refused is refused with a clear line; with room again all goes on."""
+    """What was accepted arrives; what was refused got a clear error; with room again, everything continues."""
     config = make_config(lock_directory=str(small_disk / "lock"), send_queue_messages=10_000_000, **MODES[mode])
     with Peer(config) as receiver, Peer(config) as sender, Peer(config) as other:
         sender.call(send_many, receiver.server_id, [b"first"])
@@ -525,7 +533,7 @@ def test_full_disk(make_config: MakeConfig, small_disk: Path, mode: str, sizes: 
 
 
 def test_opening_on_a_full_disk(make_config: MakeConfig, small_disk: Path) -> None:
-    """A clear error, at whatever step; then, in the same process, it opens."""
+    """Whatever step fails, the error is clear; then, in the same process, opening succeeds."""
     config = make_config(lock_directory=str(small_disk / "lock"))
     with Peer(make_config(lock_directory=config.lock_directory)):
         pass

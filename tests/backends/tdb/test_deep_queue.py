@@ -1,4 +1,6 @@
-"""A receiver that does not read: its queue is spread over several records, bounded, and told of when it shrinks."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""A receiver that does not read: its queue goes on in segments and is bounded, and senders hear of room."""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from typing import Any
 import pytest
 import tdb
 
-import msgd.backends.tdb.backend as module
 from msgd import Messaging, NoSuchProcess, QueueFull, ServerID, TransportError
-from msgd.backends.tdb import destination, messages_file
+from msgd.backends.tdb import destinations, grants, inbox, messages_file, segments
 from msgd.backends.tdb.backend import TdbBackend
+from msgd.backends.tdb.words import GRANTS
 from msgd.wire.tdb_record import pack_message, queue_key
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.backends.tdb.conftest import MODES, TDB_MAGIC
@@ -47,7 +49,7 @@ def backend(messaging: Messaging) -> TdbBackend:
 
 
 def numbered(name: bytes, number: int, sizes: random.Random | None = None) -> list[bytes]:
-    """Messages that say where they stand; with `sizes`, of all lengths up to 200,000 bytes, most of them short."""
+    """Messages that contain their number; with `sizes`, of lengths up to 200,000 bytes, most of them short."""
     texts = [b"%b %d " % (name, one) for one in range(number)]
     if sizes is not None:
         texts = [text + b"." * min(int(sizes.paretovariate(0.6)), 200_000) for text in texts]
@@ -61,7 +63,7 @@ def send_numbered(session: Session, dst: ServerID, name: bytes, number: int, see
 
 
 def fill(messaging: Messaging, dst: ServerID, size: int = 0, limit: int = 1 << 20) -> int:
-    """Send numbered messages until one is refused; the number that was accepted."""
+    """Send numbered messages until one is refused; return how many were accepted."""
     for number in range(limit):
         try:
             messaging.send(dst, TEXT, b"%d" % number + b"." * size)
@@ -72,7 +74,7 @@ def fill(messaging: Messaging, dst: ServerID, size: int = 0, limit: int = 1 << 2
 
 @pytest.mark.parametrize("mode", MODES)
 def test_deep_queue_of_several_senders(make_config: MakeConfig, start: StartPeer, mode: str) -> None:
-    """Each sender's messages in order, each once; the senders are gone by the time they are read."""
+    """Each sender's messages arrive in order, each once, although the senders have been killed."""
     config = make_config(**MODES[mode], **MANY)
     receiver, senders = start(config), [start(config) for _ in range(4)]
     number = DEEP if mode == "mutexes" else 2000
@@ -97,7 +99,7 @@ def leftovers(session: Session) -> int:
 
 
 def test_large_and_small_messages(make_config: MakeConfig, start: StartPeer) -> None:
-    """While it is read, so that the senders continue and come back again and again."""
+    """The receiver reads meanwhile, so the senders keep going into segments and back to PID/<pid>."""
     config = make_config(**MANY)
     receiver, senders = start(config), [start(config) for _ in range(3)]
     for place, sender in enumerate(senders):
@@ -111,7 +113,7 @@ def test_large_and_small_messages(make_config: MakeConfig, start: StartPeer) -> 
 
 
 def take_in_bursts(session: Session, number: int, bursts: int) -> list[bytes]:
-    """Read a few, sleep, read a few: the senders' view of the queue is old all the time."""
+    """Read a few, yield, read a few: what the senders know of the queue is always out of date."""
     data: list[bytes] = []
     while len(data) < number:
         data += take_data(session, 1)
@@ -121,7 +123,7 @@ def take_in_bursts(session: Session, number: int, bursts: int) -> list[bytes]:
 
 
 def test_continued_and_back(make_config: MakeConfig, start: StartPeer) -> None:
-    """A slow receiver and small bounds: the way leads through PID/<pid> and segments all the time."""
+    """A slow receiver and small bounds: messages keep alternating between PID/<pid> and segments."""
     config = make_config(send_queue_messages=40, max_message_size=4096, send_queue_bytes=8192)
     receiver, senders = start(config), [start(config) for _ in range(3)]
     for place, sender in enumerate(senders):
@@ -132,7 +134,7 @@ def test_continued_and_back(make_config: MakeConfig, start: StartPeer) -> None:
 
 
 def nested(session: Session, number: int) -> list[bytes]:
-    """Every handler dispatches itself, as a request() in a handler does."""
+    """Every handler calls dispatch, as request() in a handler does."""
     seen: list[bytes] = []
     depth = [0]
 
@@ -157,7 +159,7 @@ def test_dispatch_in_handlers(make_config: MakeConfig, start: StartPeer) -> None
 
 
 class Interrupt(BaseException):
-    """What a handler raises that is no Exception: a KeyboardInterrupt that ends no test run."""
+    """A BaseException, as KeyboardInterrupt is, that does not end the test run."""
 
 
 def take_interrupted(session: Session, number: int) -> list[bytes]:
@@ -176,7 +178,7 @@ def take_interrupted(session: Session, number: int) -> list[bytes]:
 
 
 def test_handler_that_interrupts(make_config: MakeConfig, start: StartPeer) -> None:
-    """What had been taken from the file with its message is not lost."""
+    """What was taken from the file together with its message is not lost."""
     config = make_config(**MANY)
     receiver, sender = start(config), start(config)
     sender.call(send_numbered, receiver.server_id, b"deep", 5000, None)
@@ -219,7 +221,7 @@ def test_close_in_a_handler(make_config: MakeConfig, messaging: Messaging, start
     ],
     ids=str,
 )
-def test_bound_is_kept_and_room_is_told_of(
+def test_bound_is_kept_and_senders_hear_of_room(
     make_config: MakeConfig, start: StartPeer, bounds: dict[str, int], size: int
 ) -> None:
     config = make_config(**bounds)
@@ -244,7 +246,7 @@ def send_waiting(session: Session, dst: ServerID, text: bytes) -> str:
 
 
 def test_room_for_a_message_as_large_as_the_bound(make_config: MakeConfig, start: StartPeer) -> None:
-    """Nothing of the sender's is in a segment yet, only in PID/<pid>: it is told all the same."""
+    """The sender's messages are in PID/<pid> only, none is in a segment: it hears of room all the same."""
     config = make_config(send_queue_bytes=65536, max_message_size=65536)
     sender, receiver = start(config), start()
     sender.call(send_numbered, receiver.server_id, b"small", 10, None)
@@ -253,8 +255,8 @@ def test_room_for_a_message_as_large_as_the_bound(make_config: MakeConfig, start
     assert sender.hear() == "sent"
 
 
-def test_room_is_told_of_to_one_who_has_messages_too(make_config: MakeConfig, start: StartPeer) -> None:
-    """Its own unread messages keep its descriptor readable: it waits for room all the same, and does not spin."""
+def test_sender_with_unread_messages_hears_of_room(make_config: MakeConfig, start: StartPeer) -> None:
+    """Its own unread messages keep its descriptor readable.  It waits for room nevertheless, and does not spin."""
     config = make_config(send_queue_messages=20)
     sender, receiver = start(config), start()
     accepted = sender.call(fill_for, receiver.server_id, 0)
@@ -262,11 +264,11 @@ def test_room_is_told_of_to_one_who_has_messages_too(make_config: MakeConfig, st
     sender.begin(send_waiting_watched, receiver.server_id)
     wait_for_room(sender)
     assert receiver.call(take_data, accepted)
-    assert sender.hear() < 20, "times that it looked for room"
+    assert sender.hear() < 20, "checks for room"
 
 
 def send_waiting_watched(session: Session, dst: ServerID) -> int:
-    """The number of times that it looked for room."""
+    """Send one message, waiting for room; return how often the sender checked for room."""
     session.messaging.fileno()
     one, looks = backend(session.messaging), 0
     flush = one.flush
@@ -282,13 +284,13 @@ def send_waiting_watched(session: Session, dst: ServerID) -> int:
 
 
 def wait_for_room(sender: Peer) -> None:
-    """Let it look thousands of times, if it will."""
+    """Give a sender that spins the time to check thousands of times."""
     end = time.monotonic() + 0.3
     while time.monotonic() < end:
         sender.channel.poll(0.1)
 
 
-def test_receiver_that_closes_tells_who_waits(make_config: MakeConfig, start: StartPeer) -> None:
+def test_sender_that_waits_hears_that_the_receiver_closes(make_config: MakeConfig, start: StartPeer) -> None:
     config = make_config(send_queue_messages=20)
     sender, receiver = start(config), start()
     sender.call(fill_for, receiver.server_id, 0)
@@ -299,7 +301,7 @@ def test_receiver_that_closes_tells_who_waits(make_config: MakeConfig, start: St
 
 
 def test_short_lived_senders_do_not_make_the_record_deep(messaging: Messaging, start: StartPeer) -> None:
-    """tdb_append copies the value: each new sender looks at it before it adds to it."""
+    """tdb_append copies the value, so each new sender checks the depth before it appends."""
     receiver = start()
 
     def body(channel: Channel) -> None:
@@ -309,7 +311,7 @@ def test_short_lived_senders_do_not_make_the_record_deep(messaging: Messaging, s
 
     for _ in range(100):
         Child(body).wait()
-    assert len(backend(messaging)._tdb.get(b"PID/%d\0" % receiver.pid)) < destination.DEEP + 100 * 40
+    assert len(backend(messaging)._file.tdb.get(b"PID/%d\0" % receiver.pid)) < grants.DEEP + 100 * 40
     assert receiver.call(take_data, 100) == [b"." * 400] * 100
 
 
@@ -317,18 +319,18 @@ def test_short_lived_senders_do_not_make_the_record_deep(messaging: Messaging, s
 
 
 def place_of(session: Session, pid: int) -> int:
-    """Where the record of a process stands in the file."""
+    """The offset of a process's record in the file."""
     file = backend(session.messaging)._file
-    fd = file._descriptor()
+    fd = file.descriptor()
     assert fd is not None
     return os.pread(fd, os.fstat(fd).st_size, 0).index(TDB_MAGIC + queue_key(pid))
 
 
 @pytest.mark.parametrize("size", [4, 4000])
 def test_no_append_outgrows_the_record(make_config: MakeConfig, start: StartPeer, size: int) -> None:
-    """Many more senders than there are grants: the record stays where it was made, so that no kill can lose it."""
+    """There are many more senders than grants.  The record stays where it was made, so no kill can lose it."""
     config = make_config(**MANY)
-    receiver, senders = start(config), [start(config) for _ in range(4 * len(destination.GRANTS))]
+    receiver, senders = start(config), [start(config) for _ in range(4 * len(GRANTS))]
     for sender in senders:
         sender.call(send_many, receiver.server_id, [b"meets it"])
         assert receiver.call(take_data, 1) == [b"meets it"]
@@ -347,12 +349,12 @@ def send_sized(session: Session, dst: ServerID, number: int, size: int) -> None:
         session.messaging.send(dst, TEXT, bytes(size))
 
 
-def test_grants_are_for_the_first_and_go_on_from_the_dead(
+def test_first_senders_get_grants_and_inherit_them_from_the_dead(
     make_config: MakeConfig, start: StartPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_SOURCE_CHECK", 0.0)
+    monkeypatch.setattr(grants, "CHECK_INTERVAL", 0.0)
     config = make_config()
-    senders = [start(config) for _ in range(len(destination.GRANTS) + 2)]
+    senders = [start(config) for _ in range(len(GRANTS) + 2)]
     with Messaging(config) as messaging:
         seen: list[bytes] = []
         messaging.register(TEXT, lambda message: seen.append(message.data))
@@ -364,27 +366,27 @@ def test_grants_are_for_the_first_and_go_on_from_the_dead(
             return [sender.call(is_granted, messaging.server_id) for sender in who]
 
         hear_all(senders)
-        assert hear_all(senders) == [True] * len(destination.GRANTS) + [False] * 2
+        assert hear_all(senders) == [True] * len(GRANTS) + [False] * 2
         senders.pop(3).kill()
         hear_all(senders[-1:])
-        assert hear_all(senders) == [True] * (len(destination.GRANTS) - 1) + [False, True]
+        assert hear_all(senders) == [True] * (len(GRANTS) - 1) + [False, True]
 
 
 def is_granted(session: Session, dst: ServerID) -> bool:
-    return backend(session.messaging)._destinations[dst.pid].quota > 0
+    return backend(session.messaging)._destinations.open[dst.pid].quota > 0
 
 
 def crowd(session: Session, dst: ServerID) -> int:
-    """Fill the record as hundreds of senders do that each say they go on elsewhere; the number of messages."""
+    """Fill the record as hundreds of "continued" records would; return the number of messages put there."""
     one = backend(session.messaging)
     record = pack_message(dst, session.messaging.server_id, TEXT, b"." * 24)
-    number = destination.CROWDED // len(record) + 1
-    one._tdb.append(queue_key(dst.pid), record * number)
+    number = grants.CROWDED // len(record) + 1
+    one._file.tdb.append(queue_key(dst.pid), record * number)
     return number
 
 
 def send_though_crowded(session: Session, dst: ServerID) -> tuple[int, int]:
-    """Crowd the record and go on sending; how often that was refused, and how many bytes are in the record then."""
+    """Crowd the record and keep sending; return how many sends were refused, and the depth of the record."""
     refused = 0
     crowd(session, dst)
     for _ in range(40):
@@ -392,11 +394,11 @@ def send_though_crowded(session: Session, dst: ServerID) -> tuple[int, int]:
             session.messaging.send(dst, TEXT, bytes(1000))
         except QueueFull:
             refused += 1
-    return refused, len(backend(session.messaging)._tdb.get(queue_key(dst.pid)))
+    return refused, len(backend(session.messaging)._file.tdb.get(queue_key(dst.pid)))
 
 
-def test_grant_is_no_way_around_a_crowded_record(start: StartPeer) -> None:
-    """What is left of it is for once: a look that finds no room gives nothing anew."""
+def test_grant_does_not_overfill_a_crowded_record(start: StartPeer) -> None:
+    """The rest of the quota may be used once; a check that finds no room gives no new quota."""
     receiver, sender = start(), start()
     for _ in range(2):
         sender.call(send_many, receiver.server_id, [b"here"])
@@ -404,16 +406,16 @@ def test_grant_is_no_way_around_a_crowded_record(start: StartPeer) -> None:
     assert sender.call(is_granted, receiver.server_id)
     refused, depth = sender.call(send_though_crowded, receiver.server_id)
     assert refused == 39
-    assert depth < messages_file.PLACE
+    assert depth < messages_file.ROOM
 
 
 def send_patiently(session: Session, dst: ServerID) -> None:
-    """Send one message with a time-out that no test waits for."""
+    """Send one message with a timeout that no test waits for."""
     session.messaging.send(dst, TEXT, b"waited", timeout=10 * PATIENCE)
 
 
-def test_no_room_to_say_where_one_goes_on(start: StartPeer) -> None:
-    """That is a full receiver; and when it has read, who waits for room is told."""
+def test_no_room_to_announce_a_segment(start: StartPeer) -> None:
+    """The receiver counts as full; when it has read, senders that wait for room are woken up."""
     receiver, sender, waiting = start(), start(), start()
     number = sender.call(crowd, receiver.server_id)
     with pytest.raises(ChildFailed, match=r"QueueFull: pid \d+ does not read: the messages of too many processes"):
@@ -424,11 +426,11 @@ def test_no_room_to_say_where_one_goes_on(start: StartPeer) -> None:
     assert waiting.hear() is None
 
 
-# Peers that are forgotten
+# Destinations that are closed and opened again
 
 
 def test_sender_that_forgets_and_continues_again(make_config: MakeConfig, start: StartPeer) -> None:
-    """Its segments are not taken for those of before, at which the receiver may still stand."""
+    """Its new segments are not mistaken for the old ones, which the receiver may still follow."""
     config = make_config(**MANY)
     receiver, sender = start(config), start(config)
     for again in range(3):
@@ -441,14 +443,14 @@ def test_sender_that_forgets_and_continues_again(make_config: MakeConfig, start:
 
 
 def forget_all(session: Session) -> None:
-    """Forget the peers, as when there are too many."""
+    """Close all destinations, as if there were too many."""
     one = backend(session.messaging)
-    for peer in list(one._destinations.values()):
-        one._forget(peer)
+    for peer in list(one._destinations.open.values()):
+        one._destinations.forget(peer)
 
 
 class Meanwhile:
-    """A tdb; something happens as soon as a record has been looked at for the first time."""
+    """A tdb that calls `happens` as soon as one record has been read for the first time."""
 
     def __init__(self, real: tdb.Tdb, key: bytes, happens: Callable[[], object]) -> None:
         self._real, self._key, self._happens = real, key, happens
@@ -464,8 +466,8 @@ class Meanwhile:
         return value
 
 
-def test_slots_are_used_again_behind_what_is_in_the_record(make_config: MakeConfig, start: StartPeer) -> None:
-    """The receiver has seen its record empty when the source comes back to it and goes on in the slot of before."""
+def test_slot_is_used_again_while_messages_wait_in_the_record(make_config: MakeConfig, start: StartPeer) -> None:
+    """The receiver has seen its record empty; now the source goes back to it, and then on into the same slot."""
     config = make_config(**MANY)
     sender = start(config)
     with Messaging(config) as messaging:
@@ -475,33 +477,34 @@ def test_slots_are_used_again_behind_what_is_in_the_record(make_config: MakeConf
         while len(seen) < 1500:
             messaging.dispatch(None)
         one = backend(messaging)
-        assert one._sources
-        real = one._tdb
-        one._tdb = Meanwhile(real, one._key, lambda: sender.call(come_back_and_go_on, messaging.server_id))
+        assert one._inbox.sources
+        receiving = one._inbox
+        real = receiving._tdb
+        receiving._tdb = Meanwhile(real, receiving._key, lambda: sender.call(go_back_and_continue, messaging.server_id))
         messaging.dispatch(0)
-        one._tdb = real
+        receiving._tdb = real
         while len(seen) < 4501:
             messaging.dispatch(None)
         assert seen == numbered(b"a", 1500) + numbered(b"b", 1) + numbered(b"b", 3000)
 
 
-def come_back_and_go_on(session: Session, dst: ServerID) -> None:
-    peer = backend(session.messaging)._destinations[dst.pid]
-    peer.unlooked_in_segment, peer.quota = destination._LOOK_AT_SEGMENT_AFTER, 0
+def go_back_and_continue(session: Session, dst: ServerID) -> None:
+    peer = backend(session.messaging)._destinations.open[dst.pid]
+    peer.segments.unchecked, peer.quota = segments.CHECK_AFTER, 0
     send_numbered(session, dst, b"b", 1)
-    assert not peer.continuation
+    assert not peer.segments.continuation
     send_numbered(session, dst, b"b", 3000)
-    assert peer.continuation
+    assert peer.segments.continuation
 
 
 def slots(session: Session) -> tuple[int, int]:
     """The number of slots in the file, and its size."""
-    database = backend(session.messaging)._tdb
+    database = backend(session.messaging)._file.tdb
     with backend(session.messaging)._file.all_keys() as keys:
         return sum(key.count(b"/") > 1 for key in keys), database.map_size
 
 
-def test_slots_are_kept_and_go_with_their_processes(make_config: MakeConfig, start: StartPeer) -> None:
+def test_slots_are_kept_and_removed_with_their_processes(make_config: MakeConfig, start: StartPeer) -> None:
     config = make_config(**MANY)
     receiver, sender = start(config), start(config)
     sizes = []
@@ -511,14 +514,14 @@ def test_slots_are_kept_and_go_with_their_processes(make_config: MakeConfig, sta
         assert receiver.call(take_data, 8000) == numbered(name, 8000)
         sizes.append(receiver.call(slots))
     number, _ = sizes[1]
-    assert 10 < number <= destination.SPARE_BYTES // messages_file.PLACE
+    assert 10 < number <= segments.SPARE_BYTES // messages_file.ROOM
     assert sizes[1:] == sizes[1:2] * 3, "the first time, the end of the last slot was still free"
     sender.kill()
     assert receiver.call(clean_up) == [sender.pid]
     assert receiver.call(slots)[0] == 0
 
 
-def test_slots_go_when_their_source_closes(start: StartPeer) -> None:
+def test_slots_are_removed_when_their_source_closes(start: StartPeer) -> None:
     receiver, sender = start(), start()
     sender.call(send_numbered, receiver.server_id, b"", 3000, None)
     assert receiver.call(take_data, 3000) == numbered(b"", 3000)
@@ -529,7 +532,7 @@ def test_slots_go_when_their_source_closes(start: StartPeer) -> None:
     assert receiver.call(slots)[0] == 0
 
 
-def test_large_slots_are_given_back(make_config: MakeConfig, start: StartPeer) -> None:
+def test_large_slots_are_deleted(make_config: MakeConfig, start: StartPeer) -> None:
     config = make_config(**MANY)
     receiver, sender = start(config), start(config)
     for size in (100, 5_000_000, 100, 2_000_000, 100):
@@ -539,16 +542,22 @@ def test_large_slots_are_given_back(make_config: MakeConfig, start: StartPeer) -
             assert receiver.call(take_data, 40) == texts
             sender.hear()
     kept = sender.call(spare_bytes)
-    assert kept <= destination.SPARE_BYTES
+    assert kept <= segments.SPARE_BYTES
 
 
 def spare_bytes(session: Session) -> int:
-    return sum(slot.room for peer in backend(session.messaging)._destinations.values() for slot in peer.spare)
+    return sum(
+        slot.room
+        for peer in backend(session.messaging)._destinations.open.values()
+        for slot in peer.segments.slots.spare
+    )
 
 
-def test_peers_that_died_deep_are_forgotten(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sender whose receivers all die with a deep queue keeps no descriptors of them."""
-    monkeypatch.setattr(module, "cached_destinations", lambda descriptors_each: 8)
+def test_destinations_that_died_with_a_deep_queue_are_closed(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender keeps no descriptors of receivers that have all died with a deep queue."""
+    monkeypatch.setattr(destinations, "cached_destinations", lambda descriptors_each: 8)
     config = make_config(send_queue_messages=4)
     with Messaging(config) as messaging:
         counts = []
@@ -557,11 +566,11 @@ def test_peers_that_died_deep_are_forgotten(make_config: MakeConfig, monkeypatch
                 fill(messaging, peer.server_id)
             counts.append(len(open_fds()))
         assert counts[-1] == counts[15]
-        assert len(backend(messaging)._destinations) <= 8
+        assert len(backend(messaging)._destinations.open) <= 8
 
 
 def test_many_short_lived_senders(messaging: Messaging) -> None:
-    """Their descriptors and memory go, and what they sent arrives though they are gone."""
+    """Their descriptors are released, and their messages arrive although the senders have ended."""
     seen: list[bytes] = []
     messaging.register(TEXT, lambda message: seen.append(message.data))
     dst = messaging.server_id
@@ -582,8 +591,8 @@ def test_many_short_lived_senders(messaging: Messaging) -> None:
     assert messaging.pending(dst) == 0
 
 
-def test_receiver_that_closes_tells_who_could_not_say_anything(start: StartPeer) -> None:
-    """Its record has no room for where they go on, so it knows nothing of them."""
+def test_sender_that_could_not_announce_hears_that_the_receiver_closes(start: StartPeer) -> None:
+    """The receiver's record has no room for an announcement, so the receiver does not know of this sender."""
     receiver, sender, waiting = start(), start(), start()
     sender.call(crowd, receiver.server_id)
     waiting.begin(send_patiently, receiver.server_id)
@@ -596,10 +605,10 @@ def test_receiver_that_closes_tells_who_could_not_say_anything(start: StartPeer)
 # When descriptors run out
 
 
-def test_nobody_can_be_looked_at(messaging: Messaging, start: StartPeer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither who has a grant, nor who waits for room: that is no reason to deliver nothing."""
-    monkeypatch.setattr(module, "_SOURCE_CHECK", 0.0)
-    senders = [start() for _ in range(len(destination.GRANTS) + 1)]
+def test_no_process_can_be_checked(messaging: Messaging, start: StartPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those that have a grant nor those that wait for room; messages are delivered nevertheless."""
+    monkeypatch.setattr(grants, "CHECK_INTERVAL", 0.0)
+    senders = [start() for _ in range(len(GRANTS) + 1)]
     seen: list[bytes] = []
     messaging.register(TEXT, lambda message: seen.append(message.data))
     for sender in senders[1:]:
@@ -627,22 +636,22 @@ def take_without_descriptors(session: Session, number: int) -> list[bytes]:
 
 
 def test_receiver_without_free_descriptors(start: StartPeer) -> None:
-    """It cannot look who its senders are; their messages arrive nevertheless."""
+    """It cannot open its senders as destinations; their messages arrive nevertheless."""
     receiver, sender = start(), start()
     sender.call(send_numbered, receiver.server_id, b"deep", 3000, None)
     assert receiver.call(take_without_descriptors, 3000) == numbered(b"deep", 3000)
 
 
-# A source at its end
+# A source that ends
 
 
-def test_source_that_ends_between_two_looks(
+def test_source_that_ends_between_two_checks(
     make_config: MakeConfig, start: StartPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It sends once more and exits just while the receiver looks whether it lives."""
+    """It sends once more and ends just while the receiver checks whether it is alive."""
     config = make_config(**MANY)
     sender = start(config)
-    monkeypatch.setattr(module, "_SOURCE_CHECK", 0.0)
+    monkeypatch.setattr(inbox, "CHECK_INTERVAL", 0.0)
     with Messaging(config) as messaging:
         seen: list[bytes] = []
         messaging.register(TEXT, lambda message: seen.append(message.data))
@@ -658,7 +667,7 @@ def test_source_that_ends_between_two_looks(
 
         while len(seen) < 1500:
             messaging.dispatch(None)
-        assert one._sources
+        assert one._inbox.sources
         monkeypatch.setattr(one.presence, "is_alive", ends)
         messaging.dispatch(0)
         assert sender.status is not None
@@ -667,7 +676,7 @@ def test_source_that_ends_between_two_looks(
 
 
 def append_to_segment(session: Session, dst: ServerID) -> None:
-    """Send as a source does that found something in its segment, a moment before that was taken."""
+    """Append as a source does that checked its segment a moment before the receiver emptied it."""
     one = backend(session.messaging)
-    peer = one._destinations[dst.pid]
-    one._tdb.append(peer.segments[-1].key, pack_message(dst, ServerID(os.getpid()), TEXT, b"the last"))
+    peer = one._destinations.open[dst.pid]
+    one._file.tdb.append(peer.segments.waiting[-1].key, pack_message(dst, ServerID(os.getpid()), TEXT, b"the last"))

@@ -1,4 +1,6 @@
-"""duplicates_allowed=False: merged with an identical message that is still in the file, and with no other."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""duplicates_allowed=False: a message is merged with an identical one that is still in the file, and with no other."""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def open_second(session: Session) -> ServerID:
 
 
 def test_another_tasks_is_no_duplicate(config: Config, messaging: Messaging, start: StartPeer) -> None:
-    """A pending message for task 1 has the same plain record in it as one for task 0."""
+    """A waiting message for task 1 contains the same plain record as one for task 0."""
     receiver = start()
     task = receiver.call(open_second)
     assert messaging.send(ServerID(task.pid, 1), TEXT, b"same") is SENT

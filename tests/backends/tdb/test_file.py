@@ -1,4 +1,6 @@
-"""What is in messages.tdb, byte for byte; what others write there; bytes that are no messages; a file in the way."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""What is in messages.tdb, byte for byte; what Samba 3.0 writes there; garbage; files that are in the way."""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def file(config: Config) -> Path:
 
 @contextlib.contextmanager
 def as_samba(config: Config) -> Iterator[Any]:
-    """The file as Samba 3.0 opens it; to be used in a process that does not have it open."""
+    """The file, opened as Samba 3.0 does.  Use this only in a process that does not have it open."""
     database = tdb.Tdb(str(file(config)), 0, tdb.CLEAR_IF_FIRST, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         yield database
@@ -58,8 +60,8 @@ def golden_for(dst: int, src: int) -> bytes:
 
 
 def value_of(session: Session, pid: int) -> bytes:
-    """The value as the process itself has it open."""
-    value: bytes = session.messaging._endpoint.backend._tdb.get(queue_key(pid))  # type: ignore[attr-defined]
+    """The value of a process's record."""
+    value: bytes = session.messaging._endpoint.backend._file.tdb.get(queue_key(pid))  # type: ignore[attr-defined]
     return value
 
 
@@ -126,7 +128,7 @@ def record(dst: int, src: int, data: bytes, version: int = 1, message_type: int 
 
 @pytest.mark.parametrize("mode", ["fcntl", "nommap"])
 def test_message_of_an_old_samba(make_config: MakeConfig, start: StartPeer, mode: str) -> None:
-    """Several at once; from a pid that nobody of ours has, from one of ours, and then one that woke it from sleep."""
+    """Several at once: from a pid that is not a process of ours, and from one that is; then one that ends a sleep."""
     config = make_config(**MODES[mode])
     receiver, other = start(config), start(config)
     texts = [(1, b"from init"), (other.pid, b"from one of ours"), (other.pid, b"")]
@@ -145,7 +147,7 @@ def test_message_of_an_old_samba(make_config: MakeConfig, start: StartPeer, mode
 
 
 def after(peer: Peer, config: Config, value: bytes, number: int) -> tuple[list[bytes], int]:
-    """Let the peer read a value put there; the data of the messages that came, and the drops it counted."""
+    """Let the peer take `value`; return the data of the messages that it got, and its number of drops."""
     old_samba(config, peer.server_id, [value])
     data = peer.call(take_data, number)
     return data, peer.call(dropped)
@@ -197,7 +199,7 @@ def test_lying_length(make_config: MakeConfig, start: StartPeer) -> None:
 
 
 def test_continuations_to_nowhere(make_config: MakeConfig, start: StartPeer) -> None:
-    """Of sources that are dead, that live and have no such segment, and with numbers at their limits."""
+    """From dead sources, from living ones without such a segment, and with extreme numbers."""
     config = make_config(**MODES["fcntl"])
     peer, living = start(config), start(config)
     liars = [
@@ -213,7 +215,7 @@ def test_continuations_to_nowhere(make_config: MakeConfig, start: StartPeer) -> 
 
 
 def test_garbage_in_a_segment(make_config: MakeConfig, start: StartPeer) -> None:
-    """Where another source's messages go on, a second start, and bytes at the end: all counted, the rest is read."""
+    """Another source's continuation, a second start, bytes at the end: all are counted, and the rest is read."""
     config = make_config(**MODES["fcntl"])
     peer, source = start(config), start(config)
     unique_id = source.server_id.unique_id
@@ -242,7 +244,7 @@ def test_garbage_in_a_segment(make_config: MakeConfig, start: StartPeer) -> None
 
 
 def test_a_segment_of_another_number(make_config: MakeConfig, start: StartPeer) -> None:
-    """What stands in the slot is not what the continuation names: it is not read, until that is there."""
+    """The slot does not hold the segment that was announced; nothing is read from it until it does."""
     config = make_config(**MODES["fcntl"])
     peer, source = start(config), start(config)
     unique_id = source.server_id.unique_id
@@ -266,7 +268,7 @@ def test_a_segment_of_another_number(make_config: MakeConfig, start: StartPeer) 
 
 
 def test_ids_of_another_record(make_config: MakeConfig, start: StartPeer) -> None:
-    """Ids without their message, before something else: the next plain message is plain."""
+    """Ids that are not followed by their message do not apply to the next plain message."""
     config = make_config(**MODES["fcntl"])
     peer = start(config)
     dst, src = ServerID(peer.pid, 3), ServerID(1, 4, NONCLUSTER_VNN, 5)
@@ -322,7 +324,7 @@ def test_damaged_file_is_set_aside(
 def test_file_cut_off(
     config: Config, messaging: Messaging, length: int, scratch: Path, make_config: MakeConfig
 ) -> None:
-    """A tdb file of which only the beginning is left is cleared as any other, since nobody lives."""
+    """A truncated tdb file is emptied as any other, since no living process uses it."""
     whole = file(config).read_bytes()
     messaging.close()
     file(config).write_bytes(whole[:length])
@@ -335,7 +337,7 @@ def test_file_cut_off(
 
 
 def test_many_start_over_a_damaged_file(config: Config) -> None:
-    """One sets it aside, and all use the one new file."""
+    """One process sets it aside, and all use the same new file."""
     file(config).parent.mkdir()
     for _ in range(10):
         for one in file(config).parent.glob("messages.tdb*"):
@@ -383,7 +385,7 @@ def test_what_is_no_file_is_refused(config: Config, what: str) -> None:
 @pytest.mark.parametrize("mine", MODES)
 @pytest.mark.parametrize("theirs", MODES)
 def test_other_mode_than_the_living(make_config: MakeConfig, start: StartPeer, mine: str, theirs: str) -> None:
-    """With and without mutexes do not go together; those who were there first are not disturbed."""
+    """Modes with and without mutexes exclude each other; processes that were first are not disturbed."""
     receiver, sender = (start(make_config(**MODES[theirs])) for _ in range(2))
     sender.call(send_many, receiver.server_id, [b"before"])
 

@@ -1,4 +1,6 @@
-"""A signal's handler that raises (KeyboardInterrupt, an alarm) at any step: no lock stays, no message is lost."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""A signal handler that raises (KeyboardInterrupt, an alarm) at any step: no lock is left held, no message is lost."""
 
 from __future__ import annotations
 
@@ -17,19 +19,19 @@ import tdb
 from msgd import Messaging, NoSuchProcess, QueueFull, ServerID
 from msgd.backends.tdb.backend import TdbBackend
 from msgd.backends.tdb.chain_lock import ChainLock, ChainLocks
-from msgd.backends.tdb.destination import AWAKE, EPOCH
+from msgd.backends.tdb.words import AWAKE, EPOCH
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.support.harness import PATIENCE, TEXT, Session, close, send_many, take_data, wait_until_asleep
 
 
 class Alarm(BaseException):
-    """What the handler raises; nothing catches it by chance."""
+    """The handler raises this; nothing else catches it."""
 
 
 class Interrupting:
-    """A tdb or its locks, with the real methods, but the signal comes as soon as the named one has done its work.
+    """A tdb, or its locks: the signal arrives as soon as the named method has done its work.
 
-    Or just before it begins, if that is `early`.
+    If `early`, it arrives just before that method begins.
     """
 
     def __init__(self, real: tdb.Tdb | ChainLocks, name: str, early: bool = False) -> None:
@@ -80,16 +82,17 @@ def backend(messaging: Messaging) -> TdbBackend:
 
 
 def interrupt(one: TdbBackend, step: str) -> Callable[[], None]:
-    """Have the next of the named steps interrupted; what is returned undoes that."""
-    real, chains, chain = one._tdb, one._file.chains, one._chain
+    """Interrupt the next of the named steps; call the result to undo that."""
+    inbox = one._inbox
+    real, chains, chain = inbox._tdb, one._file.chains, inbox._chain
     if step in ChainLock._fields:
         one._file.chains = Interrupting(chains, step)  # type: ignore[assignment]
-        one._chain = one._file.chains.of(one._key)
+        inbox._chain = one._file.chains.of(inbox._key)
     else:
-        one._tdb = Interrupting(real, step)
+        inbox._tdb = Interrupting(real, step)
 
     def undo() -> None:
-        one._tdb, one._file.chains, one._chain = real, chains, chain
+        inbox._tdb, one._file.chains, inbox._chain = real, chains, chain
 
     return undo
 
@@ -97,7 +100,7 @@ def interrupt(one: TdbBackend, step: str) -> Callable[[], None]:
 @pytest.mark.parametrize("step", ["acquire", "get", "store", "release"])
 @pytest.mark.parametrize("number", [1, 2000])
 def test_while_messages_are_taken(alarm: None, messaging: Messaging, start: StartPeer, step: str, number: int) -> None:
-    """Those of PID/<pid> and those of segments, as they are taken one after the other."""
+    """Messages in PID/<pid> and in segments."""
     sender = start()
     seen: list[bytes] = []
     messaging.register(TEXT, lambda message: seen.append(message.data))
@@ -115,42 +118,40 @@ def test_while_messages_are_taken(alarm: None, messaging: Messaging, start: Star
 
 @pytest.mark.parametrize("before", [1, 2], ids=["with a look at the depth", "without"])
 def test_between_append_and_signal(alarm: None, messaging: Messaging, start: StartPeer, before: int) -> None:
-    """The message is there, so the receiver is woken, and no lock stays."""
+    """The message is in the file, so the receiver is woken up; and no lock is left held."""
     receiver = start()
     for _ in range(before):
         messaging.send(receiver.server_id, TEXT, b"before")
         assert receiver.call(take_data, 1) == [b"before"]
     receiver.begin(take_data, 1)
     one = backend(messaging)
-    destination = one._destinations[receiver.pid]
-    while not destination.words[EPOCH]:
+    outgoing = one._destinations.open[receiver.pid]
+    while not outgoing.destination.words[EPOCH]:
         pass
-    interrupting = Interrupting(one._tdb, "append")
-    real, one._append = one._append, interrupting.append
-    destination._tdb = interrupting
+    outgoing._tdb = Interrupting(one._file.tdb, "append")
     with pytest.raises(Alarm):
         messaging.send(receiver.server_id, TEXT, b"here")
-    one._append, destination._tdb = real, one._tdb
+    outgoing._tdb = one._file.tdb
     assert receiver.hear() == [b"here"]
-    assert (destination.quota > 0) == (before > 1)
+    assert (outgoing.quota > 0) == (before > 1)
 
 
 def test_just_before_the_signal(messaging: Messaging, start: StartPeer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The receiver is asleep and does not know: the next message wakes it."""
+    """The receiver sleeps and has not heard of the message; the next message wakes it up."""
     receiver = start()
     messaging.send(receiver.server_id, TEXT, b"before")
     assert receiver.call(take_data, 1) == [b"before"]
     receiver.begin(take_data, 2)
-    destination = backend(messaging)._destinations[receiver.pid]
-    while destination.words[EPOCH] in (AWAKE, destination.rung_epoch):
+    destination = backend(messaging)._destinations.open[receiver.pid].destination
+    while destination.words[EPOCH] in (AWAKE, destination.signalled_epoch):
         pass
     wait_until_asleep(receiver.pid)
 
-    def interrupted() -> bool:
+    def interrupted(self: object) -> bool:
         raise Alarm
 
     monkeypatch.setattr(destination, "_seen_alive", time.monotonic() + PATIENCE)
-    monkeypatch.setattr(destination, "_holds_lock", interrupted)
+    monkeypatch.setattr(type(destination), "holds_lock", interrupted)
     with pytest.raises(Alarm):
         messaging.send(receiver.server_id, TEXT, b"in the dark")
     monkeypatch.undo()
@@ -159,7 +160,7 @@ def test_just_before_the_signal(messaging: Messaging, start: StartPeer, monkeypa
 
 
 def take_under_alarms(session: Session, last: bytes, seed: int) -> tuple[list[bytes], int]:
-    """Read up to the message `last` while a timer interrupts at any place; what came, and how often it did."""
+    """Read up to the message `last` while a timer interrupts anywhere; return what arrived, and the interruptions."""
     moments = random.Random(seed)
     seen: list[bytes] = []
     interrupted = 0
@@ -197,7 +198,7 @@ def send_until(session: Session, dst: ServerID, number: int) -> None:
 
 
 def test_at_random_moments(start: StartPeer) -> None:
-    """One message may go with the interrupted call of its handler, never a batch; nothing comes twice or late."""
+    """An interruption can cost the one message whose handler it interrupts; nothing arrives twice or out of order."""
     receiver, sender = start(), start()
     number = 30_000
     sender.begin(send_until, receiver.server_id, number)
@@ -220,15 +221,15 @@ def take_up_to(session: Session, last: bytes) -> list[bytes]:
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("step", ["append", "store", "get"])
 def test_while_messages_are_sent(alarm: None, messaging: Messaging, start: StartPeer, step: str, early: bool) -> None:
-    """From PID/<pid> into segments, from one to the next and back: only the interrupted one may be missing."""
+    """From PID/<pid> into segments, from one to the next, and back: only the interrupted message may be missing."""
     receiver = start()
     messaging.send(receiver.server_id, TEXT, b"first")
     one = backend(messaging)
-    destination = one._destinations[receiver.pid]
-    interrupting = Interrupting(one._tdb, step, early)
+    outgoing = one._destinations.open[receiver.pid]
+    interrupting = Interrupting(one._file.tdb, step, early)
     number, interrupted = 0, set()
     for again in range(3):
-        destination._tdb = interrupting
+        outgoing._tdb = outgoing.segments._tdb = interrupting
         for _ in range(2000):
             interrupting.armed = number % 3 > 0
             text = b"%d" % number + b"." * (number * 7 % 150)
@@ -237,10 +238,10 @@ def test_while_messages_are_sent(alarm: None, messaging: Messaging, start: Start
             except Alarm:
                 interrupted.add(number)
             number += 1
-        destination._tdb = one._tdb
-        assert len(destination.segments) > 2
-        for segment in destination.segments:
-            assert len(one._tdb.get(segment.key)) <= segment.room
+        outgoing._tdb = outgoing.segments._tdb = one._file.tdb
+        assert len(outgoing.segments.waiting) > 2
+        for slot in outgoing.segments.waiting:
+            assert len(one._file.tdb.get(slot.key)) <= slot.room
         last = b"last %d" % again
         messaging.send(receiver.server_id, TEXT, last)
         data = receiver.call(take_up_to, last)
@@ -251,7 +252,7 @@ def test_while_messages_are_sent(alarm: None, messaging: Messaging, start: Start
 
 
 class Slots(list[Any]):
-    """The signal comes as soon as one has been added, or all have been taken away."""
+    """A list that is interrupted as soon as an item has been added, or all have been removed."""
 
     def append(self, slot: Any) -> None:
         super().append(slot)
@@ -262,16 +263,17 @@ class Slots(list[Any]):
         raise Alarm
 
 
-def test_while_it_comes_back_to_the_record(messaging: Messaging, start: StartPeer) -> None:
-    """Whatever of that was left undone, the next message takes its way."""
+def test_while_a_sender_goes_back_to_the_record(messaging: Messaging, start: StartPeer) -> None:
+    """Whatever was left undone, the next message is sent as usual."""
     receiver = start()
     for number in range(1500):
         messaging.send(receiver.server_id, TEXT, b"%d" % number)
-    destination = backend(messaging)._destinations[receiver.pid]
+    outgoing = backend(messaging)._destinations.open[receiver.pid]
+    segments, slots = outgoing.segments, outgoing.segments.slots
     assert len(receiver.call(take_data, 1500)) == 1500
-    assert destination.segments
-    destination.spare = Slots(destination.spare)
-    destination.segments = Slots(destination.segments)  # type: ignore[assignment]
+    assert segments.waiting
+    slots.spare = Slots(slots.spare)
+    segments.waiting = Slots(segments.waiting)  # type: ignore[assignment]
 
     def one_by_one() -> None:
         for _ in range(1000):
@@ -280,14 +282,16 @@ def test_while_it_comes_back_to_the_record(messaging: Messaging, start: StartPee
 
     with pytest.raises(Alarm):
         one_by_one()
-    destination.spare = list(destination.spare)
+    slots.spare = list(slots.spare)
     messaging.send(receiver.server_id, TEXT, b"last")
     assert receiver.call(take_data, 1) == [b"last"]
-    assert destination.open_key == destination.key
+    assert outgoing.open_key == outgoing.key
 
 
-def test_while_it_waits_for_room(make_config: MakeConfig, start: StartPeer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has come in the meantime still makes its descriptor readable."""
+def test_while_a_sender_waits_for_room(
+    make_config: MakeConfig, start: StartPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that has arrived in the meantime still makes the descriptor readable."""
     sender, full = start(), start()
     with Messaging(make_config(send_queue_messages=20)) as messaging:
         seen: list[bytes] = []
@@ -302,7 +306,7 @@ def test_while_it_waits_for_room(make_config: MakeConfig, start: StartPeer, monk
         def interrupted() -> bool:
             raise Alarm
 
-        monkeypatch.setattr(one, "_some_have_room", interrupted)
+        monkeypatch.setattr(one._destinations, "some_have_room", interrupted)
         with pytest.raises(Alarm):
             messaging.send(full.server_id, TEXT, timeout=PATIENCE)
         monkeypatch.undo()

@@ -1,4 +1,6 @@
-"""Pids that are used again, lock files left behind: nobody innocent gets a signal or somebody else's messages."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Reused pids and stale lock files: no innocent process gets a signal or another process's messages."""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def lock_path(config: Config, pid: int) -> Path:
 
 
 def fall_asleep(session: Session) -> None:
-    session.messaging.fileno()  # its word says that it sleeps
+    session.messaging.fileno()  # now its word EPOCH says that it sleeps
 
 
 def victim(channel: Channel) -> None:
@@ -39,7 +41,7 @@ def victim(channel: Channel) -> None:
 
 
 def shower(messaging: Messaging, pid: int) -> None:
-    """Send to the pid; nothing of it may be taken as sent."""
+    """Send to the pid; no message may count as sent."""
     for _ in range(SENDS):
         with pytest.raises(NoSuchProcess):
             messaging.send(pid, TEXT, b"for somebody else")
@@ -75,8 +77,8 @@ def test_victim_with_the_pid_of_a_dead_sleeper(messaging: Messaging, peer: Peer,
 
 
 @chosen_pids
-def test_victim_that_another_process_holds_the_lock_of(config: Config, messaging: Messaging, peer: Peer) -> None:
-    """The file names the victim's pid and is locked, but not by the victim."""
+def test_victim_whose_lock_another_process_holds(config: Config, messaging: Messaging, peer: Peer) -> None:
+    """The lock file names the victim's pid and is locked, but by another process."""
     peer.call(fall_asleep)
     peer.kill()
 
@@ -94,7 +96,7 @@ def test_victim_that_another_process_holds_the_lock_of(config: Config, messaging
 
 
 def starting(config: Config, stop: Callable[[Channel], None]) -> Callable[[Channel], None]:
-    """A child that is stopped when it has its lock file, before it has done anything else to be reached."""
+    """A child that stops when it has its lock file, before it can be reached."""
 
     def body(channel: Channel) -> None:
         directory = Path(config.lock_directory) / "msg.lock"
@@ -108,7 +110,7 @@ def starting(config: Config, stop: Callable[[Channel], None]) -> Callable[[Chann
 @chosen_pids
 @pytest.mark.parametrize("talked_before", [False, True])
 def test_victim_that_is_starting(config: Config, messaging: Messaging, peer: Peer, talked_before: bool) -> None:
-    """It has locked the lock file of the dead sleeper that had its pid, and nothing more."""
+    """It has only locked the lock file of the dead sleeper that had its pid."""
     if talked_before:
         messaging.send(peer.server_id, TEXT, b"hello")
         assert peer.call(take_data, 1) == [b"hello"]
@@ -124,7 +126,7 @@ def test_victim_that_is_starting(config: Config, messaging: Messaging, peer: Pee
 def test_victim_between_the_lock_and_all_else(
     config: Config, messaging: Messaging, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The very moment after it got the lock of the stale file."""
+    """The moment after it got the lock of the stale file."""
     peer.call(fall_asleep)
     peer.kill()
     real = fcntl.lockf
@@ -146,7 +148,7 @@ def test_victim_between_the_lock_and_all_else(
 
 @chosen_pids
 def test_successor_gets_nothing_of_its_predecessor(config: Config, start: StartPeer, messaging: Messaging) -> None:
-    """Messages in the file for the dead are not the new process's, however deep they were."""
+    """Messages for the dead process do not go to the new one, however deep their queue was."""
     first = start()
     for number in range(3000):
         messaging.send(first.pid, TEXT, b"%d" % number)
@@ -162,7 +164,7 @@ def test_successor_gets_nothing_of_its_predecessor(config: Config, start: StartP
 
 @chosen_pids
 def test_successor_of_a_source_in_the_middle_of_a_deep_queue(config: Config, peer: Peer, start: StartPeer) -> None:
-    """Both processes had the same pid: the segments of each are followed on their own."""
+    """Both sources had the same pid; the segments of each are followed separately."""
     first = start()
     first.call(send_numbered, peer.server_id, b"first", 3000)
     first.kill()

@@ -1,4 +1,6 @@
-"""SIGUSR1 is shared with the program: its loops, its wake-up descriptor, its exec and its exit go on as before."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""SIGUSR1 and the program's own loops, wake-up descriptor, exec and exit do not disturb each other."""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ ROUNDS = 200
 
 
 def opening(config: Config, before: Callable[[], object] = lambda: None) -> Callable[[Channel], None]:
-    """A child that does `before()`, tries to open a context, and says what came of it."""
+    """A child that calls `before()`, tries to open a context, and reports the outcome."""
 
     def body(channel: Channel) -> None:
         before()
@@ -55,15 +57,15 @@ def opening(config: Config, before: Callable[[], object] = lambda: None) -> Call
     return body
 
 
-# Whose signal it is
+# Who owns the signal
 
 
-def test_signal_is_the_programs_already(config: Config) -> None:
+def test_signal_belongs_to_the_program(config: Config) -> None:
     with Child(opening(config, lambda: signal.signal(signal.SIGUSR1, lambda *_: None))) as child:
         assert "SIGUSR1, which this program handles already" in child.hear()
 
 
-def test_signal_is_the_loops_already(config: Config) -> None:
+def test_signal_belongs_to_an_event_loop(config: Config) -> None:
     def body(channel: Channel) -> None:
         async def main() -> None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: channel.send("the loop's"))
@@ -105,7 +107,7 @@ def receive_one(config: Config, before: Callable[[], object]) -> Callable[[Chann
 
 
 @pytest.mark.parametrize("how", ["blocked", "ignored"])
-def test_signal_blocked_or_ignored_by_who_started_us(config: Config, messaging: Messaging, how: str) -> None:
+def test_signal_blocked_or_ignored_by_the_parent(config: Config, messaging: Messaging, how: str) -> None:
     def before() -> None:
         if how == "blocked":
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
@@ -144,7 +146,7 @@ from msgd import Config, Messaging
 
 class Late:
     def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGUSR1):
-        kill(pid, number)  # while the interpreter goes down, as by a sender who does not know yet
+        kill(pid, number)  # while the interpreter goes down, as a sender does that does not know yet
 
 late = Late()
 messaging = Messaging(Config(lock_directory=sys.argv[1], messaging_type="tdb"))
@@ -156,7 +158,7 @@ if sys.argv[2] == "close":
 
 @pytest.mark.parametrize("how", ["close", "leave open"])
 def test_signal_while_the_interpreter_ends(config: Config, how: str) -> None:
-    """Python gives SIGUSR1 back its deadly default before the process is gone."""
+    """Python restores the fatal default of SIGUSR1 before the process ends."""
     done = subprocess.run(
         [sys.executable, "-c", LATE, config.lock_directory, how], timeout=PATIENCE, check=False, capture_output=True
     )
@@ -164,7 +166,7 @@ def test_signal_while_the_interpreter_ends(config: Config, how: str) -> None:
 
 
 def sleep_then_exec(config: Config) -> Callable[[Channel], None]:
-    """A child with a context that says it sleeps, and then becomes another program without closing anything."""
+    """A child whose context sleeps, and which then executes another program without closing anything."""
 
     def body(channel: Channel) -> None:
         messaging = Messaging(config)
@@ -180,7 +182,7 @@ def sleep_then_exec(config: Config) -> Callable[[Channel], None]:
 
 
 def test_exec_of_the_receiver(config: Config, messaging: Messaging) -> None:
-    """The process lives on under its pid, but its lock is gone: it gets no signal, and senders are told."""
+    """The process keeps its pid and loses its lock: it gets no signal, and senders get NoSuchProcess."""
     with Child(sleep_then_exec(config)) as child:
         dst = child.hear()
         messaging.send(dst, TEXT, b"hello")
@@ -287,7 +289,7 @@ def test_programs_own_wakeup_descriptor(config: Config, messaging: Messaging, wh
 
 
 class SignalledLate:
-    """A select.poll() to which the signal comes in the last moment: no Python code runs between it and the sleep."""
+    """A select.poll() that gets the signal at the last moment: no Python code runs between the signal and the sleep."""
 
     woken = 0
 
@@ -317,7 +319,7 @@ REAL_POLL = select.poll
 def test_signal_just_before_the_sleep(
     make_config: MakeConfig, start: StartPeer, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """It ends the sleep, though the wake-up descriptor is the program's."""
+    """It ends the sleep although the program has set its own wake-up descriptor."""
     full = start()
     with Messaging(make_config(send_queue_messages=1)) as messaging:
         with contextlib.suppress(QueueFull):
@@ -339,7 +341,7 @@ def test_signal_just_before_the_sleep(
 
 
 def test_no_signal_of_the_program_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal that arrives while the doorbell looks whose the wake-up descriptor is reaches the program's."""
+    """A signal that arrives while the doorbell has set its own wake-up descriptor is passed on to the program's."""
     real = signal.set_wakeup_fd
     arrived: list[int] = []
 
@@ -371,7 +373,7 @@ def test_no_signal_of_the_program_is_swallowed(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_programs_wakeup_descriptor_that_is_closed(config: Config) -> None:
-    """A program that closes its descriptor and forgets to say so does not break dispatch."""
+    """A program that closes its wake-up descriptor without unsetting it does not break dispatch."""
     with Messaging(config) as messaging:
         read_fd, write_fd = os.pipe2(os.O_NONBLOCK)
         signal.set_wakeup_fd(write_fd)
@@ -384,7 +386,7 @@ def test_programs_wakeup_descriptor_that_is_closed(config: Config) -> None:
 
 
 def test_children_are_not_disturbed(messaging: Messaging, peer: Peer) -> None:
-    """A forked child and an exec'd one, made while a sender showers their parent with signals, live on."""
+    """A forked child and one that executes a program survive while a sender sends their parent many signals."""
     received: list[bytes] = []
     messaging.register(TEXT, lambda message: received.append(message.data))
     messaging.fileno()
@@ -433,7 +435,7 @@ def test_second_directory_is_refused(messaging: Messaging, make_config: MakeConf
 
 
 def test_storm_of_signals(start: StartPeer) -> None:
-    """Signals in storms from many senders: none kills, none is lost."""
+    """Many senders signal at once: no signal kills the process, and none is lost."""
     receiver, senders = start(), [start() for _ in range(4)]
     for sender in senders:
         sender.begin(send_many, receiver.server_id, [b"%d" % number for number in range(500)])

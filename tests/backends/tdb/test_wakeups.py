@@ -1,7 +1,9 @@
-"""The hunt for a lost wake-up: senders in bursts, a receiver that sleeps after every drain, and no time-out anywhere.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The hunt for a lost wake-up: senders in bursts, a receiver that sleeps after every drain, and no timeout anywhere.
 
-A sender waits for the answer to each burst, so a single wake-up lost anywhere ends in everybody asleep, which only the
-test's patience ends.  MSGD_HUNT=50 makes the suite's few hundred thousand messages 50 times as many.
+A sender waits for the answer to each burst.  So if one wake-up is lost, all processes sleep for ever, and the test
+fails when its patience ends.  MSGD_HUNT=50 sends 50 times as many messages as the suite's few hundred thousand.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ SENDERS = 4
 
 
 class Count:
-    """Answers the last message of each burst, and sees that each sender's come in order."""
+    """Answers the last message of each burst, and checks the order of each sender's messages."""
 
     def __init__(self, session: Session) -> None:
         self.messaging = session.messaging
@@ -52,7 +54,7 @@ def by_dispatch(session: Session, number: int) -> dict[str, int]:
 
 
 def by_dispatch_that_sleeps_at_once(session: Session, number: int) -> dict[str, int]:
-    """Without looking a little longer before each sleep."""
+    """Without spinning before each sleep."""
     spin._FEW = spin._MANY = 0
     return by_dispatch(session, number)
 
@@ -67,7 +69,7 @@ def by_select(session: Session, number: int) -> dict[str, int]:
 
 
 def by_epoll(session: Session, number: int) -> dict[str, int]:
-    """Edge-triggered: each ring counts."""
+    """Edge-triggered, so every write into the pipe counts."""
     count = Count(session)
     with select.epoll() as epoll:
         epoll.register(session.messaging.fileno(), select.EPOLLIN | select.EPOLLET)
@@ -106,7 +108,7 @@ WAYS = {
 
 
 def send_bursts(session: Session, dst: ServerID, number: int, seed: int, longest: int) -> dict[str, int]:
-    """So many messages in bursts of random length, after each of which the answer is awaited."""
+    """Send `number` messages in bursts of random length, and wait for an answer after each burst."""
     messaging, sizes = session.messaging, random.Random(seed)
     answers = 0
 
@@ -144,7 +146,7 @@ def test_no_wake_up_is_lost_without_mutexes(make_config: MakeConfig, start: Star
 
 @pytest.mark.timeout(120 * HUNT)
 def test_no_wake_up_is_lost_in_deep_queues(make_config: MakeConfig, start: StartPeer) -> None:
-    """Bursts that go on in segments, and a bound at which the senders sleep, too."""
+    """Bursts that continue in segments, and a bound at which the senders sleep as well."""
     hunt(make_config, start, "mutexes", "dispatch at once", 3000, HUNT * 15000, send_queue_messages=1000)
 
 

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The destinations that this process keeps open, by pid.
+
+At most a fixed number of them is kept, since each costs file descriptors.  One is evicted only when another is opened,
+and rather one that is not in segments: a destination that is opened again begins at PID/<pid>, and forgets how many
+messages of ours wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+from msgd.backends.sockets import cached_destinations, check_unique_id
+from msgd.backends.tdb.destination import DESCRIPTORS, open_destination
+from msgd.backends.tdb.libtdb import tdb_errors
+from msgd.backends.tdb.messages_file import MessagesFile
+from msgd.backends.tdb.outgoing import Bounds, Outgoing
+from msgd.config import Config
+from msgd.errors import NoSuchProcess, TransportError
+from msgd.presence import Presence
+from msgd.wire.server_id import ServerID
+
+
+class Destinations:
+    """The open destinations, and which of them have refused a message because their queue was full."""
+
+    def __init__(self, config: Config, presence: Presence, own_words: memoryview, file: MessagesFile) -> None:
+        self.open: dict[int, Outgoing] = {}
+        self._full: dict[int, Outgoing] = {}
+        self._max = cached_destinations(DESCRIPTORS)
+        self._bounds = Bounds.of(config)
+        self._presence = presence
+        self._own_words = own_words
+        self._file = file
+        file.key_sources.append(self._keys_of_slots)
+
+    def find(self, dst: ServerID) -> Outgoing:
+        """The destination that `dst` names.  Raises NoSuchProcess, TransportError."""
+        outgoing = self.open.get(dst.pid)
+        if outgoing is not None and not outgoing.destination.is_alive():
+            self.forget(outgoing)
+            outgoing = None
+        if outgoing is None:
+            outgoing = self._open(dst)
+        check_unique_id(dst, outgoing.destination.unique_id)
+        return outgoing
+
+    def _open(self, dst: ServerID) -> Outgoing:
+        destination = open_destination(dst, self._presence, self._own_words)
+        source = self._presence.pid, self._presence.unique_id
+        outgoing = Outgoing(destination, source, self._file, self._bounds)
+        if len(self.open) >= self._max:
+            self._evict_one()
+        self.open[dst.pid] = outgoing
+        return outgoing
+
+    def _evict_one(self) -> None:
+        for outgoing in self.open.values():
+            if not outgoing.segments.continuation or not outgoing.destination.is_alive():
+                self.forget(outgoing)
+                return
+
+    def forget(self, outgoing: Outgoing) -> None:
+        """Close a destination."""
+        pid = outgoing.destination.pid
+        del self.open[pid]
+        self._full.pop(pid, None)
+        outgoing.destination.close()
+
+    def server_id_of(self, pid: int) -> ServerID:
+        """The full address of task 0 of the process that has this pid now; without a unique id if there is none."""
+        outgoing = self.open.get(pid)
+        if outgoing is None or not outgoing.destination.is_alive():
+            try:
+                outgoing = self.find(ServerID(pid))
+            except (NoSuchProcess, TransportError):
+                return ServerID(pid)
+        return outgoing.destination.server_id
+
+    def wake_up(self, process: ServerID) -> None:
+        """Wake up a process that may be waiting for room in our queue."""
+        with contextlib.suppress(NoSuchProcess, TransportError):
+            outgoing = self.open.get(process.pid)
+            if outgoing is None or outgoing.destination.unique_id != process.unique_id:
+                outgoing = self.find(process)
+            outgoing.destination.wake_up()
+
+    def wake_up_everybody(self) -> None:
+        """Wake up all processes: some wait for room in our queue that could not even announce a segment there."""
+        with contextlib.suppress(TransportError, OSError):  # no descriptors are left
+            for process in self._presence.processes():
+                self.wake_up(ServerID(process.pid, unique_id=process.unique_id))
+
+    # Waiting for room
+
+    @property
+    def are_full(self) -> bool:
+        """Whether there is a destination that has refused a message and is not known to have room again."""
+        return bool(self._full)
+
+    def note_full(self, outgoing: Outgoing) -> None:
+        """Note that this destination has refused a message."""
+        self._full[outgoing.destination.pid] = outgoing
+
+    def some_have_room(self) -> bool:
+        """Whether one of those that refused a message has taken something or has ended; strike out all that have."""
+        with tdb_errors():
+            relieved = [
+                outgoing
+                for outgoing in self._full.values()
+                if not outgoing.destination.is_alive() or outgoing.discount_taken()
+            ]
+        for outgoing in relieved:
+            del self._full[outgoing.destination.pid]
+        return bool(relieved)
+
+    def full_pidfds(self) -> Iterable[int]:
+        """The pidfds of those that refused a message; each polls readable when the process ends."""
+        return [outgoing.destination.pidfd for outgoing in self._full.values()]
+
+    def close(self) -> None:
+        """Close all destinations."""
+        for outgoing in self.open.values():
+            outgoing.destination.close()
+        self.open.clear()
+        self._full.clear()
+
+    def _keys_of_slots(self) -> set[bytes]:
+        keys: set[bytes] = set()
+        for outgoing in self.open.values():
+            segments = outgoing.segments
+            keys.update(slot.key for slot in (*segments.waiting, *segments.slots.spare))
+        return keys

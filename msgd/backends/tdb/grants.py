@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Grants: which senders may append to a receiver's record PID/<pid> without taking its lock.
+
+No append may outgrow the record (messages_file.py, rule 1).  A sender could take the lock of the record for every
+message, check the depth, and append.  But if a mutex is held, the next process to want it sleeps and must be woken up,
+which costs ten times what is done under the lock.  So the receiver gives a few of its senders a grant.  The depth of
+the record is the number of bytes in it.
+
+Rule 1 (receiver).  It grants by writing the sender's unique id into one of the words GRANTS.  It takes a grant back
+from a dead sender only.
+
+Rule 2 (sender with a grant).  It checks the depth without the lock.  If there is room for the message up to DEEP, it
+may append QUOTA bytes, that message included, before it checks again.  If there is no room, it has no quota, and goes
+on under rule 3.
+
+Rule 3 (every sender).  Under the lock of the record it may append one message that makes the record no deeper than
+DEEP.  If there is no room for that, it may append one "continued" record, which takes it to a segment, as long as the
+record is not deeper than CROWDED.
+
+Why the record never overflows.  Consider the last check that found room.  The depth was at most DEEP then.  After it,
+each sender with a grant can append one quota, and the holder of the lock can append one message that does not exceed
+DEEP.  One grant can change hands between two times that the receiver empties the record, so one quota more is counted.
+"Continued" records come on top of that, up to CROWDED; the last one of them still fits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from msgd.backends.tdb.messages_file import ROOM
+from msgd.backends.tdb.words import GRANTS
+from msgd.errors import TransportError
+from msgd.presence import Presence
+from msgd.wire.server_id import ANY_PROCESS, ServerID
+from msgd.wire.tdb_record import CONTINUATION_SIZE
+
+QUOTA = 2048
+"""Bytes that a sender with a grant may append from one check of the depth to the next."""
+DEEP = 8192
+"""Bytes in PID/<pid> beyond which no message is appended."""
+CROWDED = ROOM - (len(GRANTS) + 1) * QUOTA - CONTINUATION_SIZE
+"""Bytes in PID/<pid> beyond which no "continued" record is appended; some two hundred senders have done so by then."""
+
+CHECK_INTERVAL = 1.0
+"""Seconds between two checks whether a sender that has a grant is still alive."""
+
+
+def has_grant(words: memoryview, unique_id: int) -> bool:
+    """Whether the receiver with these shared words has given a grant to the sender with this unique id."""
+    return unique_id in words[GRANTS.start : GRANTS.stop].tolist()
+
+
+class Grants:
+    """The grants that this process has given to its senders."""
+
+    def __init__(self, words: memoryview, presence: Presence) -> None:
+        self._words = words
+        self._presence = presence
+        self._given: dict[int, tuple[int, ServerID]] = {}
+        """The word and the sender of each grant, by the sender's unique id."""
+        self._checked = 0.0
+
+    def give(self, source: ServerID) -> None:
+        """Give this sender a grant, if it has none and one is free or belongs to a dead sender."""
+        unique_id = source.unique_id
+        if unique_id in self._given or unique_id in ANY_PROCESS:
+            return
+        if len(self._given) == len(GRANTS):
+            self._take_one_from_the_dead()
+        free = set(GRANTS).difference(word for word, _ in self._given.values())
+        if free:
+            word = min(free)
+            self._given[unique_id] = word, source
+            self._words[word] = unique_id
+
+    def _take_one_from_the_dead(self) -> None:
+        now = time.monotonic()
+        if now - self._checked <= CHECK_INTERVAL:
+            return
+        self._checked = now
+        with contextlib.suppress(TransportError):  # no descriptor is left for the check
+            sources = (source for _, source in self._given.values())
+            dead = next((source for source in sources if not self._presence.is_alive(source)), None)
+            if dead is not None:
+                del self._given[dead.unique_id]

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The receiving side: taking our messages out of the file, and following the sources that continue in segments.
+
+A source is a process that has sent to us.
+
+Rule 1. A record is read and emptied in one step, under the lock of its chain (chain_lock.py).  That takes the lock
+once, whatever the number of messages.  The lock of PID/<pid> is taken only if there is something in it.
+
+Rule 2. While it holds the lock, the receiver says so in its word TAKING, and a sender that sees this spins for a moment
+instead of blocking on the mutex.  That is only a hint; the lock decides.
+
+Rule 3. A "continued" record makes its source be followed: from now on the segment that it names is checked, too.  A
+message of that source that comes through PID/<pid> again ends that: the source goes back to PID/<pid> only after
+everything in its segments has been taken (outgoing.py).
+
+Rule 4. A segment is taken only if its number is the announced one (segments.py, rule 2).
+
+Rule 5. When something has been taken that a source may be waiting for, the source is woken up.  A source announces its
+first segment in PID/<pid>, so we know of it; when PID/<pid> was crowded, there may be more that could not even announce
+one, so everybody is woken up.
+
+An exception from a signal handler, wherever it comes, leaves no lock held and loses no message: a value is kept in
+`_taken` before the record is emptied, and it is dropped again if the record turns out not to be empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+
+from msgd.backends.tdb.chain_lock import ChainLock
+from msgd.backends.tdb.destinations import Destinations
+from msgd.backends.tdb.grants import CROWDED, Grants
+from msgd.backends.tdb.libtdb import missing_record
+from msgd.backends.tdb.messages_file import MessagesFile
+from msgd.backends.tdb.words import TAKING
+from msgd.drops import Drops
+from msgd.errors import TransportError
+from msgd.presence import Presence
+from msgd.wire.header import Message
+from msgd.wire.server_id import ServerID
+from msgd.wire.tdb_record import Continuation, RecordDecoder, SegmentStart, queue_key, segment_key, segment_number
+
+CHECK_INTERVAL = 1.0
+"""Seconds between two checks whether a source whose segment is empty is still alive."""
+
+_SLOTS_MAX = 100
+"""Slots of each source that a repair of the file looks for."""
+
+
+class Source:
+    """A source that continues in segments, and the segment that is to be taken next.
+
+    `is_begun`: whether the start of that segment has been taken already.
+    """
+
+    __slots__ = ("is_begun", "key", "number", "seen_alive", "server_id")
+
+    def __init__(self, server_id: ServerID, key: bytes, number: int) -> None:
+        self.server_id = server_id
+        self.key = key
+        self.number = number
+        self.is_begun = False
+        self.seen_alive = time.monotonic()
+
+    def owns(self, value: bytes) -> bool:
+        """Whether the contents of the slot belong to the segment that is to be taken."""
+        number = segment_number(value)
+        return self.is_begun and bool(value) if number is None else number == self.number
+
+
+class Inbox:
+    """Our messages.  Methods raise RuntimeError as libtdb does."""
+
+    def __init__(
+        self, presence: Presence, words: memoryview, file: MessagesFile, destinations: Destinations, drops: Drops
+    ) -> None:
+        self.messages: deque[Message] = deque()
+        """What has been taken and not been delivered."""
+        self.sources: dict[tuple[int, int], Source] = {}
+        """The sources that continue in segments, by pid and unique id."""
+        self._taken = b""
+        """A value that has been taken from the file and not been sorted yet."""
+        self._taken_from: Source | None = None
+        """The source whose segment it was; None if it was in PID/<pid>."""
+        self._presence = presence
+        self._words = words
+        self._file = file
+        self._tdb = file.tdb
+        self._key = queue_key(presence.pid)
+        self._chain = file.chains.of(self._key)
+        self._decoder = RecordDecoder(presence.pid, destinations.server_id_of)
+        self._destinations = destinations
+        self._grants = Grants(words, presence)
+        self._drops = drops
+        file.key_sources.append(self._keys_of_slots)
+
+    def has_messages(self) -> bool:
+        """Whether there is something to take or to deliver."""
+        if self.messages or self._taken or self._tdb.get(self._key):
+            return True
+        return any(map(self._has_segment, self.sources.values()))
+
+    def take(self) -> bool:
+        """Move what is in the file to `messages`; return whether there is anything in `messages`."""
+        if self._taken:
+            self._sort()
+        value = self._tdb.get(self._key)
+        if value:
+            self._take_value(self._key, self._chain, None)
+            self._sort()
+        elif value is None:
+            raise missing_record()
+        for source in list(self.sources.values()):
+            self._take_segment(source)
+        return bool(self.messages)
+
+    def take_last(self) -> None:
+        """Take what is in PID/<pid>, before we close, and wake up every source that may be waiting for room."""
+        if self._tdb.get(self._key):
+            self._take_value(self._key, self._chain, None)
+            self._sort()
+        for source in self.sources.values():
+            self._destinations.wake_up(source.server_id)
+
+    def _take_value(
+        self, key: bytes, chain: ChainLock, source: Source | None, is_wanted: Callable[[bytes], bool] = bool
+    ) -> None:
+        """Read a record and empty it in one step, if its value is wanted."""
+        database, words = self._tdb, self._words
+        words[TAKING] = 1
+        try:
+            chain.lock()
+            self._taken_from = source
+            value = database.get(key) or b""
+            if is_wanted(value):
+                self._taken = value
+                database.store(key, b"")
+        except BaseException:
+            if database.get(key):
+                self._taken = b""
+            raise
+        finally:
+            words[TAKING] = 0
+            chain.release()
+
+    def _take_segment(self, source: Source) -> None:
+        """Take what is in the source's segment; stop following the source if it is dead and its segment is empty."""
+        self._take_value(source.key, self._file.chains.of(source.key), source, source.owns)
+        if self._taken:
+            self._sort()
+            self._destinations.wake_up(source.server_id)
+            following = self.sources.get((source.server_id.pid, source.server_id.unique_id))
+            if not self.messages and following is not None and following is not source:
+                self._take_segment(following)
+        elif time.monotonic() - source.seen_alive > CHECK_INTERVAL:
+            source.seen_alive = time.monotonic()
+            with contextlib.suppress(TransportError):  # no descriptor is left for the check
+                if not self._presence.is_alive(source.server_id) and not self._has_segment(source):
+                    del self.sources[source.server_id.pid, source.server_id.unique_id]
+
+    def _has_segment(self, source: Source) -> bool:
+        """Whether there is something in the source's segment; once there is, it stays until we take it."""
+        return source.owns(self._tdb.get(source.key) or b"")
+
+    # Sorting
+
+    def _sort(self) -> None:
+        """Decode what has been taken: messages are for delivery, "continued" records say which sources to follow."""
+        messages, specials = self._decoder.decode(self._taken)
+        from_record = self._taken_from is None
+        if from_record and self.sources:
+            self._end_following(messages)
+        for position, what in specials:
+            if isinstance(what, Continuation) and self._is_of_source(what):
+                self._follow(what)
+                if from_record:
+                    self._end_following(messages[position:])
+            elif isinstance(what, SegmentStart) and not position and self._taken_from is not None:
+                self._taken_from.is_begun = True
+            else:
+                self._drops("malformed", f"in messages.tdb: {what}")
+        if from_record and len(self._taken) > CROWDED:
+            self._destinations.wake_up_everybody()
+        self._taken = b""
+        self.messages.extend(messages)
+        if from_record and messages:
+            self._grants.give(messages[-1].src)
+
+    def _is_of_source(self, what: Continuation) -> bool:
+        """Whether a "continued" record is where it may be: in PID/<pid>, or in a segment of the same source."""
+        source = self._taken_from
+        return source is None or (what.pid, what.unique_id) == (source.server_id.pid, source.server_id.unique_id)
+
+    def _follow(self, what: Continuation) -> None:
+        server_id = ServerID(what.pid, unique_id=what.unique_id)
+        key = segment_key(self._presence.pid, what.pid, what.unique_id, what.slot)
+        self.sources[what.pid, what.unique_id] = Source(server_id, key, what.number)
+        if self._taken_from is None:
+            self._destinations.wake_up(server_id)
+
+    def _end_following(self, messages: list[Message]) -> None:
+        """Stop following the sources of these messages: they have come through PID/<pid> (rule 3)."""
+        for message in messages:
+            self.sources.pop((message.src.pid, message.src.unique_id), None)
+
+    def _keys_of_slots(self) -> set[bytes]:
+        pid = self._presence.pid
+        return {segment_key(pid, *source, slot) for source in self.sources for slot in range(_SLOTS_MAX)}

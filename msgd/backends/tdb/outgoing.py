@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Our messages to one destination: which record the next one goes to, and how many wait.
+
+Rule 1. A process takes its messages from the record PID/<pid>, and every sender appends to it.  libtdb copies the whole
+old value for each append, so the record must stay short: up to DEEP bytes of messages (grants.py).
+
+Rule 2. A sender that finds the record deep continues in segments of its own (segments.py).  As soon as the receiver has
+taken everything, the sender goes back to PID/<pid>.  So the messages of a pair stay in order, each is in the file once,
+and a message costs the same however deep the queue is.
+
+Rule 3. What a dead sender has sent still arrives: nothing waits in the sender's own memory.
+
+Rule 4. The number and the bytes of our messages that wait are bounded.  We know upper bounds of both.  What we append
+is counted first; it is discounted only when we have seen that the receiver has taken it.
+
+The quota makes the common case cheap.  As long as it lasts, append() appends without looking at anything.  In
+PID/<pid> it is the quota of grants.py; in a segment it also ends where the segment or the bounds end.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgd.backends.tdb.chain_lock import ChainLock
+from msgd.backends.tdb.destination import Destination
+from msgd.backends.tdb.grants import CROWDED, DEEP, QUOTA, has_grant
+from msgd.backends.tdb.libtdb import missing_record
+from msgd.backends.tdb.messages_file import MessagesFile
+from msgd.backends.tdb.segments import Segments, Slot
+from msgd.config import Config
+from msgd.errors import NoSuchProcess, QueueFull
+from msgd.wire.tdb_record import RECORD, holds, queue_key
+
+
+class Bounds(NamedTuple):
+    """How many messages and bytes may wait for one destination: in all, and in PID/<pid>."""
+
+    messages: int
+    bytes: int
+    record_messages: int
+    record_bytes: int
+    quota: int
+
+    @classmethod
+    def of(cls, config: Config) -> Bounds:
+        """The configured bounds."""
+        messages, size = config.send_queue_messages, config.send_queue_bytes
+        in_record = messages // 2
+        return cls(messages, size, in_record, min(DEEP, size // 2), min(QUOTA, size // 4, in_record * RECORD.size))
+
+
+class Outgoing:
+    """Our messages to one destination.  Methods that take a packed message raise RuntimeError as libtdb does."""
+
+    def __init__(self, destination: Destination, source: tuple[int, int], file: MessagesFile, bounds: Bounds) -> None:
+        """`source` is the pid and the unique id of this process."""
+        self.destination = destination
+        self.key = queue_key(destination.pid)
+        self.open_key = self.key
+        """The record that our next message goes to: PID/<pid> or the open segment."""
+        self.quota = 0
+        """Bytes that append() may append to that record without a check, `unchecked_bytes` included."""
+        self.unchecked = self.unchecked_bytes = 0
+        """Messages and bytes appended to it since the last check."""
+        self.segments = Segments(destination.pid, source, file)
+        self._in_record = self._in_record_bytes = 0
+        """Upper bounds of our messages and bytes in PID/<pid> at the last check of its depth."""
+        self._depth = 0
+        """Its depth then: everybody's bytes in it."""
+        self._unique_id = source[1]
+        self._has_grant = False
+        self._file = file
+        self._tdb = file.tdb
+        self._chain: ChainLock | None = None
+        self._bounds = bounds
+
+    def append(self, record: bytes) -> None:
+        """Append a packed message to PID/<pid> or to a segment.  Raises QueueFull, NoSuchProcess."""
+        unchecked_bytes = self.unchecked_bytes + len(record)
+        if unchecked_bytes <= self.quota:
+            self.unchecked += 1
+            self.unchecked_bytes = unchecked_bytes
+            self._tdb.append(self.open_key, record)
+        else:
+            self.append_checked(record)
+
+    def append_checked(self, record: bytes) -> None:
+        """Append as append() does, but first check where there is room; then set the quota."""
+        self._count_unchecked()
+        segments, size = self.segments, len(record)
+        is_full = bool(segments.waiting) and not segments.waiting[-1].has_room(size)
+        if segments.are_taken(is_full):
+            self._go_back_to_record()
+        if not segments.continuation:
+            if self._append_to_record(record):
+                return
+        elif is_full and segments.announced is None:
+            self._continue_in_segment(segments.waiting[-1].key, size)
+            segments.slots.delete_excess()
+        self._check_bounds(size)
+        slot = segments.append(record)
+        self.quota = self._quota_in(slot)
+        self.open_key = slot.key
+
+    def _count_unchecked(self) -> None:
+        """Count what append() has put into the open segment."""
+        if self.open_key is not self.key:
+            self.segments.count(self.segments.waiting[-1], self.unchecked, self.unchecked_bytes)
+            self.unchecked = self.unchecked_bytes = self.quota = 0
+
+    def _quota_in(self, slot: Slot) -> int:
+        messages, waiting_bytes = self._waiting()
+        in_bounds = (self._bounds.messages - messages) * RECORD.size
+        return min(QUOTA, slot.free, self._bounds.bytes - waiting_bytes, in_bounds)
+
+    # PID/<pid>
+
+    def _append_to_record(self, record: bytes) -> bool:
+        """Append to PID/<pid>; or announce a segment there, and return False."""
+        size = len(record)
+        if self._has_grant and size <= self._bounds.quota and self._has_record_room(size):
+            self._append_after_check(record)
+            return True
+        if self._chain is None:
+            self._chain = self._file.chains.of(self.key)
+        try:
+            self._chain.lock()
+            if self._has_record_room(size):
+                self._has_grant = self._has_grant or has_grant(self.destination.words, self._unique_id)
+                self._append_after_check(record)
+                return True
+            if self._depth > CROWDED:
+                pid = self.destination.pid
+                raise QueueFull(f"pid {pid} does not read: the messages of too many processes wait for it")
+            self._continue_in_segment(self.key, size)
+        finally:
+            self._chain.release()
+        return False
+
+    def _has_record_room(self, size: int) -> bool:
+        """Check the depth of PID/<pid>, and whether a record of `size` bytes may go there."""
+        value = self._tdb.get(self.key)
+        if value is None:
+            if self.destination.has_ended():
+                raise NoSuchProcess(f"process {self.destination.server_id} has ended")
+            raise missing_record()
+        self._take_note(len(value))
+        return self._depth + size <= self._bounds.record_bytes and self._in_record < self._bounds.record_messages
+
+    def _append_after_check(self, record: bytes) -> None:
+        self.unchecked, self.unchecked_bytes = 1, len(record)
+        self._tdb.append(self.key, record)
+        self.quota = self._bounds.quota if self._has_grant else 0
+
+    def _take_note(self, depth: int) -> None:
+        """Note that PID/<pid> holds `depth` bytes now.  This ends the quota."""
+        self._depth = depth
+        self._in_record = min(self._in_record + self.unchecked, depth // RECORD.size)
+        self._in_record_bytes = min(self._in_record_bytes + self.unchecked_bytes, depth)
+        self.unchecked = self.unchecked_bytes = self.quota = 0
+
+    def _continue_in_segment(self, key: bytes, size: int) -> None:
+        slot = self.segments.slots.choose(size)
+        if self.segments.waiting:
+            self.discount_taken()
+        self.segments.announce(key, slot)
+
+    def _go_back_to_record(self) -> None:
+        """The receiver has taken everything."""
+        self.open_key = self.key
+        self.segments.end()
+        self._take_note(0)
+        self.segments.slots.delete_excess()
+
+    # What waits
+
+    def is_pending(self, record: bytes) -> bool:
+        """Whether an identical message of ours is in the file."""
+        keys = (self.key, *(slot.key for slot in self.segments.waiting))
+        return any(holds(self._tdb.get(key) or b"", record) for key in keys)
+
+    def discount_taken(self) -> bool:
+        """Discount what the receiver has taken in the meantime; return whether there may be room now."""
+        self._count_unchecked()
+        segments = self.segments
+        if not segments.continuation:
+            return len(self._tdb.get(self.key) or b"") <= CROWDED
+        if segments.waiting:
+            taken = segments.discount_taken()
+        else:
+            taken = segments.continuation not in (self._tdb.get(self.key) or b"")
+        if taken:  # then what was in PID/<pid> before the segments has been taken, too
+            self._take_note(0)
+        return taken
+
+    def _check_bounds(self, size: int) -> None:
+        """Raise QueueFull if `size` bytes more exceed the bounds; one message of any size may always wait."""
+        if self._is_within_bounds(size):
+            return
+        self.discount_taken()
+        if not self._is_within_bounds(size):
+            messages, waiting_bytes = self._waiting()
+            raise QueueFull(
+                f"pid {self.destination.pid} does not read: {messages} messages ({waiting_bytes} bytes) wait for it,"
+                f" the bound is {self._bounds.messages} messages and {self._bounds.bytes} bytes"
+            )
+
+    def _is_within_bounds(self, size: int) -> bool:
+        messages, waiting_bytes = self._waiting()
+        return not messages or (messages < self._bounds.messages and waiting_bytes + size <= self._bounds.bytes)
+
+    def _waiting(self) -> tuple[int, int]:
+        """Upper bounds of our messages, and of their bytes, that the receiver has not taken."""
+        return (
+            self._in_record + self.unchecked + self.segments.messages,
+            self._in_record_bytes + self.unchecked_bytes + self.segments.bytes,
+        )

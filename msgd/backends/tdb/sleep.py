@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""How this process sleeps until a message arrives, and how its senders know that they must wake it up.
+
+Rule 1 (receiver). Before it sleeps, it writes a new number into its word EPOCH, and then checks its records once more.
+It sleeps only if they are empty.
+
+Rule 2 (sender). It appends its message, and then reads the word.  If the word holds an epoch for which it has not
+signalled yet, it sends SIGUSR1 (destination.py).
+
+Why no message is slept through.  The receiver's check and the sender's append both take the lock of the record in tdb.
+If the check came first, the epoch was written before the check released that lock; so the sender reads it, and signals.
+If the append came first, the check finds the message.  The same is true for a segment.
+
+Why one signal per sender and epoch is enough.  A receiver that wakes up checks everything before it sleeps again, and
+then writes a new epoch.  Only the receiver writes the word, and each sender signals for itself.  So a sender that is
+killed before it signals misleads no other sender.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Iterable
+
+from msgd.backends.spin import Spinner
+from msgd.backends.tdb.doorbell import Doorbell
+from msgd.backends.tdb.words import AWAKE, EPOCH
+from msgd.linux import wait_readable
+
+_SPINS_CROWDED = 128
+"""Spins before sleep if other processes want the processors: a signal costs both sides as much as 20 messages."""
+
+
+class Sleep:
+    """The sleep of this process.  `has_messages` checks its records and never raises RuntimeError."""
+
+    def __init__(self, doorbell: Doorbell, words: memoryview, has_messages: Callable[[], bool]) -> None:
+        self._doorbell = doorbell
+        self._words = words
+        self._has_messages = has_messages
+        self._spin = Spinner(_SPINS_CROWDED)
+        self._epoch = AWAKE
+        self._is_watched = False
+        """Whether the program waits for fileno() in a loop of its own."""
+
+    def fileno(self) -> int:
+        """The descriptor that polls readable when there is something to receive."""
+        if not self._is_watched:
+            self._is_watched = True
+            self._prepare()
+        return self._doorbell.fileno()
+
+    def begin_work(self) -> None:
+        """Call this before the records are checked: no sender needs to signal now."""
+        self._words[EPOCH] = AWAKE
+        if self._is_watched or self._doorbell.rung:
+            self._doorbell.drain()
+
+    def end_work(self) -> None:
+        """Call this after begin_work(), when the program may wait for fileno() again."""
+        if self._is_watched:
+            self._prepare()
+
+    def wait(self, timeout: float | None, watched: int = -1) -> bool:
+        """Sleep until a message arrives or the descriptor `watched` is readable; return whether that is readable."""
+        if self._spin(self._has_messages):
+            return False
+        previous = self._doorbell.begin_listening()
+        try:
+            self._announce()
+            if self._has_messages():
+                return False
+            is_readable = wait_readable(self._doorbell.fileno(), timeout, watched)
+        finally:
+            self._doorbell.end_listening(previous)
+        self._doorbell.rung = True  # outside the main thread, the handler may not have run yet
+        return is_readable
+
+    def wait_until(self, is_done: Callable[[], bool], fds: Callable[[], Iterable[int]], timeout: float) -> None:
+        """Sleep until `is_done`, a signal, the end of `timeout`, or one of `fds` is readable; new messages do not
+        count.
+
+        A process that makes `is_done` true must signal us after that.
+        """
+        self._doorbell.drain()
+        previous = self._doorbell.begin_listening()
+        try:
+            self._announce()
+            if not is_done():
+                poll = select.poll()
+                for fd in (self._doorbell.fileno(), *fds()):
+                    poll.register(fd, select.POLLIN)
+                poll.poll(timeout * 1000)
+                is_done()
+        finally:
+            self._doorbell.end_listening(previous)
+            self._doorbell.drain()
+            self._words[EPOCH] = AWAKE
+            self.end_work()
+
+    def _announce(self) -> None:
+        """From now on senders signal."""
+        self._epoch += 1
+        self._words[EPOCH] = self._epoch
+
+    def _prepare(self) -> None:
+        """Prepare for a sleep outside of our control: fileno() is readable now or a sender will signal."""
+        self._doorbell.arm()
+        self._announce()
+        if self._has_messages():
+            self._doorbell.ring()

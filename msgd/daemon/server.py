@@ -23,7 +23,7 @@ from msgd.daemon.gateway.accepting import Gateway
 from msgd.daemon.gateway.connection import uid_served
 from msgd.daemon.gateway.lifeline import Lifeline
 from msgd.daemon.listener import Listener
-from msgd.daemon.loop import Loop
+from msgd.daemon.loop import NEVER, Loop
 from msgd.daemon.metrics.counters import Counters
 from msgd.daemon.metrics.metered import open_messaging
 from msgd.daemon.metrics.metrics import Gauge, Metrics
@@ -76,10 +76,10 @@ class Server:
         config = settings.config
         with Loop() as self._loop, self._open_metrics(), open_messaging(config, self._counters) as self._messaging:
             loop, messaging = self._loop, self._messaging
-            self._clean_up_timer = loop.every(config.clean_up_interval, self._clean_up)
-            self._end_timer = loop.every(0, loop.stop)
-            self._status_timer = loop.every(0, self._tell_status)
-            loop.every(self._manager.watchdog_interval, self._manager.is_alive)
+            self._clean_up_timer = loop.call_every(config.clean_up_interval or NEVER, self._clean_up)
+            self._end_timer = loop.call_later(NEVER, loop.stop)
+            self._status_timer = loop.call_later(NEVER, self._tell_status)
+            loop.call_every(self._manager.watchdog_interval or NEVER, self._manager.is_alive)
             loop.on_signal(signal.SIGTERM, lambda: self._stop("SIGTERM"))
             loop.on_signal(signal.SIGINT, lambda: self._stop_all("SIGINT"))
             loop.on_signal(signal.SIGHUP, lambda: self._reload("SIGHUP"))
@@ -179,7 +179,7 @@ class Server:
         timeout = self._settings.config.close_timeout
         if not len(self._children) or not timeout:
             self._loop.stop()
-        self._end_timer.interval = timeout
+        self._end_timer.restart(timeout or NEVER)
 
     def _close_gateway(self) -> None:
         if self._gateway is not None:
@@ -237,7 +237,7 @@ class Server:
         self._stop_if_last()
 
     def _stop_if_last(self) -> None:
-        if self._end_timer.interval and not len(self._children):
+        if self._end_timer.is_running and not len(self._children):
             self._loop.stop()
 
     def _tell_number_of_children(self, message: Message) -> None:
@@ -256,11 +256,10 @@ class Server:
 
     def _note_change(self) -> None:
         """The status is told once a second at most, however many come and go."""
-        if not self._status_timer.interval:
-            self._status_timer.interval = _STATUS_INTERVAL
+        if not self._status_timer.is_running:
+            self._status_timer.restart(_STATUS_INTERVAL)
 
     def _tell_status(self) -> None:
-        self._status_timer.interval = 0
         self._manager.status(self._status())
 
     # Care
@@ -269,7 +268,7 @@ class Server:
         try:
             pids = self._messaging.clean_up()
         except MsgdError as error:
-            logger.error("%s; it is tried again in %g seconds", error, self._clean_up_timer.interval)
+            logger.error("%s; it is tried again in %g seconds", error, self._settings.config.clean_up_interval)
             return
         if pids:
             named = ", ".join(map(str, pids))
@@ -281,7 +280,7 @@ class Server:
         self._settings.reload(why, **about_it)
         self._manager.ready(self._status())
         if self._settings.config.clean_up_interval != before:
-            self._clean_up_timer.interval = self._settings.config.clean_up_interval
+            self._clean_up_timer.restart(self._settings.config.clean_up_interval or NEVER)
         self._children.signal_all(signal.SIGHUP)
 
 

@@ -18,7 +18,7 @@ from msgd.daemon.children import Children, LetIn
 from msgd.daemon.gateway.connection import serve
 from msgd.daemon.gateway.peer import Peer
 from msgd.daemon.listener import Listener
-from msgd.daemon.loop import Loop, Timer
+from msgd.daemon.loop import NEVER, Loop, LoopTimer
 from msgd.daemon.metrics.counters import Counters
 from msgd.daemon.metrics.metrics import Metrics
 from msgd.daemon.settings import Settings
@@ -63,8 +63,8 @@ class Gateway:
         self._lifeline = lifeline
         self._metrics = metrics
         self._pace = Pace()
-        self._resume_timer = loop.every(0, self._resume)
-        self._lingering: dict[socket.socket, Timer] = {}
+        self._resume_timer = loop.call_later(NEVER, self._resume)
+        self._lingering: dict[socket.socket, LoopTimer] = {}
         loop.on_readable(listener.fileno(), self._accept)
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class Gateway:
                     client.close()
         except OSError as error:
             logger.error("not all who wait can be let in: %s", error, extra=fields(CONNECTION_FAILED))
-        self._loop.forget(self._resume_timer)
+        self._resume_timer.cancel()
         self._loop.on_readable(self._listener.fileno(), None)
         self._listener.close()
         while self._lingering:
@@ -145,19 +145,18 @@ class Gateway:
             client.shutdown(socket.SHUT_WR)
         if len(self._lingering) >= _MOST_LINGERING:
             self._close_oldest()
-        self._lingering[client] = self._loop.every(_LINGER, self._close_oldest)
+        self._lingering[client] = self._loop.call_later(_LINGER, self._close_oldest)
 
     def _close_oldest(self) -> None:
         client = next(iter(self._lingering))
-        self._loop.forget(self._lingering.pop(client))
+        self._lingering.pop(client).cancel()
         client.close()
 
     def _rest(self, why: str) -> None:
         """The system is out of something: go on after a while, and not as fast as the loop can turn."""
         logger.error("%s; clients wait for %g seconds", why, _PATIENCE, extra=fields(CONNECTION_FAILED))
         self._loop.on_readable(self._listener.fileno(), None)
-        self._resume_timer.interval = _PATIENCE
+        self._resume_timer.restart(_PATIENCE)
 
     def _resume(self) -> None:
-        self._resume_timer.interval = 0
         self._loop.on_readable(self._listener.fileno(), self._accept)

@@ -29,7 +29,7 @@ from msgd.daemon.children import LetIn
 from msgd.daemon.gateway.outbox import Outbox
 from msgd.daemon.gateway.peer import Peer
 from msgd.daemon.gateway.session import MAX_CALLS, Session
-from msgd.daemon.loop import Loop
+from msgd.daemon.loop import NEVER, Loop
 from msgd.daemon.metrics.counters import Counters
 from msgd.daemon.metrics.metered import open_messaging
 from msgd.daemon.settings import Settings
@@ -133,9 +133,9 @@ class _Connection:
         """Whether the client says no more."""
         self._why: str | None = None
         """Once the last word is said: why."""
-        self._idle_timer = loop.every(config.client_idle_timeout, self._idle)
-        self._stall_timer = loop.every(0, self._stalled)
-        self._again_timer = loop.every(0, self._dispatch)
+        self._idle_timer = loop.call_every(config.client_idle_timeout or NEVER, self._idle)
+        self._stall_timer = loop.call_later(NEVER, self._stalled)
+        self._again_timer = loop.call_later(NEVER, self._dispatch)
 
     def run(self, lifeline: int | None, let_signals_in: LetIn) -> str:
         """Serve to the end; why it came."""
@@ -177,9 +177,9 @@ class _Connection:
         _limit_memory(config.client_memory)
         self._lines.max_bytes = config.client_line_bytes
         if config.client_idle_timeout != before.client_idle_timeout:
-            self._idle_timer.interval = config.client_idle_timeout
-        if self._stall_timer.interval and config.client_stall_timeout != before.client_stall_timeout:
-            self._stall_timer.interval = config.client_stall_timeout
+            self._idle_timer.restart(config.client_idle_timeout or NEVER)
+        if self._stall_timer.is_running and config.client_stall_timeout != before.client_stall_timeout:
+            self._stall_timer.restart(config.client_stall_timeout or NEVER)
         self._on_writable()  # more may wait for it now, or less
 
     def _may_send(self, message_type: int) -> bool:
@@ -201,7 +201,7 @@ class _Connection:
         except ConnectionError:
             self._loop.stop()
             return
-        self._idle_timer.interval = self._idle_timer.interval
+        self._idle_timer.restart()
         if self._why is not None:
             if not data:
                 self._loop.stop()
@@ -241,7 +241,7 @@ class _Connection:
     def _dispatch(self) -> None:
         if not self._paused:
             again = self._session.after_dispatch(self._messaging.dispatch())
-            self._again_timer.interval = _AGAIN if again else 0
+            self._again_timer.restart(_AGAIN if again else NEVER)
             self._handle_lines()  # one may have waited until the one before it was decided
 
     # Out
@@ -272,8 +272,8 @@ class _Connection:
             self._loop.stop()
             return
         waiting = self._outbox.bytes
-        if progress or not waiting or not self._stall_timer.interval:
-            self._stall_timer.interval = self._config.client_stall_timeout if waiting else 0
+        if progress or not waiting or not self._stall_timer.is_running:
+            self._stall_timer.restart((waiting and self._config.client_stall_timeout) or NEVER)
         self._loop.on_writable(self._client.fileno(), self._on_writable if waiting else None)
         self._pause(waiting > self._config.client_buffer_bytes)
         if self._why is not None and not waiting:
@@ -300,12 +300,12 @@ class _Connection:
             self._outbox.append(write_bye(code, text))
             self._why = text
             logger.debug("the last word to %s is %s: %s", self._peer, code, text)
-            self._loop.every(self._config.close_timeout or _AGAIN, self._loop.stop)
+            self._loop.call_later(self._config.close_timeout or _AGAIN, self._loop.stop)
             self._flush()
 
     def _say_end(self) -> None:
         """The last word has left; wait for the client to close."""
-        self._stall_timer.interval = 0
+        self._stall_timer.cancel()
         with contextlib.suppress(OSError):  # it has closed already
             self._client.shutdown(socket.SHUT_WR)
 

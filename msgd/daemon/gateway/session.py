@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from msgd import _registry
-from msgd.daemon.loop import Loop, Timer
+from msgd.daemon.loop import Loop, LoopTimer
 from msgd.errors import MsgdError, NoSuchProcess, NotAllowed, QueueFull, ReplyTimeout
 from msgd.messaging import Messaging
 from msgd.wire.gateway.replies import error_code, write_answer, write_event, write_message, write_refusal
@@ -50,7 +50,7 @@ class _Parked(NamedTuple):
 
     asked: Asked
     request: Send
-    timer: Timer
+    timer: LoopTimer
 
 
 @dataclass(eq=False)
@@ -59,7 +59,7 @@ class _PendingCall:
 
     asked: Asked
     request: Call
-    timer: Timer
+    timer: LoopTimer
     pidfd: int
     ended: bool = False
     """Whether the process asked has ended; what it had sent may not be read yet."""
@@ -184,7 +184,7 @@ class Session:
         except QueueFull:
             if not request.timeout:
                 raise
-        parked = _Parked(asked, request, self._loop.every(request.timeout, lambda: self._give_up(parked)))
+        parked = _Parked(asked, request, self._loop.call_later(request.timeout, lambda: self._give_up(parked)))
         self._parked = parked
         return None
 
@@ -202,7 +202,7 @@ class Session:
             line = write_refusal(asked.op, asked.tag, error)
         else:
             line = write_answer(asked.op, asked.tag, {"status": status.value})
-        self._loop.forget(parked.timer)
+        parked.timer.cancel()
         self._parked = None
         self._emit(line)
 
@@ -218,7 +218,7 @@ class Session:
         except MsgdError:
             os.close(watched)
             raise
-        timer = self._loop.every(request.timeout or _AT_ONCE, lambda: self._late(call))
+        timer = self._loop.call_later(request.timeout or _AT_ONCE, lambda: self._late(call))
         call = _PendingCall(asked, request, timer, watched)
         self._calls.append(call)
         self._loop.on_readable(watched, lambda: self._asked_has_ended(call))
@@ -240,7 +240,7 @@ class Session:
 
     def _settle_call(self, call: _PendingCall, line: bytes) -> None:
         self._calls.remove(call)
-        self._loop.forget(call.timer)
+        call.timer.cancel()
         self._loop.on_readable(call.pidfd, None)
         os.close(call.pidfd)
         self._unlisten(call.request.answer)

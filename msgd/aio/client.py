@@ -29,7 +29,7 @@ from msgd.errors import GatewayClosed, ReplyTimeout
 from msgd.results import SendStatus
 from msgd.wire.gateway.conversation import Conversation
 from msgd.wire.gateway.json_lines import Members
-from msgd.wire.gateway.requests import CALL_TIMEOUT
+from msgd.wire.gateway.limits import CALL_TIMEOUT
 from msgd.wire.header import Message
 from msgd.wire.server_id import ServerID
 

@@ -28,8 +28,8 @@ from msgd.linux import set_send_timeout
 from msgd.results import SendStatus
 from msgd.wire.gateway.conversation import Conversation
 from msgd.wire.gateway.json_lines import Members
+from msgd.wire.gateway.limits import CALL_TIMEOUT
 from msgd.wire.gateway.replies import read_message
-from msgd.wire.gateway.requests import CALL_TIMEOUT
 from msgd.wire.header import Message
 from msgd.wire.server_id import ServerID
 

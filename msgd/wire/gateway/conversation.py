@@ -11,15 +11,10 @@ from collections.abc import Mapping
 
 from msgd.errors import GatewayClosed, MalformedMessage, MessageTooLarge, MsgdError, QueueFull
 from msgd.wire.gateway.json_lines import LineReader, Members, write_data
+from msgd.wire.gateway.limits import MAX_EVENTS, MAX_LINE
 from msgd.wire.gateway.replies import Answer, Bye, Event, Refusal, last_word, read_reply
 from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message
-
-MAX_LINE = 1 << 31
-"""The longest line taken in: an event with the largest message that `msgd:max message size` may allow."""
-
-MAX_EVENTS = 100_000
-"""Messages that may wait in `events`; with more of them nothing is asked any more."""
 
 
 class Conversation:

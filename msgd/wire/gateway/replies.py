@@ -25,7 +25,8 @@ from msgd.errors import (
     TransportError,
 )
 from msgd.wire.gateway.json_lines import Members, read_object, write_data, write_object
-from msgd.wire.gateway.requests import TAG_LENGTH, Tag
+from msgd.wire.gateway.limits import TAG_LENGTH
+from msgd.wire.gateway.requests import Tag
 from msgd.wire.header import Message
 from msgd.wire.message_types import type_name
 

@@ -11,24 +11,12 @@ from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
 from msgd.wire.gateway.json_lines import Members, read_object, write_object
+from msgd.wire.gateway.limits import CALL_TIMEOUT, MAX_TIMEOUT, MAX_TYPES, TAG_LENGTH, TAG_NUMBER
 from msgd.wire.message_types import MessageType
 from msgd.wire.server_id import ServerID
 
 Tag = str | int | None
 """A request's id."""
-
-TAG_LENGTH = 64
-TAG_NUMBER = (1 << 53) - 1
-"""The largest number that every JSON reader takes exactly."""
-
-MAX_TYPES = 1024
-"""Types one request may name; so many a client may be registered for as well."""
-
-MAX_TIMEOUT = 3600.0
-"""Seconds."""
-
-CALL_TIMEOUT = 10.0
-"""Seconds that `call` and `ping` wait by default."""
 
 
 class Hello(NamedTuple):

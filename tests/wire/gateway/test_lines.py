@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msgd import GatewayClosed, MalformedMessage, Message, MessageType, NoSuchProcess, NotAllowed, QueueFull, ServerID
-from msgd.wire.gateway.conversation import MAX_EVENTS, Conversation
+from msgd.wire.gateway.conversation import Conversation
 from msgd.wire.gateway.json_lines import LineReader, read_object, write_data
+from msgd.wire.gateway.limits import MAX_EVENTS
 from msgd.wire.gateway.replies import (
     BYES,
     ERRORS,

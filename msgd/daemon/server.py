@@ -20,8 +20,8 @@ from functools import partial
 from msgd import _registry
 from msgd.daemon.children import Children
 from msgd.daemon.gateway.accepting import Gateway
-from msgd.daemon.gateway.connection import uid_served
 from msgd.daemon.gateway.lifeline import Lifeline
+from msgd.daemon.gateway.process import uid_served
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import NEVER, Loop
 from msgd.daemon.metrics.counters import Counters

@@ -15,8 +15,8 @@ import logging
 import socket
 
 from msgd.daemon.children import Children, LetIn
-from msgd.daemon.gateway.connection import serve
 from msgd.daemon.gateway.peer import Peer
+from msgd.daemon.gateway.process import serve
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import NEVER, Loop, LoopTimer
 from msgd.daemon.metrics.counters import Counters

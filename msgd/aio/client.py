@@ -1,6 +1,8 @@
-"""msgd.client.Client for asyncio: `msgd.aio.Client`.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The gateway's client for asyncio, `msgd.aio.Client`: msgd.client.Client with awaited methods.
 
-A task of the running loop reads what the gateway says; requests may wait for their answers side by side.
+A task of the running loop reads the replies of the gateway.  Several requests may wait for their answers at once.
 """
 
 from __future__ import annotations
@@ -12,24 +14,21 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Self
 
-from msgd.client.client import (
-    TIMEOUT,
+from msgd.client.answers import (
     Destination,
     Type,
     answering_message,
-    connect,
     delivered,
-    gateway_path,
     listed_names,
     listed_processes,
-    no_gateway,
     wire_address,
 )
+from msgd.client.connecting import TIMEOUT, connect, gateway_path, no_gateway
 from msgd.errors import GatewayClosed, ReplyTimeout
 from msgd.results import SendStatus
 from msgd.wire.gateway.conversation import Conversation
-from msgd.wire.gateway.json_lines import Members
-from msgd.wire.gateway.requests import CALL_TIMEOUT
+from msgd.wire.gateway.limits import CALL_TIMEOUT
+from msgd.wire.gateway.members import Members
 from msgd.wire.header import Message
 from msgd.wire.server_id import ServerID
 
@@ -39,7 +38,7 @@ _READ = 1 << 16
 class Client:
     """A connection to the gateway at `path`, by default the configured one; an async context manager.
 
-    It is there inside the `async with` only.  Everything is as in msgd.client.Client, awaited.
+    It is connected inside the `async with` only.
     """
 
     server_id: ServerID
@@ -72,7 +71,7 @@ class Client:
     async def _connect(self) -> socket.socket:
         try:
             return connect(self._path, 0)
-        except BlockingIOError:  # a thread waits for room, since no event tells of it
+        except BlockingIOError:  # the queue is full; a thread waits for room, since no event reports it
             return await asyncio.to_thread(connect, self._path, self._timeout)
 
     async def __aexit__(
@@ -81,7 +80,7 @@ class Client:
         await self._close()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
-        """The messages as they come, until the gateway ends the connection, which raises GatewayClosed."""
+        """Messages as they are received.  GatewayClosed when the gateway ends the connection."""
         while True:
             message = await self.receive()
             assert message is not None
@@ -153,7 +152,7 @@ class Client:
         try:
             async with asyncio.timeout(seconds):
                 self._writer.write(line)
-                with contextlib.suppress(ConnectionError):  # the last word may be there to read
+                with contextlib.suppress(ConnectionError):  # the gateway has closed; its last word may be there to read
                     await self._writer.drain()
                 async with self._progress:
                     while (answer := self._conversation.take(tag)) is None:
@@ -165,7 +164,7 @@ class Client:
             self._conversation.forget(tag)
 
     async def _read(self) -> None:
-        """The reading task: until the end of the stream."""
+        """The reading task, until the connection ends."""
         while self._conversation.ended is None:
             try:
                 data = await self._reader.read(_READ)

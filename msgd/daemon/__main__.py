@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """`python -m msgd.daemon` is msgd."""
 
 from __future__ import annotations

@@ -1,12 +1,17 @@
-"""The processes that the main process has forked: started, counted, reaped.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The child processes of the main process: starting, counting, reaping them.
 
-A child is forked with every signal blocked and lets go of what is its parent's: a signal to the child never ends up in
-the parent's wake-up pipe.  Its body lets signals in once it has its own handlers for them: one that the parent sends
-to all meanwhile waits until then, and does not kill it.  It leaves by _exit(), past the parent's `with` blocks and exit
-handlers.
+Rule 1.  A child is forked with all signals blocked and closes what belongs to its parent, so a signal to the child
+never gets into the parent's wake-up pipe.
 
-A child outlives the main process.  Those of an earlier main process that are found running are adopted: they cannot
-be waited for, so a pidfd tells of their end.
+Rule 2.  The child unblocks signals once it has handlers for them.  A signal that the parent sends to all children
+before that stays pending and does not kill the child.
+
+Rule 3.  A child ends with _exit(), which skips the parent's `with` blocks and exit handlers.
+
+Rule 4.  A child outlives the main process.  The next main process adopts it.  An adopted process cannot be waited for,
+so a pidfd reports its end.
 """
 
 from __future__ import annotations
@@ -23,11 +28,11 @@ from typing import NamedTuple
 logger = logging.getLogger("msgd.daemon")
 
 LetIn = Callable[[], None]
-"""What a child calls once it is ready for signals."""
+"""What a child calls to unblock signals."""
 
 
 _OOM_SCORE = 500
-"""In thousandths of the machine's memory: as if a child had so much more."""
+"""In thousandths of the machine's memory: how much larger a child looks to the kernel's OOM killer."""
 
 
 class Ended(NamedTuple):
@@ -39,7 +44,7 @@ class Ended(NamedTuple):
 
 
 class Adopted(NamedTuple):
-    """A child of an earlier main process: what tells of its end, and the uid it serves."""
+    """A child of an earlier main process: the pidfd that reports its end, and the uid it serves."""
 
     pidfd: int
     uid: int
@@ -48,7 +53,7 @@ class Adopted(NamedTuple):
 class Children:
     """The running children, each with the uid it serves.
 
-    `let_go` closes, in a child, what is the parent's; `changed` is called when there are more or fewer of them.
+    In a child `let_go` closes what belongs to the parent.  `changed` is called when the number of children changes.
     """
 
     def __init__(self, let_go: Callable[[], None], changed: Callable[[], None]) -> None:
@@ -62,14 +67,14 @@ class Children:
         return len(self._uids) + len(self._adopted)
 
     def number_of(self, uid: int) -> int:
-        """The children that serve this user."""
+        """The number of children that serve this user."""
         return self._per_uid[uid]
 
     def start(self, uid: int, body: Callable[[LetIn], int]) -> int:
         """Fork a child that runs `body` and exits with the status it returns; its pid.
 
-        Signals are blocked until `body` calls its argument.  What it raises is logged there, and the status is 1.
-        OSError if there can be no child.
+        Signals are blocked until `body` calls its argument.  If `body` raises, the child logs it and exits with 1.
+        OSError if fork() fails.
         """
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -84,7 +89,7 @@ class Children:
         return pid
 
     def adopt(self, pid: int, pidfd: int, uid: int) -> None:
-        """Count a process that an earlier main process has forked.  `pidfd` is closed by release()."""
+        """Count a process that an earlier main process forked.  release() closes `pidfd`."""
         self._adopted[pid] = Adopted(pidfd, uid)
         self._per_uid[uid] += 1
         self._changed()
@@ -93,7 +98,7 @@ class Children:
         """An adopted process has ended; the uid it served."""
         pidfd, uid = self._adopted.pop(pid)
         os.close(pidfd)
-        self._one_less(uid)
+        self._uncount(uid)
         return uid
 
     def ended_adopted(self) -> list[tuple[int, int]]:
@@ -105,20 +110,20 @@ class Children:
         return [(pid, pidfd) for pid, (pidfd, _) in self._adopted.items() if pidfd in ended]
 
     def reap(self) -> Iterator[Ended]:
-        """Take note of the children that have ended."""
+        """Reap the children that have ended."""
         for pid in list(self._uids):
             reaped, status = os.waitpid(pid, os.WNOHANG)
             if reaped:
                 uid = self._uids.pop(pid)
-                self._one_less(uid)
+                self._uncount(uid)
                 yield Ended(pid, uid, os.waitstatus_to_exitcode(status))
 
-    def _one_less(self, uid: int) -> None:
+    def _uncount(self, uid: int) -> None:
         self._per_uid -= Counter((uid,))
         self._changed()
 
     def signal_all(self, signum: signal.Signals) -> None:
-        """Send all of them a signal."""
+        """Send a signal to all children."""
         for pid in self._uids:
             os.kill(pid, signum)  # not reaped yet, so the pid is still its own
         for pidfd, _ in self._adopted.values():
@@ -126,7 +131,7 @@ class Children:
                 signal.pidfd_send_signal(pidfd, signum)
 
     def abandon(self) -> None:
-        """In a forked child: they are the parent's."""
+        """In a forked child: forget the parent's children."""
         for pidfd, _ in self._adopted.values():
             os.close(pidfd)
         self._adopted.clear()
@@ -135,25 +140,25 @@ class Children:
 
 
 def _run(let_go: Callable[[], None], blocked: Iterable[int], body: Callable[[LetIn], int]) -> None:
-    """In the child: run `body`, and never return.  `blocked`: the signals that stay blocked when it lets them in."""
+    """In the child: run `body` and exit.  `blocked` are the signals that stay blocked to the end."""
     status = 1
     try:
         _die_before_the_main_process()
         let_go()
-        status = body(lambda: _let_in_all_but(blocked))
-    except BaseException:  # the child's end, whatever it was; nobody is left to raise it to
+        status = body(lambda: _unblock_all_but(blocked))
+    except BaseException:  # the child ends here; there is no caller to raise to
         logger.exception("process %d fails", os.getpid())
     finally:
         os._exit(status)
 
 
 def _die_before_the_main_process() -> None:
-    """Where memory runs out, the kernel is to kill a child, of which there are many."""
+    """If memory runs out, the kernel should kill one of the many children first."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
         if int(file.read()) < _OOM_SCORE:
             file.seek(0)
             file.write(str(_OOM_SCORE))
 
 
-def _let_in_all_but(blocked: Iterable[int]) -> None:
+def _unblock_all_but(blocked: Iterable[int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -1,8 +1,10 @@
-"""Becoming a daemon, with an invoking process that knows how it went.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Becoming a daemon, with an invoking process that learns whether the start succeeded.
 
 The invoking process forks once and waits on a pipe; its child becomes the daemon through python-daemon's DaemonContext
-(which forks twice more, so that nobody else's process holds the pipe in the end).  The daemon writes one byte when it
-is ready, or the lines for the invoking process to print; an end of the pipe with nothing in it is a daemon that died.
+(which forks twice more, so that in the end no other process holds the pipe).  The daemon writes one byte when it is
+ready, or the lines that the invoking process is to print.  An end of file without either is a daemon that died.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ many containers, 2**30, that is more memory than the machine has.  The daemon ne
 
 
 def run_detached(program: str, pid_file: PidFile, serve: Callable[[Callable[[], None]], None]) -> int:
-    """Run `serve(ready)` in a daemon that holds `pid_file`; the exit status, in the invoking process and the daemon.
+    """Run `serve(ready)` in a daemon that holds `pid_file`; the exit status, in both processes.
 
-    The invoking process returns when the daemon has called `ready`, or has failed: then its error is on stderr.
+    The invoking process returns when the daemon has called `ready`, or has failed; then it prints the error to stderr.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -59,13 +61,13 @@ def _serve(program: str, pid_file: PidFile, serve: Callable[[Callable[[], None]]
     def report(what: bytes) -> None:
         nonlocal waited_for
         waited_for = False
-        with contextlib.suppress(BrokenPipeError):  # the invoking process was interrupted; the daemon lives on
+        with contextlib.suppress(BrokenPipeError):  # the invoking process was interrupted; the daemon goes on
             os.write(writer, what)
         os.close(writer)
 
     try:
         _limit_descriptors()
-        # Not before the limit is set, and not in the foreground, where it is not needed.
+        # Imported after the limit is set; the foreground does not need it.
         from daemon import DaemonContext
 
         with DaemonContext(detach_process=True, umask=_UMASK, pidfile=pid_file, files_preserve=[writer], signal_map={}):

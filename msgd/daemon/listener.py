@@ -1,7 +1,9 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """A listening socket: bound at its path, or passed by the service manager, which then owns the path.
 
-A path that is in use is taken over only if it is a socket on which nobody listens any more: that of a msgd that was
-killed.  (Its connection processes have closed their copies.)  At the end the path is removed only if it is still ours.
+A path that exists is taken over only if it is a socket that nobody listens on any more: that of a msgd that was
+killed.  (Its connection processes have closed their copies.)  close() removes the path only if it is still ours.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Listener:
 
     @classmethod
     def bind(cls, parameter: str, path: str, mode: int) -> Listener:
-        """Listen at `path`, which smb.conf's `parameter` says; `mode` says who may connect.
+        """Listen at `path`, the value of smb.conf's `parameter`; the file mode `mode` says who may connect.
 
         Raises ConfigError for a path too long, UnsafeDirectory, AlreadyRunning, TransportError.
         """
@@ -52,7 +54,7 @@ class Listener:
 
     @classmethod
     def bind_tcp(cls, parameter: str, host: str, port: int) -> Listener:
-        """Listen on a port of an IP address, given in numbers.  Raises TransportError."""
+        """Listen on a port of an IP address, given in digits.  Raises TransportError."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
@@ -62,18 +64,18 @@ class Listener:
 
     @classmethod
     def adopt(cls, parameter: str, path: str, passed: tuple[int, ...]) -> Listener:
-        """Listen on the socket that the service manager has bound, wherever that is; a warning if it is not at `path`.
+        """Listen on the socket that the service manager has bound, wherever that is.  Warns if it is not at `path`.
 
-        Raises ConfigError for what is not a socket to listen on, or more than one.
+        Raises ConfigError unless it is exactly one AF_UNIX stream socket.
         """
         sockets = [socket.socket(fileno=fd) for fd in passed]
         if [(one.family, one.type) for one in sockets] != [(socket.AF_UNIX, socket.SOCK_STREAM)]:
             for one in sockets:
                 one.close()
-            raise ConfigError("the service manager has passed something else than one AF_UNIX stream socket")
-        bound = os.fsdecode(sockets[0].getsockname()).replace("\0", "@")  # so systemd writes an abstract name
+            raise ConfigError("the service manager has passed something other than one AF_UNIX stream socket")
+        bound = os.fsdecode(sockets[0].getsockname()).replace("\0", "@")  # the way systemd writes an abstract name
         if bound != path:
-            said = "%s is %s, but the service manager has passed %s: that one counts"
+            said = "%s is %s, but the service manager has passed %s, which is used"
             logger.warning(said, parameter, path or "empty", bound)
         return cls(sockets[0], None)
 
@@ -82,25 +84,25 @@ class Listener:
         return self._socket.fileno()
 
     def accept(self) -> socket.socket | None:
-        """The next client; None if none waits.  OSError if the system cannot give it to us."""
+        """The next client; None if none waits.  OSError if the system is out of descriptors or memory."""
         try:
             return self._socket.accept()[0]
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             return None
 
     def last_clients(self) -> Iterator[socket.socket]:
-        """Let nobody come any more, and give those who wait.  A socket without a path of ours has no last client.
+        """Stop new clients from connecting, and accept those that wait.  Only for a path of our own.
 
-        OSError if the system cannot give one to us.
+        OSError as in accept().
         """
         if self._path is not None:
             self._remove_path()
-            self._socket.shutdown(socket.SHUT_RD)  # for one who has looked the path up and not connected yet
+            self._socket.shutdown(socket.SHUT_RD)  # for a client that has resolved the path but has not connected yet
             while (client := self.accept()) is not None:
                 yield client
 
     def close(self) -> None:
-        """Listen no more, and remove the path if it is ours."""
+        """Stop listening, and remove the path if it is ours."""
         self._remove_path()
         self.abandon()
 
@@ -127,7 +129,7 @@ def _make_way(parameter: str, path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise UnsafeDirectory(f"{parameter} = {path} is there and not a socket; remove it")
+        raise UnsafeDirectory(f"{parameter} = {path} exists and is not a socket; remove it")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -136,5 +138,5 @@ def _make_way(parameter: str, path: str) -> None:
             os.unlink(path)
             return
         except BlockingIOError:
-            pass  # its queue of clients is full: somebody is there
+            pass  # its queue is full, so a process listens
     raise AlreadyRunning(f"{parameter} = {path}: another process listens there; stop it, or choose another path")

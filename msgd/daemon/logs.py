@@ -1,9 +1,11 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Where the daemon's log goes: a file, stdout, stderr, syslog or the journal (how much: msgd.programs.debug_levels).
 
-A log file is opened anew when the daemon is asked to (SIGHUP, reload-config), so that it can be renamed by logrotate.
-The new one is opened before the old one is let go: if it cannot be, the log goes on where it was.
+Rule 1.  SIGHUP and reload-config re-open the log file, so that logrotate can rename it.  The new file is opened before
+the old one is closed: if that fails, the log stays where it was.
 
-What cannot be written (a full disk, a terminal that is gone) is lost without ado: a daemon goes on without its log.
+Rule 2.  What cannot be written (a full disk, a terminal that is gone) is lost, and the daemon goes on.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ _PRIORITIES = (
 )
 
 STDOUT, STDERR, SYSLOG = "stdout", "stderr", "syslog"
-"""Destinations that are not files."""
+"""Destinations other than files."""
 
 
 class SyslogHandler(logging.Handler):
-    """Logs by syslog(3), which connects when there is something to say and again when the other end was restarted."""
+    """Logs by syslog(3), which connects with the first line, and again after the log daemon was restarted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +90,7 @@ class Log:
         self._handler.close()
 
     def reopen(self, destination: str) -> None:
-        """Go on in `destination`, which may be the same.  ConfigError if it cannot be opened: then nothing changes."""
+        """Switch to `destination`, which may be the same.  ConfigError if it cannot be opened: then nothing changes."""
         former, self._handler = self._handler, _open(destination)
         logging.getLogger().addHandler(self._handler)
         logging.getLogger().removeHandler(former)
@@ -109,7 +111,7 @@ def _is_journal(stream: TextIO) -> bool:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that its user alone may read, whatever the umask: it says who has connected and asked for what."""
+    """A log file with mode 0600 whatever the umask is: it tells who connected and what they asked for."""
 
     def _open(self) -> io.TextIOWrapper:
         return open(self.baseFilename, "a", errors=self.errors, opener=lambda path, flags: os.open(path, flags, 0o600))

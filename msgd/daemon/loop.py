@@ -1,23 +1,29 @@
-"""The event loop of msgd's processes: readable and writable descriptors, signals, timers.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The event loop of msgd's processes: descriptors, signals, timers.
 
-Signals.  The handlers do nothing: the interpreter's C-level handler writes each signal's number to a wake-up pipe,
-which is one of the descriptors the loop waits for, so what a signal asks for is done between two events and never in
-the middle of one.  A signal that comes just before the loop waits has its byte in the pipe already.  Of the events that
-are there at once, signals come first.
+Rule 1.  Everything runs in one thread, the main one.
 
-Questions.  Who sends a signal and then asks is to be answered by a process that has obeyed it.  The kernel delivers the
-signal at the latest when the call returns that reads the question: by then its byte is in the pipe.  But the loop may
-have looked for events before, and one callback may read several questions.  So a callback that answers what depends on
-signals calls obey_signals() first.
+Rule 2.  A turn of the loop polls, runs the callbacks of the descriptors that are ready, then those of the timers that
+are due, then the callback that was registered with at_end_of_turn().
 
-Fork.  A child has copies of the pipe: a signal to the child would write into it and be taken for one to the parent.
-So the child is forked with all signals blocked and calls abandon() before it lets them in.
+Rule 3.  Signals are handled between two events, never in the middle of one, and before the other events of the turn.
+The Python-level handler does nothing.  The interpreter's C-level handler writes the signal's number to a wake-up pipe,
+which is one of the descriptors that the loop polls.  A signal that arrives just before the poll has its byte in the
+pipe already, so it is not missed.
 
-Everything runs in one thread, the main one.
+Rule 4.  A callback whose answer depends on signals calls obey_signals() first.  A process that sends a signal and then
+a question expects an answer from a process that has obeyed the signal.  The kernel delivers the signal at the latest
+when the system call that reads the question returns, so the signal's byte is in the pipe by then.  But the poll may be
+older than that, and one callback may read several questions, so rule 3 alone is not enough.
+
+Rule 5.  A forked child calls abandon() before it unblocks signals, and the parent forks with all signals blocked.  The
+child has copies of the pipe: a signal to the child would otherwise be written into it and taken for one to the parent.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import signal
@@ -31,37 +37,58 @@ Callback = Callable[[], None]
 _PIPE_READ = 4096
 
 
-class Timer:
-    """Calls back every `interval` seconds; 0 is never.  Setting `interval` starts the time anew."""
+NEVER = math.inf
+"""Seconds, for a timer that does not run."""
 
-    def __init__(self, interval: float, callback: Callback) -> None:
+
+class LoopTimer:
+    """A callback at a time, made by Loop.call_later() and Loop.call_every()."""
+
+    def __init__(self, running: dict[LoopTimer, None], seconds: float, callback: Callback, *, repeats: bool) -> None:
+        self._running = running
+        self._seconds = seconds
         self._callback = callback
-        self.interval = interval
+        self._repeats = repeats
+        self.restart()
 
     @property
-    def interval(self) -> float:
-        """Seconds between two calls."""
-        return self._interval
+    def is_running(self) -> bool:
+        """Whether the callback is still to come."""
+        return self in self._running
 
-    @interval.setter
-    def interval(self, seconds: float) -> None:
-        self._interval = seconds
-        self.due = time.monotonic() + seconds if seconds else float("inf")
+    def restart(self, seconds: float | None = None) -> None:
+        """Count from now: `seconds` (NEVER is allowed), or as many as before."""
+        if seconds is not None:
+            self._seconds = seconds
+        self.due = time.monotonic() + self._seconds
+        if self.due == NEVER:
+            self.cancel()
+        else:
+            self._running[self] = None
+
+    def cancel(self) -> None:
+        """Do not call back, unless restart() is called."""
+        self._running.pop(self, None)
 
     def run_if_due(self, now: float) -> None:
-        """Call back if the time has come; a late call does not make the next ones come sooner."""
-        if now >= self.due:
-            self.interval = self._interval
+        """Call back if it is time.  A late call of a repeating timer does not bring the next one forward."""
+        if self.is_running and now >= self.due:  # an earlier callback of the turn may have cancelled it
+            if self._repeats:
+                self.restart()
+            else:
+                self.cancel()
             self._callback()
 
 
 class Loop:
-    """Waits for events and runs their callbacks until stop(); a context manager that gives the signals back."""
+    """Polls and runs callbacks until stop().  A context manager that restores the signal handlers."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._callbacks: dict[int, dict[int, Callback]] = {}
-        self._timers: list[Timer] = []
+        self._timers: dict[LoopTimer, None] = {}
+        """The timers that are running, as an ordered set."""
+        self._end_of_turn: Callback | None = None
         self._signal_callbacks: dict[int, Callback] = {}
         self._former_handlers: dict[int, object] = {}
         self._stopping = False
@@ -73,13 +100,13 @@ class Loop:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._give_back_signals(self._former_wake_up)
+        self._restore_signals(self._former_wake_up)
 
     def abandon(self) -> None:
-        """In a forked child, with signals blocked: let go of the parent's loop."""
-        self._give_back_signals(-1)
+        """In a forked child, with signals blocked: close the copy of the parent's loop."""
+        self._restore_signals(-1)
 
-    def _give_back_signals(self, wake_up: int) -> None:
+    def _restore_signals(self, wake_up: int) -> None:
         for signum, handler in self._former_handlers.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]  # as signal.signal returned it
         signal.set_wakeup_fd(wake_up)
@@ -88,11 +115,11 @@ class Loop:
         os.close(self._written_by_signals)
 
     def on_readable(self, fd: int, callback: Callback | None) -> None:
-        """Call back whenever the descriptor is readable; None: no more, to be said before it is closed."""
+        """Call back whenever the descriptor is readable.  None stops that; call it before closing the descriptor."""
         self._watch(fd, selectors.EVENT_READ, callback)
 
     def on_writable(self, fd: int, callback: Callback | None) -> None:
-        """Call back whenever the descriptor takes something; None: no more, to be said before it is closed."""
+        """Call back whenever the descriptor is writable.  None stops that; call it before closing the descriptor."""
         self._watch(fd, selectors.EVENT_WRITE, callback)
 
     def _watch(self, fd: int, event: int, callback: Callback | None) -> None:
@@ -111,37 +138,38 @@ class Loop:
             else:
                 self._selector.unregister(fd)
         if not after:
-            del self._callbacks[fd]  # whatever has this number next is another descriptor
+            del self._callbacks[fd]  # the number may be reused by another descriptor
 
     def on_signal(self, signum: signal.Signals, callback: Callback) -> None:
-        """Call back, in the loop, after the signal has come; it is caught from now on."""
+        """Call back from the loop when the signal arrives.  It is caught from now on."""
         self._signal_callbacks[signum] = callback
         former = signal.signal(signum, _only_wake_up)
         self._former_handlers.setdefault(signum, former)
 
-    def every(self, interval: float, callback: Callback) -> Timer:
-        """Call back every `interval` seconds; 0: not until the timer's interval is set."""
-        timer = Timer(interval, callback)
-        self._timers.append(timer)
-        return timer
+    def call_later(self, seconds: float, callback: Callback) -> LoopTimer:
+        """Call back once, `seconds` from now; 0 is the next turn at the latest, NEVER waits for restart()."""
+        return LoopTimer(self._timers, seconds, callback, repeats=False)
 
-    def forget(self, timer: Timer) -> None:
-        """Call back no more."""
-        timer.interval = 0  # it may be due in the round that is running
-        self._timers.remove(timer)
+    def call_every(self, seconds: float, callback: Callback) -> LoopTimer:
+        """Call back every `seconds`; NEVER waits for restart()."""
+        return LoopTimer(self._timers, seconds, callback, repeats=True)
+
+    def at_end_of_turn(self, callback: Callback) -> None:
+        """Call back after the events and timers of each turn."""
+        self._end_of_turn = callback
 
     def stop(self) -> None:
-        """Let run() return after the callback that is running."""
+        """Make run() return after the callback that is running."""
         self._stopping = True
 
     def run(self) -> None:
-        """Wait and call back until stop() is called; what a callback raises ends it."""
+        """Poll and call back until stop() is called.  An exception from a callback ends it."""
         while not self._stopping:
             ready = self._selector.select(self._seconds_to_next_timer())
             ready.sort(key=self._signals_first)
             for key, events in ready:
                 for event in (selectors.EVENT_READ, selectors.EVENT_WRITE):
-                    callback = key.data.get(event)  # None: an earlier callback has seen to it
+                    callback = key.data.get(event)  # None: an earlier callback has removed it
                     if events & event and callback is not None:
                         callback()
                         if self._stopping:
@@ -149,25 +177,27 @@ class Loop:
             now = time.monotonic()
             for timer in tuple(self._timers):
                 timer.run_if_due(now)
+            if self._end_of_turn is not None:
+                self._end_of_turn()
 
     def _signals_first(self, event: tuple[selectors.SelectorKey, int]) -> bool:
         return event[0].fd != self._wake_up
 
     def _seconds_to_next_timer(self) -> float | None:
-        due = min((timer.due for timer in self._timers), default=float("inf"))
-        return None if due == float("inf") else max(0.0, due - time.monotonic())
+        due = min((timer.due for timer in self._timers), default=NEVER)
+        return None if due == NEVER else max(0.0, due - time.monotonic())
 
     def obey_signals(self) -> None:
-        """Call back now for the signals that have come."""
+        """Run the callbacks of the signals that have arrived (rule 4)."""
         try:
             numbers = os.read(self._wake_up, _PIPE_READ)
         except BlockingIOError:
             return
-        for signum in dict.fromkeys(numbers):  # each once, in the order they came
+        for signum in dict.fromkeys(numbers):  # each once, in order of arrival
             callback = self._signal_callbacks.get(signum)
             if callback is not None:
                 callback()
 
 
 def _only_wake_up(signum: int, frame: FrameType | None) -> None:
-    """Keep the signal's default action away; the C-level handler has queued its number."""
+    """Replace the signal's default action; the C-level handler has written its number to the pipe."""

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgd's command line: smbd's options, and what each way of running means for pid file, log and terminal."""
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ logger = logging.getLogger("msgd.daemon")
 PROGRAM = "msgd"
 
 _DESCRIPTION = """\
-The messaging daemon: keeps the directories in which processes meet clean of dead ones, answers msgcontrol (or Samba's
-smbcontrol), and lets in by a socket who has no place in them, each served by a process of its own (docs/gateway.md).
+The messaging daemon: removes what dead processes leave in the rendezvous directories, answers msgcontrol (or Samba's
+smbcontrol), and serves clients that have no place in them through a socket, each by its own process (docs/gateway.md).
 Processes message each other with or without it."""
 
 _EPILOG = """\
@@ -34,12 +36,12 @@ examples:
   msgd                     start as a daemon; returns when it is ready
   msgd -i -d 5             run here and show everything it does; Ctrl-C ends it
   msgd -F                  run in the foreground, for systemd and other supervisors
-  msgcontrol msgd ping     is it there?
+  msgcontrol msgd ping     check that it runs
   msgcontrol msgd shutdown
 
 Signals: SIGTERM stops the main process (its connection processes go on, and the next msgd takes them over), SIGINT
-stops them all, SIGHUP re-reads smb.conf and opens the log file anew.
-Exit status: 0, 1 if it could not start or failed, 2 for wrong usage.
+stops them all, SIGHUP re-reads smb.conf and re-opens the log file.
+Exit status: 0 for success, 1 if it could not start or failed, 2 for wrong usage.
 """
 
 
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of msgd\'s arguments; its manual page is made from it, too."""
+    """The parser of msgd's arguments; the manual page is generated from it."""
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add("-D", "--daemon", action="store_true", help="run as a daemon (the default, if neither -F nor -i is given)")
@@ -84,13 +86,13 @@ def _run(arguments: argparse.Namespace) -> int:
         return run_detached(PROGRAM, pid_file, serve)
     faulthandler.enable()  # a crash, or a watchdog's SIGABRT, says where
     with pid_file:
-        serve(_nobody_waits)
+        serve(_ignore_ready)
     return 0
 
 
 def _loader(arguments: argparse.Namespace) -> Callable[[], Config]:
-    """What reads the settings at start and at each reload, the command line's included."""
-    path = arguments.configfile and os.path.abspath(arguments.configfile)  # a daemon's working directory is another
+    """The function that reads the settings at start and at each reload, command-line options included."""
+    path = arguments.configfile and os.path.abspath(arguments.configfile)  # a daemon changes its working directory
     overrides: dict[str, object] = {}
     if arguments.debuglevel is not None:
         overrides["log_level"] = arguments.debuglevel
@@ -107,7 +109,7 @@ def _serve(
     manager: ServiceManager,
     ready: Callable[[], None],
 ) -> None:
-    """Log and serve; an error that is not about starting is in the log before it is raised."""
+    """Log and serve.  An error after the start is logged before it is raised."""
     started = False
 
     def log_destination(config: Config) -> str:
@@ -126,12 +128,12 @@ def _serve(
             Server(settings, manager, pid_file.release).run(on_ready)
         except Exception:
             if started:
-                logger.exception("msgd fails")
+                logger.exception("msgd has failed")
             raise
 
 
-def _nobody_waits() -> None:
-    """In the foreground, whoever wants to know when msgd is ready reads the log."""
+def _ignore_ready() -> None:
+    """In the foreground the log says when msgd is ready."""
 
 
 def build_options() -> str:

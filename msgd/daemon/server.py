@@ -1,11 +1,14 @@
-"""The main process: answers control messages, lets clients in, cleans up after the dead, reloads, stops.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The main process: answers control messages, accepts clients, cleans up after dead processes, reloads, stops.
 
-It has no part in what other processes send each other: they reach one another without it, and go on when it is gone.
-Whose messages are heard at all (root's, this user's, the trusted users') is the backend's to say.
+Rule 1.  The main process has no part in what other processes send each other: they work without it.
 
-Two ways to stop.  SIGTERM ends the main process alone: connection processes go on, and the next msgd counts them as
-its own; so it can be started anew under its clients.  SHUTDOWN and SIGINT (Ctrl-C) end it all.  Under systemd it is
-the service manager who knows whether a SIGTERM is the end: it keeps the lifeline (lifeline.py) over a restart only.
+Rule 2.  The backend decides whose messages are heard (those of root, of this user, of the trusted users).
+
+Rule 3.  SIGTERM ends the main process alone: connection processes go on and the next msgd adopts them, so msgd can be
+restarted under its clients.  SHUTDOWN and SIGINT (Ctrl-C) end the connection processes as well.  Under systemd only
+the service manager knows whether a SIGTERM is final: it keeps the lifeline (lifeline.py) over a restart only.
 """
 
 from __future__ import annotations
@@ -13,56 +16,51 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 
 from msgd import _registry
 from msgd.daemon.children import Children
+from msgd.daemon.connections import ConnectionProcesses
 from msgd.daemon.gateway.accepting import Gateway
-from msgd.daemon.gateway.connection import uid_served
 from msgd.daemon.gateway.lifeline import Lifeline
 from msgd.daemon.listener import Listener
-from msgd.daemon.loop import Loop
+from msgd.daemon.loop import NEVER, Loop
 from msgd.daemon.metrics.counters import Counters
 from msgd.daemon.metrics.metered import open_messaging
 from msgd.daemon.metrics.metrics import Gauge, Metrics
 from msgd.daemon.service_manager import ServiceManager
 from msgd.daemon.settings import Settings
-from msgd.errors import MsgdError, NoSuchProcess
-from msgd.events import ADOPTED_ENDED, CLEANED_UP, CONNECTION_FAILED, READY, STOPPING, fields
+from msgd.errors import MsgdError
+from msgd.events import CLEANED_UP, READY, STOPPING, fields
 from msgd.messaging import Messaging, about
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType, type_name
-from msgd.wire.server_id import ServerID
 
 logger = logging.getLogger("msgd.daemon")
 
 NAME = "msgd"
-"""The name under which the daemon is found in the directory."""
+"""The name of the daemon in the directory."""
 
 _GATEWAY_MODE = 0o666
-"""Everybody may connect; who is let in is decided then."""
-
-_NUMBER = struct.Struct("<I")
-"""The answer to SMB_TELL_NUM_CHILDREN, as smbd gives it."""
+"""Every process may connect; whether it is accepted is decided then."""
 
 _STATUS_INTERVAL = 1.0
-"""Seconds."""
+"""Seconds between two status lines for the service manager, at least."""
 
 
 class Server:
-    """The daemon's main process in one object.
+    """The main process of the daemon.
 
-    `manager` is the service manager that has started it.  `release` lets go, in a forked child, of what the caller
-    holds (the pid file).
+    `manager` is the service manager that started it.  In a forked child `release` closes what the caller holds (the
+    pid file).
     """
 
     def __init__(self, settings: Settings, manager: ServiceManager, release: Callable[[], None]) -> None:
         self._settings = settings
         self._manager = manager
         self._release = release
-        self._children = Children(self._let_go, self._note_change)
+        self._children = Children(self._abandon, self._note_change)
         self._gateway: Gateway | None = None
         self._lifeline: Lifeline | None = None
         self._metrics: Metrics | None = None
@@ -76,18 +74,21 @@ class Server:
         config = settings.config
         with Loop() as self._loop, self._open_metrics(), open_messaging(config, self._counters) as self._messaging:
             loop, messaging = self._loop, self._messaging
-            self._clean_up_timer = loop.every(config.clean_up_interval, self._clean_up)
-            self._end_timer = loop.every(0, loop.stop)
-            self._status_timer = loop.every(0, self._tell_status)
-            loop.every(self._manager.watchdog_interval, self._manager.is_alive)
+            self._connections = ConnectionProcesses(
+                self._children, loop, messaging, self._metrics, self._clean_up, self._stop_if_last
+            )
+            self._clean_up_timer = loop.call_every(config.clean_up_interval or NEVER, self._clean_up)
+            self._end_timer = loop.call_later(NEVER, loop.stop)
+            self._status_timer = loop.call_later(NEVER, self._tell_status)
+            loop.call_every(self._manager.watchdog_interval or NEVER, self._manager.is_alive)
             loop.on_signal(signal.SIGTERM, lambda: self._stop("SIGTERM"))
             loop.on_signal(signal.SIGINT, lambda: self._stop_all("SIGINT"))
             loop.on_signal(signal.SIGHUP, lambda: self._reload("SIGHUP"))
-            loop.on_signal(signal.SIGCHLD, self._reap)
+            loop.on_signal(signal.SIGCHLD, self._connections.reap)
             self._serve_messages(messaging)
             self._clean_up()
-            self._take_name()
-            self._adopt()
+            self._add_name()
+            self._connections.adopt()
             try:
                 if config.listen or self._manager.sockets:
                     self._open_gateway()
@@ -104,7 +105,7 @@ class Server:
     def _open_metrics(self) -> Iterator[None]:
         config = self._settings.config
         if config.metrics:
-            self._metrics = Metrics(config, self._loop, self._let_go, self._gauges)
+            self._metrics = Metrics(config, self._loop, self._abandon, self._gauges)
         try:
             yield
         finally:
@@ -133,7 +134,7 @@ class Server:
         self._settings.debug_levels.serve(messaging, self._loop.obey_signals)
         messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reload(_asked_by(one), **about(one)))
         messaging.register(MessageType.SHUTDOWN, lambda one: self._stop_all(_asked_by(one), **about(one)))
-        messaging.register(MessageType.SMB_TELL_NUM_CHILDREN, self._tell_number_of_children)
+        messaging.register(MessageType.SMB_TELL_NUM_CHILDREN, self._connections.tell_number)
 
     def _greeting(self) -> str:
         config = self._settings.config
@@ -142,8 +143,8 @@ class Server:
             f" (messaging type {config.messaging_type})"
         )
 
-    def _let_go(self) -> None:
-        """In a forked child: let go of all that is the main process's; messaging's fork hook has done its part."""
+    def _abandon(self) -> None:
+        """In a forked child: close what belongs to the main process, but for what messaging's fork hook has closed."""
         self._loop.abandon()
         if self._gateway is not None:
             self._gateway.abandon()
@@ -154,10 +155,10 @@ class Server:
         self._children.abandon()
         self._release()
 
-    def _take_name(self) -> None:
+    def _add_name(self) -> None:
         try:
             self._messaging.add_name(NAME)
-        except MsgdError as error:  # names are a convenience: a damaged file of theirs stops nobody
+        except MsgdError as error:  # names are a convenience: msgd runs with a damaged file of names, too
             logger.error("%s; msgd goes on without its name", error)
 
     # Stopping
@@ -171,7 +172,7 @@ class Server:
         self._loop.stop()
 
     def _stop_all(self, why: str, **about_it: object) -> None:
-        """Stop once the connection processes have ended, or have had `msgd:close timeout` for their last words."""
+        """Stop once the connection processes have ended, or after `msgd:close timeout`."""
         logger.info("stopping: %s", why, extra=fields(STOPPING, **about_it))
         self._manager.stopping()
         self._close_gateway()
@@ -179,7 +180,11 @@ class Server:
         timeout = self._settings.config.close_timeout
         if not len(self._children) or not timeout:
             self._loop.stop()
-        self._end_timer.interval = timeout
+        self._end_timer.restart(timeout or NEVER)
+
+    def _stop_if_last(self) -> None:
+        if self._end_timer.is_running and not len(self._children):
+            self._loop.stop()
 
     def _close_gateway(self) -> None:
         if self._gateway is not None:
@@ -189,65 +194,6 @@ class Server:
             self._lifeline.close()
             self._lifeline = None
 
-    # Connection processes
-
-    def _reap(self) -> None:
-        failed = False
-        if self._metrics is not None:
-            self._metrics.reap()
-        for pid, uid, status in self._children.reap():
-            if self._metrics is not None:
-                self._metrics.ended(pid)
-            if status:
-                failed = True
-                how = f"was killed by {_signal_name(-status)}" if status < 0 else f"failed with status {status}"
-                about_it = fields(CONNECTION_FAILED, CONNECTION_PID=pid, PEER_UID=uid, STATUS=status)
-                logger.warning("the connection process %d of uid %d %s", pid, uid, how, extra=about_it)
-        if failed:
-            self._clean_up()
-        self._stop_if_last()
-
-    def _adopt(self) -> None:
-        """Count the connection processes that an earlier main process has left."""
-        try:
-            names = self._messaging.names()
-        except MsgdError as error:
-            logger.error("%s; connection processes of an earlier msgd are not counted", error)
-            return
-        for name, addresses in names.items():
-            uid = uid_served(name)
-            if uid is not None:
-                for address in addresses:
-                    self._adopt_one(address, uid)
-        if len(self._children):
-            logger.info("%d connection processes of an earlier msgd go on", len(self._children))
-
-    def _adopt_one(self, address: ServerID, uid: int) -> None:
-        with contextlib.suppress(NoSuchProcess):
-            pidfd = self._messaging.watch(address)
-            self._children.adopt(address.pid, pidfd, uid)
-            self._loop.on_readable(pidfd, partial(self._adopted_has_ended, address.pid, pidfd))
-
-    def _adopted_has_ended(self, pid: int, pidfd: int) -> None:
-        self._loop.on_readable(pidfd, None)
-        uid = self._children.release(pid)
-        about_it = fields(ADOPTED_ENDED, CONNECTION_PID=pid, PEER_UID=uid)
-        logger.info("the connection process %d of uid %d, of an earlier msgd, has ended", pid, uid, extra=about_it)
-        self._clean_up()  # how it ended, nobody knows
-        self._stop_if_last()
-
-    def _stop_if_last(self) -> None:
-        if self._end_timer.interval and not len(self._children):
-            self._loop.stop()
-
-    def _tell_number_of_children(self, message: Message) -> None:
-        """Answer with those that run now: the news of one that has ended may be on its way."""
-        self._reap()
-        for pid, pidfd in self._children.ended_adopted():
-            self._adopted_has_ended(pid, pidfd)
-        number = _NUMBER.pack(len(self._children))
-        self._messaging.reply(message, MessageType.SMB_NUM_CHILDREN, number)
-
     # What the service manager shows
 
     def _status(self) -> str:
@@ -255,21 +201,20 @@ class Server:
         return f"{number} client{'' if number == 1 else 's'}; {self._messaging.server_id} in {directory}"
 
     def _note_change(self) -> None:
-        """The status is told once a second at most, however many come and go."""
-        if not self._status_timer.interval:
-            self._status_timer.interval = _STATUS_INTERVAL
+        """Tell the status once a second at most, however many clients come and go."""
+        if not self._status_timer.is_running:
+            self._status_timer.restart(_STATUS_INTERVAL)
 
     def _tell_status(self) -> None:
-        self._status_timer.interval = 0
         self._manager.status(self._status())
 
-    # Care
+    # Upkeep
 
     def _clean_up(self) -> None:
         try:
             pids = self._messaging.clean_up()
         except MsgdError as error:
-            logger.error("%s; it is tried again in %g seconds", error, self._clean_up_timer.interval)
+            logger.error("%s; the next attempt is in %g seconds", error, self._settings.config.clean_up_interval)
             return
         if pids:
             named = ", ".join(map(str, pids))
@@ -281,20 +226,12 @@ class Server:
         self._settings.reload(why, **about_it)
         self._manager.ready(self._status())
         if self._settings.config.clean_up_interval != before:
-            self._clean_up_timer.interval = self._settings.config.clean_up_interval
+            self._clean_up_timer.restart(self._settings.config.clean_up_interval or NEVER)
         self._children.signal_all(signal.SIGHUP)
 
 
 def _dispatch(messaging: Messaging) -> None:
     messaging.dispatch()
-
-
-def _signal_name(number: int) -> str:
-    """A signal as people know it; of the real-time ones the signal module names two only."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _asked_by(message: Message) -> str:

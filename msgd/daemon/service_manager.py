@@ -1,7 +1,9 @@
-"""What msgd says to the service manager that has started it, and gets from it.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The service manager that started msgd: what msgd tells it and gets from it.
 
-systemd is talked to through systemd-python, where configure has found it, and only by the main process in the
-foreground (`msgd -F`).  Without systemd, or started by hand, there is nobody to talk to: then nothing is said.
+systemd is reached through systemd-python, if configure has found it, and only from the main process in the foreground
+(`msgd -F`).  Without systemd, or when msgd is started by hand, all of this does nothing.
 """
 
 from __future__ import annotations
@@ -20,19 +22,19 @@ _MICROSECONDS = 1e6
 
 
 class ServiceManager:
-    """A service manager that is not there."""
+    """No service manager: every call does nothing."""
 
     sockets: tuple[int, ...] = ()
-    """Listening sockets that it has passed."""
+    """Listening sockets that it passed."""
 
     kept: Mapping[str, int] = {}
-    """Descriptors that an earlier main process has given it to keep, by name."""
+    """Descriptors that an earlier main process gave it to keep, by name."""
 
     keeps_descriptors = False
-    """Whether it can be given descriptors."""
+    """Whether it can keep descriptors."""
 
     watchdog_interval = 0.0
-    """Seconds between two signs of life; 0 if it wants none."""
+    """Seconds between two calls of is_alive(); 0 if it wants none."""
 
     def keep(self, name: str, fd: int) -> None:
         """Give it a descriptor to keep until the service is stopped for good."""
@@ -41,20 +43,20 @@ class ServiceManager:
         """Say that the service is ready."""
 
     def reloading(self) -> None:
-        """Say that the settings are read anew; ready() says when that is over."""
+        """Say that a reload has begun; ready() ends it."""
 
     def stopping(self) -> None:
-        """Say that the service ends."""
+        """Say that the service is stopping."""
 
     def status(self, text: str) -> None:
-        """Say in a line how the service is doing."""
+        """Give the one-line status of the service."""
 
     def is_alive(self) -> None:
-        """Give a sign of life."""
+        """Reset the watchdog."""
 
 
 class Systemd(ServiceManager):
-    """systemd, as systemd-python talks to it."""
+    """systemd, through systemd-python."""
 
     keeps_descriptors = True
 
@@ -65,7 +67,7 @@ class Systemd(ServiceManager):
         self.sockets = tuple(fd for fd, name in passed.items() if daemon.is_socket(fd))
         self.kept = {name: fd for fd, name in passed.items() if fd not in self.sockets}
         if os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
-            # Twice in the time that is allowed: one sign may come late.
+            # Half the time allowed, so that one call may be late.
             self.watchdog_interval = int(os.environ.get("WATCHDOG_USEC", "0")) / _MICROSECONDS / 2
 
     def keep(self, name: str, fd: int) -> None:
@@ -89,12 +91,12 @@ class Systemd(ServiceManager):
     def _say(self, *lines: str, fds: Sequence[int] = ()) -> None:
         try:
             self._notify("\n".join(lines), fds=list(fds))
-        except OSError as error:  # it is being restarted, or the machine is going down
-            logger.warning("systemd was not told %s: %s", lines[0], error)
+        except OSError as error:  # systemd is being restarted, or the machine is shutting down
+            logger.warning("systemd could not be told %s: %s", lines[0], error)
 
 
 def find_service_manager() -> ServiceManager:
-    """The service manager that has started this process."""
+    """The service manager that started this process."""
     if _registry.WITH_SYSTEMD and ("NOTIFY_SOCKET" in os.environ or "LISTEN_FDS" in os.environ):
         return Systemd()
     return ServiceManager()

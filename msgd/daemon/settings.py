@@ -1,4 +1,6 @@
-"""The settings a running process of the daemon obeys, and reading them anew."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The settings in force in a process of the daemon, and their reload."""
 
 from __future__ import annotations
 
@@ -18,15 +20,15 @@ logger = logging.getLogger("msgd.daemon")
 class Settings:
     """The settings in force in this process: `config`, the log and the debug levels.
 
-    `load` reads the settings anew, `log_destination` says where the log goes with given settings.  A forked child
-    goes on with its copy, and reloads it by itself.
+    `load` reads the settings again; `log_destination` says where the log goes with given settings.  A forked child
+    has its own copy and reloads it by itself.
     """
 
     def __init__(
         self, config: Config, load: Callable[[], Config], log: Log, log_destination: Callable[[Config], str]
     ) -> None:
         self.config = config
-        """What is in force: of what was read at the last reload, that which a running daemon obeys."""
+        """What is in force.  A reload changes only the settings that a running daemon can change."""
         self.type_rules = TypeRules(config.allow_types)
         self.debug_levels = DebugLevels(config.log_level)
         self._load = load
@@ -34,9 +36,9 @@ class Settings:
         self._log_destination = log_destination
 
     def reload(self, why: str, **about_it: object) -> None:
-        """Read the settings anew, open the log anew; what cannot be used is logged and stays as it was.
+        """Read the settings and re-open the log.  A setting or log that is unusable is logged and stays as it was.
 
-        `why`, and for the journal the fields `about_it`, say who has asked for it.
+        `why`, and the fields `about_it` for the journal, say who asked for it.
         """
         try:
             read = self._load()
@@ -49,10 +51,10 @@ class Settings:
         try:
             self._log.reopen(self._log_destination(read))
         except ConfigError as error:
-            logger.error("reload: %s; the log goes on where it was", error)
-        if read.log_level.text != self.config.log_level.text:  # else what `msgcontrol debug` has set stays
+            logger.error("reload: %s; the log stays where it was", error)
+        if read.log_level.text != self.config.log_level.text:  # otherwise levels set by `msgcontrol debug` stay
             self.debug_levels.set(read.log_level)
         for name in changes_on_reload(self.config, read):
-            logger.warning("reload: %s has changed; that takes effect when msgd is started anew", name)
+            logger.warning("reload: %s has changed; the change takes effect when msgd is restarted", name)
         self.config = reloaded(self.config, read)
         logger.info("reloaded: %s", why, extra=fields(RELOADED, **about_it))

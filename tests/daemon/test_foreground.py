@@ -126,7 +126,7 @@ def test_reload_into_a_log_file_that_cannot_be_opened(place: Place) -> None:
     msgd = place.msgd()
     place.configure("log level = 3", f"log file = {place.directory}")
     place.send(msgd.pid, MessageType.SMB_CONF_UPDATED)
-    msgd.await_line("the log goes on where it was")
+    msgd.await_line("the log stays where it was")
     msgd.await_line("reloaded")
 
 

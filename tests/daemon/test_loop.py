@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from msgd.daemon.loop import Loop
+from msgd.daemon.loop import NEVER, Loop
 
 
 def test_signal_before_the_loop_runs_is_not_lost() -> None:
@@ -73,14 +73,14 @@ def test_an_event_is_not_told_to_another_descriptor_of_the_same_number() -> None
             loop.on_readable(other, None)
             os.dup2(quiet, other)
             loop.on_readable(other, lambda: seen.append("nothing is there to read"))
-            loop.every(0.001, loop.stop)
+            loop.call_later(0.001, loop.stop)
 
         (one, _), (two, _) = pipes
         loop.on_readable(one, lambda: replace(two))
         loop.on_readable(two, lambda: replace(one))
         for _, writer in pipes:
             os.write(writer, b"x")
-        loop.every(0.001, loop.stop)
+        loop.call_later(0.001, loop.stop)
         loop.run()
     assert set(seen) == {"event"}
     for fd in (*sum(pipes, ()), quiet, its_writer):
@@ -117,10 +117,10 @@ def test_stop_keeps_later_events_for_nobody() -> None:
             os.close(fd)
 
 
-def test_timer_calls_at_its_interval_and_zero_is_never() -> None:
+def test_a_repeating_timer_keeps_its_interval_and_never_is_never() -> None:
     seen: list[float] = []
     with Loop() as loop:
-        loop.every(0, lambda: seen.append(-1))
+        loop.call_every(NEVER, lambda: seen.append(-1))
         began = time.monotonic()
 
         def tick() -> None:
@@ -128,7 +128,53 @@ def test_timer_calls_at_its_interval_and_zero_is_never() -> None:
             if len(seen) == 3:
                 loop.stop()
 
-        timer = loop.every(1000, tick)
-        timer.interval = 0.01
+        timer = loop.call_every(1000, tick)
+        timer.restart(0.01)
         loop.run()
     assert all(elapsed >= 0.01 * (number + 1) for number, elapsed in enumerate(seen))
+
+
+def test_a_timer_of_call_later_calls_once_until_it_is_restarted() -> None:
+    seen: list[str] = []
+    with Loop() as loop:
+
+        def once() -> None:
+            assert not timer.is_running
+            seen.append("once")
+            if len(seen) == 1:
+                loop.call_later(0.02, timer.restart)
+            else:
+                loop.stop()
+
+        timer = loop.call_later(0, once)
+        loop.run()
+    assert seen == ["once", "once"]
+
+
+def test_a_timer_that_an_earlier_callback_of_the_turn_cancels_does_not_call() -> None:
+    seen: list[str] = []
+    with Loop() as loop:
+        loop.call_later(0, lambda: timer.cancel())
+        timer = loop.call_later(0, lambda: seen.append("cancelled"))
+        loop.call_later(0, loop.stop)
+        loop.run()
+    assert seen == []
+
+
+def test_the_end_of_a_turn_comes_after_its_events_and_timers() -> None:
+    seen: list[str] = []
+    reader, writer = os.pipe()
+    os.write(writer, b"x")
+    with Loop() as loop:
+
+        def end_of_turn() -> None:
+            seen.append("end")
+            loop.stop()
+
+        loop.on_readable(reader, lambda: seen.append("event"))
+        loop.call_later(0, lambda: seen.append("timer"))
+        loop.at_end_of_turn(end_of_turn)
+        loop.run()
+    assert seen == ["event", "timer", "end"]
+    os.close(reader)
+    os.close(writer)

@@ -154,7 +154,7 @@ def test_it_listens_on_the_socket_it_is_given(place: Place, manager: Manager) ->
         msgd.signal(signal.SIGTERM)
         assert msgd.wait() == 0
         assert os.path.exists(place.gateway)  # it is the service manager's
-        assert "that one counts" not in msgd.output
+        assert "which is used" not in msgd.output
 
 
 @pytest.mark.parametrize("listen", ["", "/nowhere/msgd.sock"])
@@ -167,7 +167,7 @@ def test_the_socket_it_is_given_counts_and_not_the_parameter(place: Place, manag
             assert client.ask(op="ping")["ok"]
         msgd.signal(signal.SIGTERM)
         assert msgd.wait() == 0
-    said = f"msgd:listen is {listen or 'empty'}, but the service manager has passed {place.gateway}: that one counts"
+    said = f"msgd:listen is {listen or 'empty'}, but the service manager has passed {place.gateway}, which is used"
     assert msgd.output.count(said) == 1
 
 
@@ -176,7 +176,7 @@ def test_sockets_it_cannot_use_are_an_error(place: Place, manager: Manager) -> N
         for sockets in ((one, one), (two,)):
             msgd = manager.start(*sockets)
             assert msgd.wait() == 1
-            assert "something else than one AF_UNIX stream socket" in msgd.output
+            assert "something other than one AF_UNIX stream socket" in msgd.output
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])

@@ -1,11 +1,14 @@
-"""The main process's part of the gateway: who is let in, and a connection process for each.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The main process's part of the gateway: it accepts clients and forks a connection process for each.
 
-The main process looks at what the kernel says of a client and never at what the client says.  Who is not let in gets
-one line that says why.  It may be about to write its request: a closed socket would kill it (SIGPIPE) before it has
-read that line, so the connection stays open for a moment, with nobody behind it.
+Rule 1.  The main process uses what the kernel says about a client.  It never reads what the client says.
 
-The end.  Who has connected to our own socket is let in even if it waits in the socket's queue yet: it then hears the
-last word or is served on as all the others are.  In a socket of the service manager's it waits for the next msgd.
+Rule 2.  A client that is refused gets one line that says why, and its connection stays open for a moment.  The client
+may be about to write its request: a closed socket would kill it (SIGPIPE) before it has read that line.
+
+Rule 3.  At the end, clients that wait in the queue of a socket of our own are accepted first: then they get the last
+word, or are served, as all the others are.  Those in a socket of the service manager's wait for the next msgd.
 """
 
 from __future__ import annotations
@@ -15,10 +18,10 @@ import logging
 import socket
 
 from msgd.daemon.children import Children, LetIn
-from msgd.daemon.gateway.connection import serve
 from msgd.daemon.gateway.peer import Peer
+from msgd.daemon.gateway.process import serve
 from msgd.daemon.listener import Listener
-from msgd.daemon.loop import Loop, Timer
+from msgd.daemon.loop import NEVER, Loop, LoopTimer
 from msgd.daemon.metrics.counters import Counters
 from msgd.daemon.metrics.metrics import Metrics
 from msgd.daemon.settings import Settings
@@ -29,22 +32,22 @@ from msgd.wire.gateway.replies import FAILED, TOO_MANY, write_bye
 logger = logging.getLogger("msgd.daemon")
 
 _ACCEPTED_AT_ONCE = 16
-"""Clients that are let in before other events have their turn."""
+"""Clients that are accepted in one turn of the loop."""
 
-_PATIENCE = 1.0
-"""Seconds until clients are looked at again after the system had no descriptor or no process left for one."""
+_BACK_OFF = 1.0
+"""Seconds of backing off after the system had no descriptor or no process left for a client."""
 
 _LINGER = 1.0
-"""Seconds that the connection of a client that was not let in stays open."""
+"""Seconds that the connection of a refused client stays open."""
 
 _MOST_LINGERING = 64
-"""Such connections; with more of them the oldest is closed."""
+"""The largest number of such connections; one more closes the oldest."""
 
 
 class Gateway:
-    """Lets clients in through `listener` until close().
+    """Accepts clients from `listener` until close().
 
-    `children` are the connection processes; `lifeline` is the pipe they watch, `metrics` where they count, if any.
+    `children` are the connection processes, `lifeline` is the pipe they watch, `metrics` holds their counters.
     """
 
     def __init__(
@@ -63,19 +66,19 @@ class Gateway:
         self._lifeline = lifeline
         self._metrics = metrics
         self._pace = Pace()
-        self._resume_timer = loop.every(0, self._resume)
-        self._lingering: dict[socket.socket, Timer] = {}
+        self._resume_timer = loop.call_later(NEVER, self._resume)
+        self._lingering: dict[socket.socket, LoopTimer] = {}
         loop.on_readable(listener.fileno(), self._accept)
 
     def close(self) -> None:
-        """Let in those who have come, and nobody any more; those who are in stay."""
+        """Accept the clients that have connected, then no more.  Connected clients stay."""
         try:
             for client in self._listener.last_clients():
-                if self._let_in(client):
+                if self._admit(client):
                     client.close()
         except OSError as error:
-            logger.error("not all who wait can be let in: %s", error, extra=fields(CONNECTION_FAILED))
-        self._loop.forget(self._resume_timer)
+            logger.error("not all waiting clients can be accepted: %s", error, extra=fields(CONNECTION_FAILED))
+        self._resume_timer.cancel()
         self._loop.on_readable(self._listener.fileno(), None)
         self._listener.close()
         while self._lingering:
@@ -92,15 +95,15 @@ class Gateway:
             try:
                 client = self._listener.accept()
             except OSError as error:
-                self._rest(f"no client can be let in: {error}")
+                self._back_off(f"no client can be accepted: {error}")
                 return
             if client is None:
                 return
-            if self._let_in(client):
+            if self._admit(client):
                 client.close()
 
-    def _let_in(self, client: socket.socket) -> bool:
-        """Whether the client has a connection process now."""
+    def _admit(self, client: socket.socket) -> bool:
+        """Start a connection process for the client, or refuse it; whether there is one now."""
         config, children = self._settings.config, self._children
         peer = Peer.of(client)
         if not peer.may_connect(config):
@@ -115,8 +118,8 @@ class Gateway:
             try:
                 self._start(client, peer)
             except OSError as error:
-                self._say(client, FAILED, f"there can be no connection process: {error.strerror}")
-                self._rest(f"no process for the connection of {peer}: {error}")
+                self._say(client, FAILED, f"no connection process can be started: {error.strerror}")
+                self._back_off(f"no process for the connection of {peer}: {error}")
             else:
                 return True
         return False
@@ -145,19 +148,18 @@ class Gateway:
             client.shutdown(socket.SHUT_WR)
         if len(self._lingering) >= _MOST_LINGERING:
             self._close_oldest()
-        self._lingering[client] = self._loop.every(_LINGER, self._close_oldest)
+        self._lingering[client] = self._loop.call_later(_LINGER, self._close_oldest)
 
     def _close_oldest(self) -> None:
         client = next(iter(self._lingering))
-        self._loop.forget(self._lingering.pop(client))
+        self._lingering.pop(client).cancel()
         client.close()
 
-    def _rest(self, why: str) -> None:
-        """The system is out of something: go on after a while, and not as fast as the loop can turn."""
-        logger.error("%s; clients wait for %g seconds", why, _PATIENCE, extra=fields(CONNECTION_FAILED))
+    def _back_off(self, why: str) -> None:
+        """The system has run out of something: accept nobody for a while instead of trying in each turn."""
+        logger.error("%s; clients wait for %g seconds", why, _BACK_OFF, extra=fields(CONNECTION_FAILED))
         self._loop.on_readable(self._listener.fileno(), None)
-        self._resume_timer.interval = _PATIENCE
+        self._resume_timer.restart(_BACK_OFF)
 
     def _resume(self) -> None:
-        self._resume_timer.interval = 0
         self._loop.on_readable(self._listener.fileno(), self._accept)

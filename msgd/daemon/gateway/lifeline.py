@@ -1,12 +1,15 @@
-"""The lifeline: a pipe by which connection processes learn that the service is stopped for good.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The lifeline: a pipe that tells connection processes that the service has been stopped for good.
 
-Connection processes are to outlive a restart of the main process, but not the service.  Only the service manager
-knows which of the two a stop is.  So the main process gives it the write end of a pipe to keep, and the connection
-processes watch the read end.  systemd keeps it while the service is restarted, whatever has ended the main process,
-and gives it to the next one; after a stop it closes it, and the connection processes see the end of the pipe.
+Connection processes outlive a restart of the main process but not the service, and only the service manager knows
+which of the two a stop is.  So the main process gives the write end of a pipe to the service manager, and the
+connection processes watch the read end.  systemd keeps its end while the service restarts, however the main process
+ended, and passes it to the next main process.  After a stop systemd closes it, and the connection processes read the
+end of file.
 
-A service manager that was asked to keep it and did not (FileDescriptorStoreMax= is 0) makes the main process the only
-holder: its connection processes end with it.  Without a service manager there is no lifeline.
+If the service manager does not keep the descriptor (FileDescriptorStoreMax= is 0), the main process is the only holder
+and its connection processes end with it.  Without a service manager there is no lifeline.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ class Lifeline:
 
     @classmethod
     def of(cls, manager: ServiceManager) -> Self | None:
-        """The lifeline that `manager` has kept, else a new one that it is to keep; None if it cannot."""
+        """The lifeline that `manager` has kept, else a new one for it to keep; None if it keeps no descriptors."""
         if not manager.keeps_descriptors:
             return None
         held = manager.kept.get(_NAME)
@@ -40,10 +43,10 @@ class Lifeline:
         return cls(watched, held)
 
     def abandon(self) -> None:
-        """In a forked child: watch it, and do not hold it."""
+        """In a forked child: keep the end to watch, close the end that holds the pipe open."""
         os.close(self._held)
 
     def close(self) -> None:
-        """Let go of both ends."""
+        """Close both ends."""
         os.close(self.watched)
         os.close(self._held)

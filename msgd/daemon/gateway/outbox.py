@@ -1,40 +1,67 @@
-"""The lines that wait for a client to read them."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The lines that wait for a client to read them: its backlog."""
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections import deque
 
 _GATHERED = 64
-"""Lines that one system call takes; Linux allows 1024."""
+"""Lines that one system call sends; Linux allows 1024."""
 
 
 class Outbox:
-    """Lines for one socket that does not block, in order; `bytes` is how much of them has not left yet."""
+    """Lines for one non-blocking socket, in order.
 
-    def __init__(self, client: socket.socket) -> None:
+    A line that takes the backlog over `max_bytes` makes the outbox try to send at once: what one turn of the loop
+    brings may be much more than the client's share of memory.  Otherwise lines wait for flush().
+    """
+
+    def __init__(self, client: socket.socket, max_bytes: int) -> None:
         self._client = client
         self._lines: deque[bytes] = deque()
         self._sent_of_first = 0
+        self._has_sent = False
+        self.max_bytes = max_bytes
         self.bytes = 0
+        """The size of the backlog: what has not left yet."""
+        self.is_broken = False
+        """Whether the client has closed the connection, so that nothing can leave."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the backlog is over its bound."""
+        return self.bytes > self.max_bytes
 
     def append(self, line: bytes) -> None:
         """Put a line behind the others."""
         self._lines.append(line)
         self.bytes += len(line)
+        if self.is_full:
+            self.flush()
 
-    def flush(self) -> bool:
-        """Send what the client takes now; whether it took anything.  OSError if the client is gone."""
-        sent_any = False
-        while self._lines:
+    def flush(self) -> None:
+        """Send as much as the socket takes now.  OSError if it fails for another reason than the client's going."""
+        while self._lines and not self.is_broken:
             lines = [self._lines[number] for number in range(min(_GATHERED, len(self._lines)))]
             lines[0] = lines[0][self._sent_of_first :]
             try:
-                self._drop(self._client.sendmsg(lines))
+                self._remove(self._client.sendmsg(lines))
             except BlockingIOError:
                 break
-            sent_any = True
-        return sent_any
+            except OSError as error:
+                if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                    raise
+                self.is_broken = True
+            else:
+                self._has_sent = True
+
+    def take_progress(self) -> bool:
+        """Whether anything has left since the last call."""
+        has_sent, self._has_sent = self._has_sent, False
+        return has_sent
 
     def cut(self) -> None:
         """Drop the lines that have not begun to leave."""
@@ -42,7 +69,7 @@ class Outbox:
         self._lines = deque(first)
         self.bytes = sum(map(len, first)) - self._sent_of_first
 
-    def _drop(self, sent: int) -> None:
+    def _remove(self, sent: int) -> None:
         self.bytes -= sent
         sent += self._sent_of_first
         while self._lines and sent >= len(self._lines[0]):

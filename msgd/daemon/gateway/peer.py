@@ -1,4 +1,6 @@
-"""Who is at the other end of a connection, as the kernel says, and what such a client may do."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The process at the other end of a connection, as the kernel describes it, and whether it may connect."""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ from msgd.linux import Credentials
 _SO_PEERGROUPS = 59
 """Linux 4.13; Python's socket module has no name for it."""
 _GROUPS_SIZE = 1024
-"""The longest answer that Python lets one ask for, 256 groups; who is in more is let in as a user or not at all."""
+"""The longest answer that Python can ask for: 256 groups.  A process with more is judged by its uid and gid alone."""
 
 
 class Peer(NamedTuple):
-    """The process that connected, as it was then."""
+    """The process that connected, as it was at that time."""
 
     pid: int
     uid: int
@@ -35,11 +37,11 @@ class Peer(NamedTuple):
 
     @property
     def fields(self) -> dict[str, object]:
-        """The journal's fields about it."""
+        """The fields of journal entries about it."""
         return {"PEER_PID": self.pid, "PEER_UID": self.uid}
 
     def may_connect(self, config: Config) -> bool:
-        """Whether it is root's, the daemon's own user's, an allowed user's, or a member of an allowed group."""
+        """Whether it belongs to root, to the daemon's user, to an allowed user, or to an allowed group."""
         return (
             self.uid in (0, os.geteuid())
             or self.uid in config.allow_users

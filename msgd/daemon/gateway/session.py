@@ -1,25 +1,38 @@
-"""What a client asks for, done with the messaging context of its connection process.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""What a client asks for, done with the messaging context of its connection process.  No I/O of the client's.
 
-Nothing here waits.  A `call` is kept until its answer comes, its time is over, or the process asked has ended (a
-pidfd tells; what that process sent before is read first).  A `send` with a time limit that finds the receiver's queue
-full is kept, and until it is decided no further request is looked at: they stay in order.
+Rule 1.  Nothing here waits.  A request is answered at once, by a line in the outbox, but for two: a `call` waits among
+the Calls, and a `send` with a timeout whose receiver's queue is full is held.
+
+Rule 2.  While a `send` is held (the state's HOLD), the connection hands over no further request, so requests and
+their answers stay in order.  Each dispatch tries the send again; when its time is over it is tried for the last time.
+Either way it is answered and the state is told RELEASE.
+
+Rule 3.  No line joins the outbox behind the last word.
 """
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from msgd import _registry
-from msgd.daemon.loop import Loop, Timer
-from msgd.errors import MsgdError, NoSuchProcess, NotAllowed, QueueFull, ReplyTimeout
+from msgd.daemon.gateway.calls import Calls
+from msgd.daemon.gateway.outbox import Outbox
+from msgd.daemon.gateway.peer import Peer
+from msgd.daemon.gateway.permission import SendPermission
+from msgd.daemon.gateway.state import ConnectionState, Event
+from msgd.daemon.gateway.subscriptions import Subscriptions
+from msgd.daemon.loop import Loop, LoopTimer
+from msgd.daemon.settings import Settings
+from msgd.errors import MsgdError, QueueFull
+from msgd.events import CONNECTION_FAILED, fields
 from msgd.messaging import Messaging
-from msgd.wire.gateway.replies import error_code, write_answer, write_event, write_message, write_refusal
+from msgd.wire.gateway.limits import MAX_CALLS, MAX_TYPES, PROTOCOL
+from msgd.wire.gateway.replies import FAILED, error_code, write_answer, write_bye, write_event, write_refusal
 from msgd.wire.gateway.requests import (
-    MAX_TYPES,
     Asked,
     BadRequest,
     Call,
@@ -33,135 +46,107 @@ from msgd.wire.gateway.requests import (
     read_request,
 )
 from msgd.wire.header import Message
-from msgd.wire.message_types import type_name
 
-PROTOCOL = 1
-"""Grows when a client that keeps to docs/gateway.md could be misled."""
-
-MAX_CALLS = 64
-"""Calls of one client that wait for their answers."""
-
-_AT_ONCE = 0.001
-"""Seconds.  A time limit of 0: what is not there when the loop comes round is late."""
+logger = logging.getLogger("msgd.daemon")
 
 
-class _Parked(NamedTuple):
-    """A message that waits for room in its receiver's queue."""
+class _HeldSend(NamedTuple):
+    """A `send` that waits for room in its receiver's queue until its timer calls."""
 
     asked: Asked
     request: Send
-    timer: Timer
-
-
-@dataclass(eq=False)
-class _PendingCall:
-    """A call that waits for its answer."""
-
-    asked: Asked
-    request: Call
-    timer: Timer
-    pidfd: int
-    ended: bool = False
-    """Whether the process asked has ended; what it had sent may not be read yet."""
+    timer: LoopTimer
 
 
 class Session:
-    """One client's requests and events.
-
-    `may_send` says which types the client may send, `emit` takes lines for it, `limits` are what it is told of its
-    bounds.  `dispatch` is called when the context should be looked after at once; whoever has dispatched tells by
-    after_dispatch().  `fail` ends the connection.
-    """
+    """The requests of one client and the lines it is told; they go to `outbox`, what happens goes to `state`."""
 
     def __init__(
         self,
         messaging: Messaging,
         loop: Loop,
-        may_send: Callable[[int], bool],
-        emit: Callable[[bytes], None],
-        dispatch: Callable[[], None],
-        fail: Callable[[str], None],
-        limits: Callable[[], Mapping[str, object]],
+        settings: Settings,
+        peer: Peer,
+        outbox: Outbox,
+        state: ConnectionState,
     ) -> None:
         self._messaging = messaging
         self._loop = loop
-        self._may_send = may_send
-        self._emit = emit
-        self._dispatch = dispatch
-        self._fail = fail
-        self._limits = limits
+        self._settings = settings
+        self._peer = peer
+        self._outbox = outbox
+        self._state = state
+        self._permission = SendPermission(peer, settings)
+        self._subscriptions = Subscriptions(messaging, self._receive)
+        self._calls = Calls(messaging, loop, self._subscriptions, self._say)
         self._registered: set[int] = set()
-        self._listening: Counter[int] = Counter()
-        self._calls: list[_PendingCall] = []
-        self._parked: _Parked | None = None
+        self._held: _HeldSend | None = None
 
     @property
-    def is_blocked(self) -> bool:
-        """Whether a request has to be decided before the next is looked at."""
-        return self._parked is not None
+    def is_busy(self) -> bool:
+        """Whether the client waits for an answer, or is registered for messages."""
+        return bool(self._held or len(self._calls) or self._registered)
 
     @property
-    def is_pending(self) -> bool:
-        """Whether there are requests yet to be answered."""
-        return self._parked is not None or bool(self._calls)
-
-    @property
-    def is_listening(self) -> bool:
-        """Whether the client has registered for messages."""
-        return bool(self._registered)
+    def needs_dispatch(self) -> bool:
+        """Whether dispatch() is due though the context's descriptor may not be readable."""
+        return self._calls.needs_dispatch
 
     def handle(self, line: bytes) -> None:
-        """Do what a line asks for, or answer what is wrong with it."""
+        """Do what a line asks for."""
         try:
             asked = read_request(line)
         except BadRequest as error:
-            self._emit(write_refusal(error.op, error.tag, error))
+            self._say(write_refusal(error.op, error.tag, error))
             return
         try:
             answer = self._do(asked)
         except MsgdError as error:
-            self._emit(write_refusal(asked.op, asked.tag, error))
+            self._say(write_refusal(asked.op, asked.tag, error))
         else:
             if answer is not None:
-                self._emit(write_answer(asked.op, asked.tag, answer))
+                self._say(write_answer(asked.op, asked.tag, answer))
 
-    def after_dispatch(self, handled: int) -> bool:
-        """The context has dispatched: there may be room, and the dead are gone; whether it is to dispatch again."""
-        if self._parked is not None:
-            self._try_parked(self._parked, is_last=False)
-        ended = [call for call in self._calls if call.ended]
-        if not handled:
-            for call in ended:
-                self._refuse_call(call, NoSuchProcess("the process ended before it answered"))
-        return bool(handled and ended)
+    def dispatch(self) -> None:
+        """Take in the messages that are there; there may be room for a held send, and processes may have ended."""
+        handled = self._messaging.dispatch()
+        if self._held is not None:
+            self._try_held(self._held, is_last=False)
+        self._calls.after_dispatch(handled)
+
+    def say_bye(self, code: str, text: str) -> None:
+        """Say the last word, if it has not been said."""
+        if self._state.takes_lines:
+            self._say(write_bye(code, text))
+            self._state.why = text
+            self._state.on(Event.BYE)
+            logger.debug("the last word to %s is %s: %s", self._peer, code, text)
+
+    def _say(self, line: bytes) -> None:
+        if self._state.takes_lines:
+            self._outbox.append(line)
+
+    # Requests
 
     def _do(self, asked: Asked) -> Mapping[str, object] | None:
-        """The members of the answer; None if it comes later.  MsgdError if it is a refusal."""
+        """The members of the answer; None if the answer comes later.  MsgdError refuses the request."""
         match asked.request:
             case Hello():
-                return {
-                    "server_id": str(self._messaging.server_id),
-                    "version": _registry.VERSION,
-                    "backend": self._messaging.config.messaging_type,
-                    "protocol": PROTOCOL,
-                    "limits": self._limits(),
-                }
+                return self._hello()
             case Send():
                 return self._send(asked, asked.request)
             case SendAll(message_type, data):
-                self._check_allowed(message_type)
+                self._permission.check(message_type)
                 delivered = self._messaging.send_all(message_type, data)
                 failures = {str(pid): error_code(error) for pid, error in delivered.failures.items()}
                 return {"delivered": int(delivered), "failures": failures}
             case Register(types):
                 return self._register(types)
             case Deregister(types):
-                for message_type in self._registered.intersection(types):
-                    self._registered.discard(message_type)
-                    self._unlisten(message_type)
-                return {}
+                return self._deregister(types)
             case Call():
-                self._call(asked, asked.request)
+                self._permission.check(asked.request.type)
+                self._calls.start(asked, asked.request)
                 return None
             case Names():
                 return {
@@ -171,29 +156,36 @@ class Session:
             case Ping():
                 return {}
 
-    def _check_allowed(self, message_type: int) -> None:
-        if not self._may_send(message_type):
-            raise NotAllowed(f"{type_name(message_type)} may not be sent by this user; msgd:allow types says which may")
-
-    # Sending
+    def _hello(self) -> Mapping[str, object]:
+        config = self._settings.config
+        return {
+            "server_id": str(self._messaging.server_id),
+            "version": _registry.VERSION,
+            "backend": self._messaging.config.messaging_type,
+            "protocol": PROTOCOL,
+            "limits": {
+                "line_bytes": config.client_line_bytes,
+                "message_bytes": config.max_message_size,
+                "idle_seconds": config.client_idle_timeout,
+                "calls": MAX_CALLS,
+                "types": MAX_TYPES,
+            },
+        }
 
     def _send(self, asked: Asked, request: Send) -> Mapping[str, object] | None:
-        self._check_allowed(request.type)
+        self._permission.check(request.type)
         try:
             return {"status": self._messaging.send(request.to, request.type, request.data).value}
         except QueueFull:
             if not request.timeout:
                 raise
-        parked = _Parked(asked, request, self._loop.every(request.timeout, lambda: self._give_up(parked)))
-        self._parked = parked
+        timer = self._loop.call_later(request.timeout, lambda: self._try_held(held, is_last=True))
+        self._held = held = _HeldSend(asked, request, timer)
+        self._state.on(Event.HOLD)
         return None
 
-    def _give_up(self, parked: _Parked) -> None:
-        self._try_parked(parked, is_last=True)
-        self._dispatch()  # requests may have waited behind it
-
-    def _try_parked(self, parked: _Parked, *, is_last: bool) -> None:
-        asked, request = parked.asked, parked.request
+    def _try_held(self, held: _HeldSend, *, is_last: bool) -> None:
+        asked, request = held.asked, held.request
         try:
             status = self._messaging.send(request.to, request.type, request.data)
         except MsgdError as error:
@@ -202,86 +194,35 @@ class Session:
             line = write_refusal(asked.op, asked.tag, error)
         else:
             line = write_answer(asked.op, asked.tag, {"status": status.value})
-        self._loop.forget(parked.timer)
-        self._parked = None
-        self._emit(line)
-
-    # Calls
-
-    def _call(self, asked: Asked, request: Call) -> None:
-        self._check_allowed(request.type)
-        if len(self._calls) >= MAX_CALLS:
-            raise QueueFull(f"{len(self._calls)} calls wait for their answers; no more than that may")
-        watched = self._messaging.watch(request.to)
-        try:
-            self._messaging.send(request.to, request.type, request.data)
-        except MsgdError:
-            os.close(watched)
-            raise
-        timer = self._loop.every(request.timeout or _AT_ONCE, lambda: self._late(call))
-        call = _PendingCall(asked, request, timer, watched)
-        self._calls.append(call)
-        self._loop.on_readable(watched, lambda: self._asked_has_ended(call))
-        self._listen(request.answer)
-
-    def _asked_has_ended(self, call: _PendingCall) -> None:
-        self._loop.on_readable(call.pidfd, None)
-        call.ended = True
-        self._dispatch()
-
-    def _late(self, call: _PendingCall) -> None:
-        to, message_type, _, _, timeout = call.request
-        self._refuse_call(
-            call, ReplyTimeout(f"{to} did not answer {type_name(message_type)} within {timeout:g} seconds")
-        )
-
-    def _refuse_call(self, call: _PendingCall, error: MsgdError) -> None:
-        self._settle_call(call, write_refusal(call.asked.op, call.asked.tag, error))
-
-    def _settle_call(self, call: _PendingCall, line: bytes) -> None:
-        self._calls.remove(call)
-        self._loop.forget(call.timer)
-        self._loop.on_readable(call.pidfd, None)
-        os.close(call.pidfd)
-        self._unlisten(call.request.answer)
-        self._emit(line)
-
-    # Receiving
+        held.timer.cancel()
+        self._held = None
+        self._say(line)
+        self._state.on(Event.RELEASE)
 
     def _register(self, types: tuple[int, ...]) -> Mapping[str, object]:
         new = set(types) - self._registered
         if len(self._registered) + len(new) > MAX_TYPES:
-            raise QueueFull(f"no client is registered for more than {MAX_TYPES} types")
+            raise QueueFull(f"a client may be registered for {MAX_TYPES} types at most")
         for message_type in new:
-            self._listen(message_type)
+            self._subscriptions.add(message_type)
         self._registered |= new
         return {}
 
-    def _listen(self, message_type: int) -> None:
-        self._listening[message_type] += 1
-        if self._listening[message_type] == 1:
-            self._messaging.register(message_type, self._receive)
+    def _deregister(self, types: tuple[int, ...]) -> Mapping[str, object]:
+        for message_type in self._registered.intersection(types):
+            self._registered.discard(message_type)
+            self._subscriptions.remove(message_type)
+        return {}
 
-    def _unlisten(self, message_type: int) -> None:
-        self._listening[message_type] -= 1
-        if not self._listening[message_type]:
-            del self._listening[message_type]
-            self._messaging.deregister(message_type, self._receive)
+    # Messages
 
     def _receive(self, message: Message) -> None:
-        """Handle a message; the one error that must not end as a line in the log is that there is no room for it."""
+        """Handle a message.  The context logs what a handler raises; running out of memory must not end there."""
         try:
-            self._hand_on(message)
+            if not self._calls.answer(message) and message.type in self._registered:
+                self._say(write_event(message))
         except MemoryError:
-            self._fail(f"no memory for a message of {len(message.data)} bytes (msgd:client memory)")
-
-    def _hand_on(self, message: Message) -> None:
-        """A message is the answer to the oldest call it can be the answer to, else it is an event."""
-        for call in self._calls:
-            request = call.request
-            if request.answer == message.type and request.to.pid == message.src.pid:
-                answer = {"answer": write_message(message)}
-                self._settle_call(call, write_answer(call.asked.op, call.asked.tag, answer))
-                return
-        if message.type in self._registered:
-            self._emit(write_event(message))
+            text = f"no memory for a message of {len(message.data)} bytes (msgd:client memory)"
+            about_it = fields(CONNECTION_FAILED, **self._peer.fields)
+            logger.error("the connection of %s: %s", self._peer, text, extra=about_it)
+            self.say_bye(FAILED, text)

@@ -1,1 +1,3 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """What the daemon tells Prometheus."""

@@ -1,12 +1,14 @@
-"""Counters of one process that another one reads: a table of names and numbers in memory they share.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Counters that one process writes and another reads: names and numbers in shared memory.
 
-The main process makes the memory before it forks and reads it whenever it likes; the child alone writes.  So what a
-child has counted is known however it ends, and counting costs a store.
+The main process maps the memory before it forks and reads it at any time; only the child writes.  So the counts of a
+child survive its end, however it ends, and counting costs one store.
 
-    u64 number of entries in use, then the entries: 56 bytes of name (UTF-8, filled up with NULs), u64 value
+    u64 number of entries in use, then the entries: 56 bytes of name (UTF-8, padded with NULs), u64 value
 
-A name is there before the number of entries says so, and a value is one aligned store: the reader sees no half of
-either.  When the table is full, what has no entry yet is not counted.
+A name is written before the number of entries includes it, and a value is one aligned store, so the reader never sees
+half of either.  When the table is full, new names are not counted.
 """
 
 from __future__ import annotations
@@ -29,24 +31,24 @@ class Counters:
         self._places: dict[str, int] = {}
 
     def add(self, name: str, number: int = 1) -> None:
-        """Count so many more."""
+        """Add to a counter."""
         if place := self._place(name):
             self._words[place] = (self._words[place] + number) & _LARGEST
 
     def set(self, name: str, number: int) -> None:
-        """Say how many there are now."""
+        """Set a counter."""
         if place := self._place(name):
             self._words[place] = number
 
     def items(self) -> Iterator[tuple[str, int]]:
-        """The names and their numbers; what the writer has there is not trusted to make sense."""
+        """The names and their numbers.  The writer is not trusted: any contents can be read safely."""
         for entry in range(1, min(self._words[0], _ENTRIES) + 1):
             start = entry * (_NAME + 8)
             name = self._memory[start : start + _NAME].rstrip(b"\0")
             yield name.decode(errors="replace"), self._words[(start + _NAME) // 8]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Unmap the memory."""
         self._words.release()
         self._memory.close()
 

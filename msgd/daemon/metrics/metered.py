@@ -1,4 +1,6 @@
-"""A messaging context that counts what goes through it, for the metrics."""
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""A messaging context that counts its messages, for the metrics."""
 
 from __future__ import annotations
 
@@ -15,44 +17,44 @@ from msgd.wire.header import Message
 from msgd.wire.message_types import class_names, message_class
 
 BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""Upper bounds of the histogram of the times that handlers take, in seconds; one more bucket is for the rest."""
+"""Upper bounds of the histogram of handler times, in seconds; a last bucket takes the rest."""
 
 MESSAGES, BYTES, DROPS = "messages ", "bytes ", "drops "
-"""How the names of counters begin that there are several of: followed by `in CLASS`, `out CLASS`, or a reason."""
+"""Prefixes of counter names; `in CLASS` or `out CLASS` follows, or a reason."""
 
 BUCKET, NANOSECONDS = "handler bucket ", "handler nanoseconds"
 HANDLER_ERRORS = "handler errors"
 QUEUED_MESSAGES, QUEUED_BYTES, BLOCKED = "queued messages", "queued bytes", "blocked destinations"
 GAUGES = (QUEUED_MESSAGES, QUEUED_BYTES, BLOCKED)
-"""What is so many now, and not so many so far."""
+"""Counters that hold a current value, not a total."""
 
 
 class MeteredMessaging(Messaging):
     """A context that counts into `counters`: messages and bytes by class, the time in handlers, drops, queues.
 
-    A message that has no handler is among the drops and not among those that came in.  One that has some is counted
-    once: by what is called before its first handler.
+    A message without a handler counts as a drop, not as received.  A message with handlers counts once:
+    _count_received() is registered before the first handler.
     """
 
     def __init__(self, config: Config, counters: Counters) -> None:
         self._counters = counters
         super().__init__(config)
         self.default_handlers = {
-            message_type: (self._came_in, *(_Metered(handler, counters) for handler in handlers))
+            message_type: (self._count_received, *(_Metered(handler, counters) for handler in handlers))
             for message_type, handlers in self.default_handlers.items()
         }
 
     def register(self, message_type: int, handler: Handler) -> None:
         if message_type not in self.handlers:
-            super().register(message_type, self._came_in)
+            super().register(message_type, self._count_received)
         super().register(message_type, _Metered(handler, self._counters))
 
     def deregister(self, message_type: int, handler: Handler | None = None) -> None:
         super().deregister(message_type, None if handler is None else _Metered(handler, self._counters))
-        if self.handlers.get(message_type) == (self._came_in,):
+        if self.handlers.get(message_type) == (self._count_received,):
             super().deregister(message_type)
 
-    def _came_in(self, message: Message) -> None:
+    def _count_received(self, message: Message) -> None:
         _count(self._counters, "in", message.type, message.data)
 
     def send(
@@ -86,13 +88,13 @@ class MeteredMessaging(Messaging):
 
 
 def open_messaging(config: Config, counters: Counters | None) -> Messaging:
-    """A context of this process's: a metered one if there is something to count into."""
+    """A messaging context, metered if there are counters."""
     return Messaging(config) if counters is None else MeteredMessaging(config, counters)
 
 
 @dataclass
 class _Metered:
-    """A handler that is timed; equal to another of the same handler, so that it can be deregistered."""
+    """A handler with its time measured; equal for equal handlers, so that it can be deregistered."""
 
     handler: Handler
     counters: Counters = field(compare=False)

@@ -1,9 +1,11 @@
-"""Metrics for Prometheus: the counters of all processes of the daemon, told over HTTP.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Metrics for Prometheus: the counters of all processes of the daemon, served over HTTP.
 
-Each scrape has a process of its own, as each client has: forked with a copy of all that is to be told, it answers at
-the pace of whoever asks, within a time, while the main process goes on; the main process does not read requests.
+Each scrape has its own process, as each client has.  It is forked with a copy of all the numbers and answers at the
+pace of the scraper, within a time limit.  The main process never reads a request.
 
-The numbers are those of this msgd and of the connection processes it has started, the ended ones included.
+The numbers are those of this msgd and of the connection processes that it has started, the ended ones included.
 """
 
 from __future__ import annotations
@@ -49,17 +51,17 @@ logger = logging.getLogger("msgd.daemon")
 PARAMETER = "msgd:metrics"
 
 _MOST_SCRAPES = 8
-"""Scrapes that are answered at once; one more is closed unheard."""
+"""Scrapes that are answered at the same time; one more is closed without an answer."""
 
 _SOCKET_MODE = 0o600
-"""Who messages whom, and how much, is nothing for everybody."""
+"""Who messages whom, and how much, is not for every user to read."""
 
 _TIME_LIMIT = 10
 """Seconds that a scrape may take."""
 
 
 class Gauge(NamedTuple):
-    """A number of something that is now: its metric's name without `msgd_`, its help text, the number."""
+    """A current value: its metric's name without `msgd_`, its help text, the number."""
 
     name: str
     text: str
@@ -67,9 +69,9 @@ class Gauge(NamedTuple):
 
 
 class Metrics:
-    """The counters of the processes, and where they are told: at `config.metrics`.
+    """The counters of the processes, served at `config.metrics`.
 
-    `gauges` is asked at each scrape.  Raises BackendUnavailable without prometheus_client, and what Listener raises.
+    `gauges` is called at each scrape.  Raises BackendUnavailable without prometheus_client, and what Listener raises.
     """
 
     def __init__(
@@ -79,12 +81,12 @@ class Metrics:
         let_go: Callable[[], None],
         gauges: Callable[[], Sequence[Gauge]],
     ) -> None:
-        _prometheus_client()  # now, and not when somebody asks for the first time
+        _prometheus_client()  # fail now rather than at the first scrape
         self._config = config
         self._loop = loop
         self._gauges = gauges
         self.own = Counters()
-        """The main process's."""
+        """The counters of the main process."""
         self._others: dict[int, Counters] = {}
         self._ended: Counter[str] = Counter()
         self._scrapes = Children(let_go, lambda: None)
@@ -92,24 +94,24 @@ class Metrics:
         loop.on_readable(self._listener.fileno(), self._accept)
 
     def started(self, pid: int, counters: Counters) -> None:
-        """A process has begun to count."""
+        """A child has started with these counters."""
         self._others[pid] = counters
 
     def ended(self, pid: int) -> None:
-        """It has ended; what it has counted still counts."""
+        """A child has ended; its counts are kept."""
         counters = self._others.pop(pid, None)
         if counters is not None:
             self._ended.update({name: number for name, number in counters.items() if name not in GAUGES})
             counters.close()
 
     def reap(self) -> None:
-        """Take note of the scrapes that have ended."""
+        """Reap the processes of scrapes that have ended."""
         for pid, _, status in self._scrapes.reap():
             if status:
                 logger.warning("the process %d that answered a scrape ended with status %d", pid, status)
 
     def close(self) -> None:
-        """Tell nothing any more."""
+        """Stop serving."""
         self._loop.on_readable(self._listener.fileno(), None)
         self._listener.close()
 
@@ -127,7 +129,7 @@ class Metrics:
             return
         with client:
             if len(self._scrapes) < _MOST_SCRAPES:
-                gauges = self._gauges()  # in a child the directory would have to be opened anew
+                gauges = self._gauges()  # in a child the directory would have to be opened again
                 try:
                     self._scrapes.start(0, lambda let_in: self._answer(client, gauges, let_in))
                 except OSError as error:
@@ -135,13 +137,13 @@ class Metrics:
 
     def _answer(self, client: socket.socket, gauges: Sequence[Gauge], let_signals_in: LetIn) -> int:
         """In a process of its own: answer one request."""
-        let_signals_in()  # the alarm's action is to end it
+        let_signals_in()  # SIGALRM ends the process
         signal.alarm(_TIME_LIMIT)
         totals = Counter(self._ended)
         for counters in (self.own, *self._others.values()):
             totals.update(dict(counters.items()))
         gauges = (*_queues(self._config, totals), *gauges)
-        with contextlib.suppress(ConnectionError):  # whoever asked has gone
+        with contextlib.suppress(ConnectionError):  # the scraper has gone
             client.setblocking(True)
             _Scrape(_Collector(totals, gauges, self._config.messaging_type), client)
         return 0
@@ -217,7 +219,7 @@ def _prometheus_client() -> Any:
     except ImportError as error:
         raise BackendUnavailable(
             f"{PARAMETER} needs the Python module prometheus_client ({error}):"
-            " install python3-prometheus-client, or set it to nothing"
+            " install python3-prometheus-client, or leave the parameter empty"
         ) from None
 
 
@@ -229,15 +231,15 @@ def _listen(address: str) -> Listener:
 
 
 def _queues(config: Config, totals: Counter[str]) -> Iterator[Gauge]:
-    """What waits for its receivers: in the memory of our processes, or where anybody can look, of all processes.
+    """The queued messages: those in the memory of our processes, or, where the queues are shared, of all processes.
 
-    Looking is for a process that is not present in the directory, as the forked one that answers a scrape.
+    Only for a process that is not present in the directory, as the one that answers a scrape.
     """
     try:
         with RendezvousDirectory(config) as directory:
             by_pid = backend_class(config.messaging_type).depths(config, directory)
     except MsgdError as error:
-        logger.error("a scrape is told nothing of queues: %s", error)
+        logger.error("the queues are left out of a scrape: %s", error)
         return
     depths = [depth for depth in by_pid.values() if depth]
     waiting, destinations = (sum(depths), len(depths)) if depths else (totals[QUEUED_MESSAGES], totals[BLOCKED])
@@ -249,14 +251,14 @@ def _queues(config: Config, totals: Counter[str]) -> Iterator[Gauge]:
 
 
 def _beginning(totals: Counter[str], prefix: str) -> Iterator[tuple[str, int]]:
-    """The counters whose names begin so, by the rest of their names."""
+    """The counters whose names have this prefix, by the rest of the name."""
     for name, number in sorted(totals.items()):
         if name.startswith(prefix):
             yield name.removeprefix(prefix), number
 
 
 def _cumulative(totals: Counter[str]) -> Iterator[tuple[str, int]]:
-    """The buckets of the histogram as Prometheus has them: each with all that is below its bound."""
+    """The buckets of the histogram, cumulative as Prometheus wants them."""
     number = 0
     for index, bound in enumerate((*BUCKETS, float("inf"))):
         number += totals[f"{BUCKET}{index}"]

@@ -1,7 +1,9 @@
-"""The client's side of the gateway's protocol without the I/O: request lines out, replies in.
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The client's side of the gateway's protocol, without I/O: request lines out, replies in.
 
-Whoever has the socket calls ask() and sends the line, calls feed() with what it reads (b"" at the end of the stream),
-and then looks whether take() has the answer, or `events` has grown.
+The owner of the socket calls ask() and sends the line, calls feed() with the bytes it reads (b"" at the end of the
+stream), then checks whether take() returns the answer and whether `events` has grown.
 """
 
 from __future__ import annotations
@@ -10,16 +12,12 @@ from collections import deque
 from collections.abc import Mapping
 
 from msgd.errors import GatewayClosed, MalformedMessage, MessageTooLarge, MsgdError, QueueFull
-from msgd.wire.gateway.json_lines import LineReader, Members, write_data
+from msgd.wire.gateway.json_lines import LineReader
+from msgd.wire.gateway.limits import MAX_EVENTS, MAX_LINE
+from msgd.wire.gateway.members import Members, write_data
 from msgd.wire.gateway.replies import Answer, Bye, Event, Refusal, last_word, read_reply
 from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message
-
-MAX_LINE = 1 << 31
-"""The longest line taken in: an event with the largest message that `msgd:max message size` may allow."""
-
-MAX_EVENTS = 100_000
-"""Messages that may wait in `events`; with more of them nothing is asked any more."""
 
 
 class Conversation:
@@ -27,16 +25,16 @@ class Conversation:
 
     def __init__(self) -> None:
         self.events: deque[Message] = deque()
-        """The messages that have come in; the owner takes them out."""
+        """Received messages, oldest first; the owner takes them out."""
         self.ended: MsgdError | None = None
-        """Once nothing more comes: why."""
+        """Once the connection has ended: the reason."""
         self._line_bytes = self._message_bytes = MAX_LINE
         self._lines = LineReader(MAX_LINE)
         self._last_tag = 0
         self._replies: dict[int, Answer | Refusal | None] = {}
 
     def keep_to(self, limits: object) -> None:
-        """Ask for nothing beyond the limits that the gateway has told in its answer to hello."""
+        """Apply the limits in the gateway's answer to hello to later requests.  May raise MalformedMessage."""
         if not isinstance(limits, dict):
             raise MalformedMessage("the gateway's answer to hello holds no limits")
         members = Members(dict(limits))
@@ -46,8 +44,8 @@ class Conversation:
     def ask(self, op: str, data: bytes = b"", /, **members: object) -> tuple[int, bytes]:
         """A new request: its id, and its line.
 
-        Raises what ended the connection, QueueFull while MAX_EVENTS messages wait to be taken, or MessageTooLarge for
-        what the gateway would refuse, or end the connection for.
+        Raises the error that ended the connection, QueueFull while MAX_EVENTS messages wait to be taken, or
+        MessageTooLarge for a request that the gateway would refuse or end the connection for.
         """
         if self.ended is not None:
             raise self.ended
@@ -67,7 +65,7 @@ class Conversation:
         return tag, line
 
     def feed(self, data: bytes) -> None:
-        """Take in what was read; bad lines end the connection."""
+        """Process bytes that were read.  A malformed line ends the connection."""
         if not data and self.ended is None:
             self.ended = GatewayClosed("the gateway has closed the connection")
         self._lines.feed(data)
@@ -78,9 +76,9 @@ class Conversation:
             self.ended = error
 
     def take(self, tag: int) -> Mapping[str, object] | None:
-        """The answer to a request, None if it is not there yet.
+        """The answer to a request; None if it has not come yet.
 
-        Raises the error that it was refused with, or what ended the connection before it was answered.
+        Raises the error that the request was refused with, or the error that ended the connection before the answer.
         """
         reply = self._replies[tag]
         if reply is None and self.ended is None:
@@ -94,7 +92,7 @@ class Conversation:
         raise self.ended
 
     def forget(self, tag: int) -> None:
-        """Nobody waits for the answer any more; when it comes it is passed over."""
+        """Stop waiting for the answer: it is ignored when it comes."""
         self._replies.pop(tag, None)
 
     def _note(self, line: bytes) -> None:

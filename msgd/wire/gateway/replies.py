@@ -1,7 +1,9 @@
-"""What the gateway says to a client: answers, refusals, events, and its last word (docs/gateway.md).
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The lines that the gateway sends: answers, refusals, events, and the last word (docs/gateway.md).
 
     {"ok": true, "op": OP, "id": ID, ...}                              the answer to a request
-    {"ok": false, "op": OP, "id": ID, "error": CODE, "message": TEXT}  a request that could not be fulfilled
+    {"ok": false, "op": OP, "id": ID, "error": CODE, "message": TEXT}  a request that is refused
     {"event": "message", "type": TYPE, "from": SERVER_ID, "to": SERVER_ID, "text" or "base64": DATA}
     {"event": "bye", "error": CODE, "message": TEXT}                   the last line: the connection ends
 
@@ -24,8 +26,10 @@ from msgd.errors import (
     ReplyTimeout,
     TransportError,
 )
-from msgd.wire.gateway.json_lines import Members, read_object, write_data, write_object
-from msgd.wire.gateway.requests import TAG_LENGTH, Tag
+from msgd.wire.gateway.json_lines import read_object, write_object
+from msgd.wire.gateway.limits import TAG_LENGTH
+from msgd.wire.gateway.members import Members, write_data
+from msgd.wire.gateway.requests import Tag
 from msgd.wire.header import Message
 from msgd.wire.message_types import type_name
 
@@ -48,10 +52,10 @@ STOPPED = "stopped"
 FAILED = "failed"
 BYES: Mapping[str, str] = {
     "not-allowed": "the user may not connect",
-    TOO_MANY: "as many clients are connected as may be",
+    TOO_MANY: "too many clients are connected",
     TOO_LONG: "a line was longer than allowed",
-    STALLED: "the client has not read what waited for it",
-    IDLE: "the client has said nothing, and waited for nothing",
+    STALLED: "the client did not read its backlog in time",
+    IDLE: "the client said nothing and waited for nothing",
     STOPPED: "the gateway was told to end",
     FAILED: "the connection process could not go on",
 }
@@ -59,14 +63,14 @@ BYES: Mapping[str, str] = {
 
 
 class Answer(NamedTuple):
-    """A request was fulfilled; `members` are what the answer tells."""
+    """A request was done; `members` are the contents of the answer."""
 
     tag: Tag
     members: Mapping[str, object]
 
 
 class Refusal(NamedTuple):
-    """A request was not fulfilled, and why."""
+    """A request was refused, and why."""
 
     tag: Tag
     error: MsgdError
@@ -79,7 +83,7 @@ class Event(NamedTuple):
 
 
 class Bye(NamedTuple):
-    """The gateway's last word: no more comes."""
+    """The gateway's last word: nothing follows it."""
 
     code: str
     text: str
@@ -89,7 +93,7 @@ Reply = Answer | Refusal | Event | Bye
 
 
 def error_code(error: MsgdError) -> str:
-    """The code of an error that a request ended in."""
+    """The code of the error that refuses a request."""
     return next((code for code, kind in ERRORS.items() if isinstance(error, kind)), "transport")
 
 
@@ -99,14 +103,14 @@ def write_answer(op: str, tag: Tag, members: Mapping[str, object]) -> bytes:
 
 
 def write_refusal(op: str | None, tag: Tag, error: MsgdError) -> bytes:
-    """The line that says why a request was not fulfilled."""
+    """The line that refuses a request."""
     return write_object(
         {"ok": False, **_repeated(op, tag), "error": error_code(error), "message": _one_line(str(error))}
     )
 
 
 def write_event(message: Message) -> bytes:
-    """The line that hands on a message."""
+    """The line that reports a message."""
     return write_object({"event": "message", **write_message(message)})
 
 
@@ -116,7 +120,7 @@ def write_bye(code: str, text: str) -> bytes:
 
 
 def write_message(message: Message) -> dict[str, object]:
-    """The members that tell a message."""
+    """The members that describe a message."""
     return {
         "type": type_name(message.type),
         "from": str(message.src),
@@ -126,9 +130,9 @@ def write_message(message: Message) -> dict[str, object]:
 
 
 def read_reply(line: bytes) -> Reply:
-    """What a line of the gateway's says; MalformedMessage if it says nothing a client could understand.
+    """The reply in a line of the gateway.  MalformedMessage if it is not one.
 
-    Members that are not known are passed over: a newer gateway may say more.
+    Unknown members are ignored: a newer gateway may send more.
     """
     members = read_object(line)
     if members.take("ok", None) is True:
@@ -144,7 +148,7 @@ def read_reply(line: bytes) -> Reply:
 
 
 def read_message(members: Mapping[str, object]) -> Message:
-    """The message that these members tell."""
+    """The message that these members describe.  MalformedMessage if they do not."""
     reader = Members(dict(members))
     return Message(
         reader.take_type("type"), reader.take_server_id("from"), reader.take_server_id("to"), reader.take_data()
@@ -152,7 +156,7 @@ def read_message(members: Mapping[str, object]) -> Message:
 
 
 def last_word(bye: Bye) -> MsgdError:
-    """The error that a client raises for the gateway's last word."""
+    """The error that the gateway's last word becomes in a client."""
     kind = NotAllowed if bye.code == "not-allowed" else GatewayClosed
     return kind(f"the gateway has ended the connection ({bye.code}): {bye.text}")
 

@@ -1,7 +1,9 @@
-"""What a client may ask of the gateway: one class a request, and the table of their names (docs/gateway.md).
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The requests of the gateway's protocol: a class for each, and the table of their names (docs/gateway.md).
 
-A request is an object with the member `op`, the members that op needs, and, if the client likes, an `id` (a string of
-at most 64 characters or a whole number) that the answer repeats.
+A request is an object with the member `op`, the members that this op needs, and optionally an `id` (a string of at
+most 64 characters or a whole number), which the answer repeats.
 """
 
 from __future__ import annotations
@@ -10,33 +12,22 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
-from msgd.wire.gateway.json_lines import Members, read_object, write_object
+from msgd.wire.gateway.json_lines import read_object, write_object
+from msgd.wire.gateway.limits import CALL_TIMEOUT, MAX_TIMEOUT, MAX_TYPES, TAG_LENGTH, TAG_NUMBER
+from msgd.wire.gateway.members import Members
 from msgd.wire.message_types import MessageType
 from msgd.wire.server_id import ServerID
 
 Tag = str | int | None
 """A request's id."""
 
-TAG_LENGTH = 64
-TAG_NUMBER = (1 << 53) - 1
-"""The largest number that every JSON reader takes exactly."""
-
-MAX_TYPES = 1024
-"""Types one request may name; so many a client may be registered for as well."""
-
-MAX_TIMEOUT = 3600.0
-"""Seconds."""
-
-CALL_TIMEOUT = 10.0
-"""Seconds that `call` and `ping` wait by default."""
-
 
 class Hello(NamedTuple):
-    """Tell the connection's address, the version, and what it is held to."""
+    """Tell the connection's address, the version, and the limits."""
 
 
 class Send(NamedTuple):
-    """Send a message; if the receiver's queue is full, wait at most `timeout` seconds for room in it."""
+    """Send a message; if the receiver's queue is full, wait up to `timeout` seconds for room in it."""
 
     to: ServerID
     type: int
@@ -52,13 +43,13 @@ class SendAll(NamedTuple):
 
 
 class Register(NamedTuple):
-    """Make an event of each message of these types from now on."""
+    """Report each message of these types as an event from now on."""
 
     types: tuple[int, ...]
 
 
 class Deregister(NamedTuple):
-    """No more events of these types."""
+    """Stop reporting messages of these types."""
 
     types: tuple[int, ...]
 
@@ -74,11 +65,11 @@ class Call(NamedTuple):
 
 
 class Names(NamedTuple):
-    """Tell who is here, and under which names."""
+    """List the processes and their names."""
 
 
 class Ping(NamedTuple):
-    """Answer: the connection is there."""
+    """Check that the connection works."""
 
 
 Request = Hello | Send | SendAll | Register | Deregister | Call | Names | Ping
@@ -93,7 +84,7 @@ class Asked(NamedTuple):
 
 
 class BadRequest(MalformedMessage):
-    """A line that is no request; `op` and `tag` are what was understood of it."""
+    """A line that is not a request; `op` and `tag` are as much of it as could be read."""
 
     def __init__(self, text: str, op: str | None, tag: Tag) -> None:
         super().__init__(text)
@@ -142,7 +133,7 @@ OPERATIONS: Mapping[str, Callable[[Members], Request]] = {
 
 
 def read_request(line: bytes) -> Asked:
-    """The request in a line (without its newline); BadRequest says what is wrong with one that is none."""
+    """The request in a line (without its newline).  BadRequest if it is not one."""
     op: str | None = None
     tag: Tag = None
     try:
@@ -159,7 +150,7 @@ def read_request(line: bytes) -> Asked:
 
 
 def write_request(op: str, tag: Tag = None, **members: object) -> bytes:
-    """The line of a request, as a client sends it."""
+    """The line of a request, with its newline.  Members that are None are left out."""
     given = {"op": op, "id": tag, **members}
     return write_object({name: value for name, value in given.items() if value is not None})
 

@@ -176,7 +176,7 @@ ENTERING: dict[str, Callable[[str, float], str]] = {
 
 @pytest.mark.parametrize("kind", ENTERING)
 def test_there_is_no_room_to_wait(scratch: Path, kind: str) -> None:
-    refused = pytest.raises(GatewayClosed, match="so many wait to be let in")
+    refused = pytest.raises(GatewayClosed, match="the queue of clients that wait to be accepted stayed full")
     with no_fd_leaks(), crowded(scratch) as listening, refused:
         ENTERING[kind](listening.getsockname(), 0.05)
 

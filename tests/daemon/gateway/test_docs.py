@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from msgd.config.parameters import PARAMETERS
-from msgd.daemon.gateway.session import MAX_CALLS
+from msgd.wire.gateway.limits import MAX_CALLS, MAX_TIMEOUT, MAX_TYPES
 from msgd.wire.gateway.replies import BYES, ERRORS
-from msgd.wire.gateway.requests import MAX_TIMEOUT, MAX_TYPES, OPERATIONS
+from msgd.wire.gateway.requests import OPERATIONS
 from tests.daemon.gateway.raw import RawClient
 from tests.support.daemons import ENVIRONMENT, PATIENCE, TREE, Place, Running
 

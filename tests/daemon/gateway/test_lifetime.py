@@ -234,7 +234,7 @@ def test_what_is_not_a_socket_is_left_alone(place: Place) -> None:
     place.configure("log level = 3", f"msgd:listen = {path}")
     failed = place.run_msgd("-F")
     assert failed.returncode == 1
-    assert one_line(failed) == f"msgd: msgd:listen = {path} is there and not a socket; remove it"
+    assert one_line(failed) == f"msgd: msgd:listen = {path} exists and is not a socket; remove it"
     assert path.read_text() == "not yours"
     assert place.files() == set()
 

@@ -206,7 +206,7 @@ def test_without_prometheus_client(metered: Place) -> None:
     (metered.directory / "prometheus_client.py").write_text("raise ImportError('not here')\n")
     failed = metered.run_msgd("-F")  # its working directory is first on its path
     assert failed.returncode == 1
-    assert "install python3-prometheus-client, or set it to nothing" in one_line(failed)
+    assert "install python3-prometheus-client, or leave the parameter empty" in one_line(failed)
     assert metered.files() == set()
 
 

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msgd import GatewayClosed, MalformedMessage, Message, MessageType, NoSuchProcess, NotAllowed, QueueFull, ServerID
-from msgd.wire.gateway.conversation import MAX_EVENTS, Conversation
-from msgd.wire.gateway.json_lines import LineReader, read_object, write_data
+from msgd.wire.gateway.conversation import Conversation
+from msgd.wire.gateway.json_lines import LineReader, read_object
+from msgd.wire.gateway.limits import MAX_EVENTS
+from msgd.wire.gateway.members import write_data
 from msgd.wire.gateway.replies import (
     BYES,
     ERRORS,
@@ -145,7 +147,7 @@ def test_a_tag_is_kept(tag: str | int | None) -> None:
         (b"[" * 100_000, "not JSON"),
         (b'{"op": ' + b"9" * 5000 + b"}", "not JSON"),
         (b'{"op": NaN}', "NaN is not JSON"),
-        (b'{"op": "ping", "op": "hello"}', "a member is there twice"),
+        (b'{"op": "ping", "op": "hello"}', "a member occurs twice"),
         (b"{}", "the member 'op' is missing"),
         (b'{"op": 1}', "op: a string of at most 64 characters"),
         (b'{"op": "pong"}', "op: 'pong' is none of hello, send, send_all"),
@@ -162,7 +164,7 @@ def test_a_tag_is_kept(tag: str | int | None) -> None:
         (b'{"op": "send", "to": 1, "type": 4294967296}', "type: a message type's name, or its number"),
         (b'{"op": "send", "to": 1, "type": "4294967296"}', "type: '4294967296' is not"),
         (b'{"op": "send", "to": 1, "type": 1.0}', "type: a message type's name, or its number"),
-        (b'{"op": "send", "to": 1, "type": 1, "text": "a", "base64": ""}', "one of the two is needed, not both"),
+        (b'{"op": "send", "to": 1, "type": 1, "text": "a", "base64": ""}', "give one of the two, not both"),
         (b'{"op": "send", "to": 1, "type": 1, "text": 1}', "text: a string is needed"),
         (b'{"op": "send", "to": 1, "type": 1, "text": "\\ud800"}', "half of a surrogate pair"),
         (b'{"op": "ping", "id": "\\uDFFF"}', "half of a surrogate pair"),

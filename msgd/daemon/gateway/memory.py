@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The bound on a connection process's memory (msgd:client memory)."""
+
+from __future__ import annotations
+
+import resource
+
+
+def limit_memory(size: int) -> None:
+    """Limit private writable memory to `size` bytes; what is mapped from files does not count.
+
+    Only the soft limit is set, so that a reload may raise it again.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    soft = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The asyncio face of messaging: the same names as the synchronous ones."""
 
 from msgd.aio.client import Client

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The asyncio face of a messaging context.
 
 The running loop watches the context's descriptor and calls dispatch when it is readable; dispatch also sends on what

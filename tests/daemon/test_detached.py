@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgd -D: the invoking process tells how the start went, and the daemon is one."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgd in the foreground: control messages, signals, reload, clean-up, and a second one refused."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The event loop: signals between events, timers in time."""
 
 from __future__ import annotations

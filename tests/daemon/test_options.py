@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgd's command line, and its complaints."""
 
 from __future__ import annotations

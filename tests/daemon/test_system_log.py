@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Syslog, as a daemon without a log file has it."""
 
 from __future__ import annotations

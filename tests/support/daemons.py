@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """What the tests of the programs share: a scratch place with a smb.conf, real processes in it, waiting for events."""
 
 from __future__ import annotations

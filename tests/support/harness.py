@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Real processes for tests: tests start them, tell them what to do, stop them and kill them.
 
 Tests wait for events, never for a time.  A `Child` is a forked process that runs a function.  A `Peer` is a child with

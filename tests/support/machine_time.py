@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """A clock for time limits in tests: it runs while the machine works, and hardly while the machine is suspended.
 
 A virtual machine that shares its host stalls for seconds at times, with all or one of its processors.  A test must not

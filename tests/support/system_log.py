@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """A system log: real msgd, and real libsystemd or libc in it, log to a socket of the test's.
 
 The addresses of journald and syslogd are fixed, so msgd gets mounts of its own where the test's socket is at them.

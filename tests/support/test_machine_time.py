@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The clock of the tests' bounds: it counts what the machine has worked."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Runs inside the booted container, as a service of its systemd: one check after the other, on the installed msgd.
 
 What each saw goes to /out/report.jsonl, a line a check.  The distribution's Python runs it, with the installed package.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgd installed in a container that a real systemd has booted.
 
 The container's root is an overlay over this machine's: nothing of it is changed.  Inside, a service runs inside.py,

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """What msgd says to a service manager and gets from it; the test is the service manager."""
 
 from __future__ import annotations

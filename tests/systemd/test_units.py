@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """systemd's files as they are installed: systemd itself has nothing against them."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """A client that says whatever a test wants, line by line or byte by byte."""
 
 from __future__ import annotations

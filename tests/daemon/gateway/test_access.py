@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Who may connect, how many of them, and which types they may send."""
 
 from __future__ import annotations

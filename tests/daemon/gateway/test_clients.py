@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """msgd.client.Client and msgd.aio.Client."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """200 clients at once, messages both ways, none lost; then some of them are killed."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """docs/gateway.md: the shell commands are run, and the conversation is held, as they stand there."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """What the journal is told of clients, besides lines of text."""
 
 from __future__ import annotations

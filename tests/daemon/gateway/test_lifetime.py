@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The main process and its connection processes: what each survives of the other."""
 
 from __future__ import annotations

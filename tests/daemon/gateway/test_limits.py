@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Bounds: each has a parameter and a last word, and memory keeps within them."""
 
 from __future__ import annotations

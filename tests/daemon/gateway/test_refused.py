@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """Who is not let in: its connection stays open for a moment, or what it writes would kill it before it has read why.
 
 The gateway is in this process, and its loop turns when the test lets it: meanwhile no moment passes.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """What a client can ask of the gateway, asked for real."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
 """The gateway's lines: what is read, what is refused, and that what one side writes the other one reads."""
 
 from __future__ import annotations

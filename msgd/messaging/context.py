@@ -1,40 +1,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The general messaging code: contexts with handlers, dispatch, send, broadcast, request and reply.
+"""Messaging: a context, with which a program registers handlers, sends, and dispatches what came in.
 
-A process has one endpoint in a rendezvous directory, whatever the number of its contexts: the lock file and the
-socket carry its pid, and fcntl locks belong to the process.  Contexts are told apart by their task id and share the
-endpoint; dispatch on any of them runs the handlers of all, so one event loop serves the process.  A context belongs
-to one thread at a time.
-
-A broadcast is one message to each process: the lock file says which classes its contexts listen to, taken together.
-To msgd's own processes it goes to every task, and the receiver gives it to those contexts that listen to its class;
-Samba's get it as a message to task 0.
-
-After fork() the child holds copies of the parent's descriptors.  An endpoint's socket that lives on in a child would
-swallow messages to the parent once it is dead, so a fork hook closes the copies at once; every use of the context
-then raises ForkedContext until reinit() has given the child an endpoint of its own.
+Rule 1.  Contexts of one process in one directory share its endpoint (endpoint.py).  Dispatch on any of them runs the
+handlers of all, so one event loop serves the process.
+Rule 2.  A context belongs to one thread at a time.
+Rule 3.  A broadcast is one message to each process.  msgd's own processes get it for every task, and the receiver gives
+it to those contexts that listen to its class; Samba's processes get it as a message to task 0.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-import logging
-import operator
 import os
 import struct
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
-from msgd._registry import MESSAGING_MODULES
-from msgd.backends.base import Backend
 from msgd.config import Config
-from msgd.drops import Drops
 from msgd.errors import (
-    BackendUnavailable,
     ContextClosed,
     ForkedContext,
     MessageTooLarge,
@@ -43,191 +28,21 @@ from msgd.errors import (
     ReplyTimeout,
     TransportError,
 )
-from msgd.events import HANDLER_FAILED, fields
 from msgd.linux import LONGEST_WAIT
-from msgd.presence import Presence, Process
+from msgd.messaging.endpoint import Endpoint, join
+from msgd.messaging.handlers import Handler, HandlerTable, about, logger
+from msgd.presence import Process
 from msgd.results import Broadcast, SendStatus, Statistics
 from msgd.wire.header import MAX_FDS, Message
 from msgd.wire.message_types import TYPE_MAX, MessageClass, MessageType, message_class, type_name
-from msgd.wire.server_id import ANY_PROCESS, EVERY_TASK, NONCLUSTER_VNN, TASK_ID_MAX, ServerID
+from msgd.wire.server_id import EVERY_TASK, NONCLUSTER_VNN, TASK_ID_MAX, ServerID
 
-Handler = Callable[[Message], None]
 Destination = ServerID | int | str
-
-logger = logging.getLogger("msgd")
 
 _RESOLVED_MAX = 1024
 
 REPLY_TIMEOUT = 10.0
 """Seconds request() waits by default; smbcontrol's own default."""
-
-
-class _Endpoint:
-    """This process's place in one rendezvous directory, shared by its contexts."""
-
-    def __init__(self, config: Config, directory: str, classes: MessageClass) -> None:
-        self.config = config
-        self.directory = directory
-        self.contexts: dict[int, Messaging] = {}
-        self.open(classes)
-
-    def open(self, classes: MessageClass) -> None:
-        """Take this process's place; on an abandoned endpoint, a forked child's own place instead of its parent's."""
-        self.drops = Drops(logger)
-        self.sent = self.sent_bytes = self.received = self.received_bytes = self.handled = self.handler_errors = 0
-        self.presence = Presence(self.config)
-        self.addressed_as = frozenset((self.presence.unique_id, *ANY_PROCESS))
-        try:
-            self.backend = backend_class(self.config.messaging_type)(self.config, self.presence, self.drops)
-            self.send = self.backend.send
-            try:
-                self.presence.announce(classes)
-            except BaseException:
-                self.backend.close()
-                raise
-        except BaseException:
-            self.presence.close()
-            raise
-        self.forked = False
-
-    @property
-    def classes(self) -> MessageClass:
-        """The broadcast classes that the contexts listen to."""
-        return functools.reduce(operator.or_, (one.listens for one in self.contexts.values()), MessageClass(0))
-
-    def announce(self) -> None:
-        """Let the lock file say what the contexts listen to now."""
-        if self.classes != self.presence.classes:
-            self.presence.announce(self.classes)
-
-    def deliver(self, message: Message) -> None:
-        """Run the handlers of the context that `message` is for; in one piece, as every message comes this way."""
-        message_type, _, (pid, task_id, _, unique_id), data, _ = message
-        context = self.contexts.get(task_id)
-        if context is None and task_id == EVERY_TASK:
-            self._deliver_to_all(message)
-            return
-        self.received += 1
-        self.received_bytes += len(data)
-        if context is None or unique_id not in self.addressed_as or pid != self.presence.pid:
-            self.drops("for a process or task that is gone", _describe(message), about_it=about(message))
-            return
-        handlers = context.handlers.get(message_type) or context.default_handlers.get(message_type)
-        if handlers is None:
-            self.drops("of a type without handler", _describe(message), about_it=about(message))
-            return
-        self.handled += 1
-        for handler in handlers:
-            try:
-                handler(message)
-            except Exception:
-                self.handler_errors += 1
-                extra = fields(HANDLER_FAILED, **about(message))
-                logger.exception("handler for %s", _describe(message), extra=extra)
-
-    def _deliver_to_all(self, message: Message) -> None:
-        """Deliver a broadcast to each context that listens to its class, as a message to that one."""
-        kind = message_class(message.type)
-        listening = [task_id for task_id, context in self.contexts.items() if kind in context.listens]
-        if not listening:
-            self.drops("of a class nobody listens to", _describe(message), about_it=about(message))
-        for task_id in listening:
-            if task_id in self.contexts:  # a handler may have closed it
-                self.deliver(message._replace(dst=message.dst._replace(task_id=task_id)))
-
-    def dispatch(self, timeout: float | None) -> int:
-        """Send on and receive; see Messaging.dispatch."""
-        backend, before = self.backend, self.handled
-        backend.flush()
-        backend.receive(self.deliver)
-        if self.handled != before or timeout == 0:
-            return self.handled - before
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self.contexts and not self.forked:
-            left = None if deadline is None else min(deadline - time.monotonic(), LONGEST_WAIT)
-            if left is not None and left <= 0:
-                break
-            backend.wait(left)
-            backend.flush()
-            backend.receive(self.deliver)
-            if self.handled != before:
-                break
-        return self.handled - before
-
-    def flush(self, timeout: float) -> None:
-        """Send on what is queued, waiting at most `timeout` seconds for slow receivers."""
-        deadline = time.monotonic() + timeout
-        self.backend.flush()
-        own = self.presence.pid  # nobody reads what waits for this process itself
-        while self.backend.statistics().queued_messages > self.backend.pending(own):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            self.backend.flush(min(left, LONGEST_WAIT))
-
-    def close(self, timeout: float) -> int:
-        """Flush for at most `timeout` seconds, withdraw; the number of messages that could not be delivered."""
-        self.flush(timeout)
-        undelivered = self.backend.give_up()
-        self.backend.close()
-        self.presence.close()
-        return undelivered
-
-    def adopt(self, forked: _Endpoint) -> None:
-        """Take over the contexts of an abandoned endpoint: the child has opened this one before their reinit()."""
-        taken = self.contexts.keys() & forked.contexts.keys()
-        if taken:
-            raise ValueError(f"task id {min(taken)} is another context's of this process")
-        for context in forked.contexts.values():
-            context._endpoint = self
-        self.contexts |= forked.contexts
-        self.announce()
-
-    def abandon(self) -> None:
-        """In a forked child: let go of the parent's endpoint."""
-        self.forked = True
-        self.backend.abandon()
-        self.presence.abandon()
-
-
-_endpoints: dict[str, _Endpoint] = {}
-"""The endpoints of this process by lock directory: process-wide, as the fcntl locks behind them are."""
-
-
-def _abandon_endpoints() -> None:
-    for endpoint in _endpoints.values():
-        endpoint.abandon()
-    _endpoints.clear()
-
-
-os.register_at_fork(after_in_child=_abandon_endpoints)
-
-
-def backend_class(messaging_type: str) -> type[Backend]:
-    """The class of a compiled-in messaging type, loaded by name through the generated registry.
-
-    Raises BackendUnavailable.
-    """
-    for module in MESSAGING_MODULES:
-        if module.name == messaging_type:
-            try:
-                backend: type[Backend] = importlib.import_module(module.import_path).BACKEND
-            except ImportError as error:
-                raise BackendUnavailable(
-                    f"messaging type {messaging_type}: {error}; install it or configure"
-                ) from error
-            return backend
-    known = ", ".join(module.name for module in MESSAGING_MODULES)
-    raise BackendUnavailable(f"messaging type {messaging_type} is not compiled in; compiled in: {known}")
-
-
-def about(message: Message) -> dict[str, object]:
-    """The journal's fields of what has to do with a message."""
-    return {"PEER_PID": message.src.pid, "MESSAGE_TYPE": type_name(message.type)}
-
-
-def _describe(message: Message) -> str:
-    return f"{type_name(message.type)} from {message.src} to {message.dst}"
 
 
 class Messaging:
@@ -249,32 +64,15 @@ class Messaging:
         self._names: set[str] = set()
         if task_id is not None and not 0 <= task_id <= TASK_ID_MAX:
             raise ValueError(f"task id {task_id} is not one: they go from 0 to {TASK_ID_MAX}")
-        self._endpoint = self._join(os.path.realpath(self.config.lock_directory))
-        contexts = self._endpoint.contexts
-        if task_id is None:
-            task_id = next(number for number in range(len(contexts) + 1) if number not in contexts)
-        elif task_id in contexts:
-            raise ValueError(f"task id {task_id} is another context's of this process")
-        self._task_id = task_id
-        self.handlers: dict[int, tuple[Handler, ...]] = {}
-        self.default_handlers: dict[int, tuple[Handler, ...]] = {MessageType.PING: (self._answer_ping,)}
+        self._endpoint = join(self.config, listens)
+        self._task_id = self._endpoint.choose_task_id(task_id)
+        self.handlers = HandlerTable()
+        self.handlers.defaults[MessageType.PING] = (self._answer_ping,)
         self._resolved: dict[Destination, ServerID] = {}
         self._max_message_size = self.config.max_message_size
         self._take_identity()
-        contexts[task_id] = self
+        self._endpoint.add(self._task_id, self, self._move_to)
         self._closed = False
-        self._endpoint.announce()
-
-    def _join(self, directory: str) -> _Endpoint:
-        endpoint = _endpoints.get(directory)
-        if endpoint is None:
-            endpoint = _endpoints[directory] = _Endpoint(self.config, directory, self.listens)
-        elif endpoint.config.messaging_type != self.config.messaging_type:
-            raise BackendUnavailable(
-                f"this process is in {directory} with messaging type {endpoint.config.messaging_type} already;"
-                f" close that context before using {self.config.messaging_type}"
-            )
-        return endpoint
 
     def _take_identity(self) -> None:
         presence = self._endpoint.presence
@@ -297,16 +95,12 @@ class Messaging:
         """
         self._check_usable()
         _check_type(message_type)
-        self.handlers[message_type] = (*self.handlers.get(message_type, ()), handler)
+        self.handlers.add(message_type, handler)
 
     def deregister(self, message_type: int, handler: Handler | None = None) -> None:
         """Call `handler` (None: any of the type's) no more."""
         self._check_usable()
-        left = tuple(one for one in self.handlers.get(message_type, ()) if handler is not None and one != handler)
-        if left:
-            self.handlers[message_type] = left
-        else:
-            self.handlers.pop(message_type, None)
+        self.handlers.remove(message_type, handler)
 
     def _answer_ping(self, message: Message) -> None:
         self.reply(message, MessageType.PONG, message.data)
@@ -531,16 +325,7 @@ class Messaging:
     def statistics(self) -> Statistics:
         """Counters and queue depths of this process's endpoint."""
         self._check_usable()
-        endpoint = self._endpoint
-        return Statistics(
-            endpoint.sent,
-            endpoint.sent_bytes,
-            endpoint.received,
-            endpoint.received_bytes,
-            *endpoint.backend.statistics(),
-            endpoint.handler_errors,
-            dict(endpoint.drops.counts),
-        )
+        return self._endpoint.statistics()
 
     # Life
 
@@ -551,17 +336,13 @@ class Messaging:
         """
         if self._closed:
             self._check_usable()
-        endpoint = self._endpoint
-        if endpoint.forked:
-            other = _endpoints.get(endpoint.directory)
-            if other is None:
-                endpoint.open(endpoint.classes)
-                _endpoints[endpoint.directory] = endpoint
-            else:
-                other.adopt(endpoint)
-            for context in endpoint.contexts.values():
-                context._names.clear()
-                context._take_identity()
+        self._endpoint.reinit()
+
+    def _move_to(self, endpoint: Endpoint) -> None:
+        """Take the place that reinit() has given this context; the names were the parent's."""
+        self._endpoint = endpoint
+        self._names.clear()
+        self._take_identity()
 
     def close(self, timeout: float | None = None) -> int:
         """Leave: the last context of the process waits for what is still queued.
@@ -576,12 +357,7 @@ class Messaging:
             self._check_usable()
         self._give_up_names()
         self._closed = True
-        del endpoint.contexts[self._task_id]
-        if endpoint.contexts:
-            endpoint.announce()
-            return 0
-        del _endpoints[endpoint.directory]
-        return endpoint.close(self.config.close_timeout if timeout is None else timeout)
+        return endpoint.remove(self._task_id, self.config.close_timeout if timeout is None else timeout)
 
     def _give_up_names(self) -> None:
         """Remove this context's names; one that stays because of a full disk is found dead by the next who looks."""

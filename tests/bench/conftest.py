@@ -67,7 +67,7 @@ LOSSY = "lossy"
 def lossy(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a subject whose backend, a test double, loses one message in a thousand."""
     module = _registry.MessagingModule(_registry.MESSAGING_MODULES[0].name, "tests.bench.lossy", "loses messages")
-    for user in ("msgd.messaging.context", "msgd.bench.subjects"):
+    for user in ("msgd.messaging.loading", "msgd.bench.subjects"):
         monkeypatch.setattr(f"{user}.MESSAGING_MODULES", (module,))
     monkeypatch.setattr(subjects, "SUBJECTS", (subjects.Subject(LOSSY, module.name, "loses messages"),))
     return LOSSY

@@ -39,19 +39,19 @@ class MeteredMessaging(Messaging):
     def __init__(self, config: Config, counters: Counters) -> None:
         self._counters = counters
         super().__init__(config)
-        self.default_handlers = {
+        self.handlers.defaults = {
             message_type: (self._count_received, *(_Metered(handler, counters) for handler in handlers))
-            for message_type, handlers in self.default_handlers.items()
+            for message_type, handlers in self.handlers.defaults.items()
         }
 
     def register(self, message_type: int, handler: Handler) -> None:
-        if message_type not in self.handlers:
+        if message_type not in self.handlers.registered:
             super().register(message_type, self._count_received)
         super().register(message_type, _Metered(handler, self._counters))
 
     def deregister(self, message_type: int, handler: Handler | None = None) -> None:
         super().deregister(message_type, None if handler is None else _Metered(handler, self._counters))
-        if self.handlers.get(message_type) == (self._count_received,):
+        if self.handlers.registered.get(message_type) == (self._count_received,):
             super().deregister(message_type)
 
     def _count_received(self, message: Message) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from msgd.tools.demo.main import _Processes
+from msgd.tools.demo.processes import Processes
 from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, Running, end_process
 
 
@@ -130,7 +130,7 @@ def test_a_process_that_is_just_being_started_does_not_outlive_it(monkeypatch: p
     monkeypatch.setattr(subprocess, "Popen", interrupted)
     former = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        with pytest.raises(KeyboardInterrupt), _Processes() as processes:
+        with pytest.raises(KeyboardInterrupt), Processes() as processes:
             processes.start("anything")
     finally:
         for signum, handler in former.items():

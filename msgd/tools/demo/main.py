@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The demo (`make demo`): a real msgd and real processes message each other before the user's eyes.
+"""The demo (`make demo`): show a real msgd and real processes exchanging messages.
 
-It works in a scratch directory and leaves neither a process nor a file behind, however it ends.  It never sleeps: each
-step waits for the event that it needs, with a time limit that only a hanging process reaches.
+Rule 1. The demo works in a scratch directory.  However it ends, it leaves no process and no file behind.
+Rule 2. It never sleeps.  Each step waits for the event that it needs, with a timeout that only a hanging process
+        reaches.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ PROGRAM = "demo"
 
 
 def main() -> int:
-    """Run the demo; the exit status tells whether all went well."""
+    """Run the demo and return its exit status: 0 if every step succeeded."""
     return cli.run(PROGRAM, _run)
 
 
 def _run() -> int:
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGHUP, _end)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    signal.signal(signal.SIGHUP, _exit_on_signal)
     out = Output()
     began = time.monotonic()
     try:
@@ -44,32 +45,36 @@ def _run() -> int:
     except (DemoFailed, subprocess.TimeoutExpired) as error:
         out.failure(str(error))
         return cli.EXIT_FAILURE
-    out.success(f"All well, in {time.monotonic() - began:.1f} seconds; nothing is left behind.")
+    out.success(f"All steps succeeded in {time.monotonic() - began:.1f} seconds. Nothing is left behind.")
     return 0
 
 
-def _end(signum: int, frame: FrameType | None) -> None:
+def _exit_on_signal(signum: int, frame: FrameType | None) -> None:
+    """Exit as if by an exception, so that everything is cleaned up."""
     raise SystemExit(128 + signum)
 
 
 @contextlib.contextmanager
 def _scratch_directory(out: Output) -> Iterator[Path]:
-    """A directory of our own under ./build, or in the system's place where that has too long a path; then removed."""
+    """Make a directory under ./build, and remove it at the end.
+
+    If there is no ./build, or if its path is too long for a socket, use the system's temporary directory instead.
+    """
     build = Path("build").absolute()
-    above = build / "demo"
+    parent = build / "demo"
     try:
-        check_socket_directory(str(above / "12345678" / "lock" / "msg.sock"))
+        check_socket_directory(str(parent / "12345678" / "lock" / "msg.sock"))
         if not build.is_dir():
             raise ConfigError(f"there is no {build}")
-        above.mkdir(exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=above, prefix=""))
+        parent.mkdir(exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=parent, prefix=""))
     except (ConfigError, OSError) as error:
         scratch = Path(tempfile.mkdtemp(prefix="msgd"))
-        out.detail(f"The scratch directory is {scratch}, since {error}")
+        out.detail(f"The scratch directory is {scratch}, because {error}")
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch)
-        if scratch.parent == above:
-            with contextlib.suppress(OSError):  # another demo is running
-                above.rmdir()
+        if scratch.parent == parent:
+            with contextlib.suppress(OSError):  # it is not empty: another demo is running
+                parent.rmdir()

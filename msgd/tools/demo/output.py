@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Print what the demo does, step by step."""
+"""Print the steps of the demo and their results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DIM, _BOLD, _GREEN, _RED, _PLAIN = "\033[2m", "\033[1m", "\033[32m", "\033[31m"
 
 
 class Output:
-    """Prints what happens, coloured on a terminal."""
+    """Prints the steps and numbers them.  The text is coloured on a terminal, unless NO_COLOR is set."""
 
     def __init__(self) -> None:
         self._coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -21,19 +21,19 @@ class Output:
         print(f"{colour}{text}{_PLAIN}" if self._coloured else text, flush=True)
 
     def step(self, text: str) -> None:
-        """What is done next."""
+        """Announce the next step."""
         self._step += 1
         self._print(_BOLD, f"{self._step}. {text}")
 
     def detail(self, text: str) -> None:
-        """What came of it, line by line."""
+        """Print the result of a step, each line indented."""
         for line in text.splitlines():
             self._print(_DIM, f"   {line}")
 
     def success(self, text: str) -> None:
-        """The good end."""
+        """Report that the demo succeeded."""
         self._print(_GREEN, text)
 
     def failure(self, text: str) -> None:
-        """The bad end."""
+        """Report why the demo failed."""
         self._print(_RED, f"FAILED: {text}")

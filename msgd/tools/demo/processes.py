@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Start the demo's processes, read their output, and end them however the demo ends."""
+"""Start the demo's processes, wait for their output, and end them however the demo ends."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import time
 from collections.abc import Iterator
 
 STEP_TIMEOUT = 10.0
-"""Seconds for what takes a fraction of one: a machine may be busy."""
+"""Seconds that a step may take.  It takes a fraction of one unless the machine is very busy."""
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoFailed(Exception):
-    """Something did not go as it must; the text says what."""
+    """A step did not have the expected result; the text says what happened."""
 
 
 class Processes:
-    """The processes of the demo, ended at the latest when it is left as a context manager."""
+    """The processes of the demo.  Those that still run at the end of the `with` block are ended there."""
 
     def __init__(self) -> None:
         self.all: list[subprocess.Popen[bytes]] = []
@@ -33,7 +33,7 @@ class Processes:
 
     def __exit__(self, *args: object) -> None:
         for signum in ENDING_SIGNALS:
-            signal.signal(signum, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave half of them
+            signal.signal(signum, signal.SIG_IGN)  # a second Ctrl-C must not stop the clean-up
         for process in self.all:
             process.terminate()
         for process in self.all:
@@ -47,8 +47,8 @@ class Processes:
                     stream.close()
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a module of the package, in a session of its own: a Ctrl-C is ours to handle."""
-        with _undisturbed():
+        """Run a module of the package, in its own session so that Ctrl-C reaches only the demo."""
+        with _ending_signals_deferred():
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 bufsize=0,
@@ -62,7 +62,7 @@ class Processes:
 
 
 def await_line(process: subprocess.Popen[bytes], wanted: str) -> str:
-    """Read the process's output up to a line that holds `wanted`, and return that line."""
+    """Read the process's output up to a line that contains `wanted`, and return that line.  Raises DemoFailed."""
     assert process.stdout is not None
     poll = select.poll()
     poll.register(process.stdout, select.POLLIN)
@@ -73,20 +73,25 @@ def await_line(process: subprocess.Popen[bytes], wanted: str) -> str:
         if wanted in line:
             return line.rstrip()
         if not line:
-            raise DemoFailed(f"process {process.pid} ended without saying {wanted!r}: {output or 'it said nothing'}")
+            raise DemoFailed(f"process {process.pid} ended without printing {wanted!r}; its output: {output or 'none'}")
         output += line
-    raise DemoFailed(f"process {process.pid} has not said {wanted!r} within {STEP_TIMEOUT:g} seconds: {output}")
+    raise DemoFailed(
+        f"process {process.pid} has not printed {wanted!r} in {STEP_TIMEOUT:g} seconds; its output: {output}"
+    )
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A signal that ends us does so at the end of the block: a process that has been started is known by then."""
-    came: list[int] = []
-    former = {signum: signal.signal(signum, lambda number, frame: came.append(number)) for signum in ENDING_SIGNALS}
+def _ending_signals_deferred() -> Iterator[None]:
+    """Defer the signals that end the demo to the end of the block.
+
+    A process that is started in the block is recorded by then, so that it is ended as well.
+    """
+    received: list[int] = []
+    former = {signum: signal.signal(signum, lambda number, frame: received.append(number)) for signum in ENDING_SIGNALS}
     try:
         yield
     finally:
-        for held, handler in former.items():
-            signal.signal(held, handler)
-    for signum in came:
+        for deferred, handler in former.items():
+            signal.signal(deferred, handler)
+    for signum in received:
         signal.raise_signal(signum)

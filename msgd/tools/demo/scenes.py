@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The scenes of the demo."""
+"""The scenes of the demo: start a daemon and workers, ping them, send much data, send many messages, stop them all."""
 
 from __future__ import annotations
 
@@ -22,25 +22,31 @@ from msgd.tools.demo.processes import STEP_TIMEOUT, DemoFailed, Processes, await
 from msgd.tools.demo.worker import BURST, ECHO, ECHOED, REPORT, REPORTED, SLEEP
 
 _WORKERS = 3
-_BIG = 1 << 20
-_BURST = 1000
+_LARGE_SIZE = 1 << 20
+"""Bytes of the large message."""
+
+_BURST_SIZE = 1000
+"""Messages sent to the worker that does not read."""
 
 
 class Scenes:
+    """Plays the scenes, in a scratch directory that gets its own smb.conf."""
+
     def __init__(self, out: Output, scratch: Path, processes: Processes) -> None:
         self._out = out
         self._processes = processes
         self._smb_conf = scratch / "smb.conf"
-        names = {"lock directory": "lock", "private dir": "private", "pid directory": "pid"}
-        settings = "".join(f"    {name} = {scratch / directory}\n" for name, directory in names.items())
+        places = {"lock directory": "lock", "private dir": "private", "pid directory": "pid"}
+        settings = "".join(f"    {name} = {scratch / directory}\n" for name, directory in places.items())
         self._smb_conf.write_text(f"[global]\n{settings}".replace("%", "%%"))
         self._config = Config.load(self._smb_conf)
 
     def run(self) -> None:
+        """Play all the scenes.  Raises DemoFailed at the first that does not have the expected result."""
         self._start_msgd()
         workers = self._start_workers()
         self._ping_all()
-        self._send_big(workers[0].pid)
+        self._send_large(workers[0].pid)
         self._send_burst(workers[1])
         self._stop_all()
 
@@ -54,7 +60,7 @@ class Scenes:
         workers = [self._processes.start("msgd.tools.demo.worker", str(self._smb_conf)) for _ in range(_WORKERS)]
         for worker in workers:
             await_line(worker, "ready")
-        self._out.detail(f"They are pids {', '.join(str(worker.pid) for worker in workers)}.")
+        self._out.detail(f"Their pids are {', '.join(str(worker.pid) for worker in workers)}.")
         return workers
 
     def _ping_all(self) -> None:
@@ -63,39 +69,40 @@ class Scenes:
         self._out.detail(answers)
         wanted = {f"PONG from pid {process.pid}" for process in self._processes.all}
         if set(answers.splitlines()) != wanted:
-            raise DemoFailed(f"that is not an answer from each of {sorted(wanted)}")
+            raise DemoFailed(f"the answers should have been {sorted(wanted)}")
 
-    def _send_big(self, pid: int) -> None:
-        self._out.step(f"Send {_BIG} bytes to pid {pid}, and get them back")
-        data = os.urandom(_BIG)
+    def _send_large(self, pid: int) -> None:
+        self._out.step(f"Send {_LARGE_SIZE} bytes to pid {pid}, which sends them back")
+        data = os.urandom(_LARGE_SIZE)
         with Messaging(self._config) as messaging:
             began = time.perf_counter()
             answer = messaging.request(pid, ECHO, data, ECHOED, timeout=STEP_TIMEOUT)
             elapsed = time.perf_counter() - began
-        there, back = hashlib.sha256(data).hexdigest(), hashlib.sha256(answer.data).hexdigest()
-        self._out.detail(f"SHA-256 {there[:16]}... went, {back[:16]}... came, in {elapsed * 1000:.0f} ms.")
-        if there != back:
-            raise DemoFailed("what came back is not what was sent")
+        sent, received = hashlib.sha256(data).hexdigest(), hashlib.sha256(answer.data).hexdigest()
+        self._out.detail(f"SHA-256 {sent[:16]}... was sent, {received[:16]}... came back, in {elapsed * 1000:.0f} ms.")
+        if sent != received:
+            raise DemoFailed("the data that came back differs from the data sent")
 
     def _send_burst(self, worker: subprocess.Popen[bytes]) -> None:
-        self._out.step(f"Send {_BURST} messages to pid {worker.pid} while it reads none")
+        self._out.step(f"Send {_BURST_SIZE} messages to pid {worker.pid} while it is not reading")
         with Messaging(self._config) as messaging:
             messaging.send(worker.pid, SLEEP)
             await_line(worker, "asleep")
             began = time.perf_counter()
-            statuses = Counter(messaging.send(worker.pid, BURST, str(number).encode()) for number in range(_BURST))
+            statuses = Counter(messaging.send(worker.pid, BURST, str(number).encode()) for number in range(_BURST_SIZE))
             elapsed = time.perf_counter() - began
             self._out.detail(
-                f"It sleeps. All were accepted in {elapsed * 1000:.0f} ms: {statuses[SendStatus.SENT]} are in its"
-                f" queue, {statuses[SendStatus.QUEUED]} wait in the sender."
+                f"It is asleep. All messages were accepted in {elapsed * 1000:.0f} ms:"
+                f" {statuses[SendStatus.SENT]} are in its queue, {statuses[SendStatus.QUEUED]} in the sender's backlog."
             )
             _input_of(worker).write(b"wake up\n")
             answer = messaging.request(worker.pid, REPORT, b"", REPORTED, timeout=STEP_TIMEOUT)
         numbers = json.loads(answer.data)
-        in_order = numbers == list(range(_BURST))
-        self._out.detail(f"It woke up and got {len(numbers)} messages, {'in order' if in_order else 'NOT in order'}.")
+        in_order = numbers == list(range(_BURST_SIZE))
+        order = "in order" if in_order else "NOT in order"
+        self._out.detail(f"It woke up and received {len(numbers)} messages, {order}.")
         if not in_order:
-            raise DemoFailed("messages were lost, doubled or out of order")
+            raise DemoFailed("messages were lost, duplicated or reordered")
 
     def _stop_all(self) -> None:
         self._out.step("Stop them all: msgcontrol all shutdown")
@@ -110,11 +117,11 @@ class Scenes:
         ]
         left += map(str, Path(self._config.pid_directory).iterdir())
         if left:
-            raise DemoFailed(f"they left behind: {', '.join(left)}")
-        self._out.detail("They have ended, and taken their sockets, lock files and pid file with them.")
+            raise DemoFailed(f"files were left behind: {', '.join(left)}")
+        self._out.detail("They have exited and removed their sockets, lock files and pid file.")
 
     def _msgcontrol(self, *arguments: str) -> str:
-        """Run msgcontrol, which must succeed, and return what it printed."""
+        """Run msgcontrol and return its output.  Raises DemoFailed if it fails."""
         command = [sys.executable, "-m", "msgd.tools.msgcontrol", "-s", str(self._smb_conf), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=2 * STEP_TIMEOUT, check=False)
         if done.returncode != 0:

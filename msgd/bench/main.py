@@ -7,12 +7,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from msgd.bench import compare, fanout, flood, latency, mesh, page, ping, plot, record, scale, sizes, tables, torture
@@ -64,18 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     cli.log_errors_only(PROGRAM)
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGHUP, _end)
+    cli.exit_on_signals()
     parser = make_parser()
     arguments = parser.parse_args(argv)
     chosen: argparse.ArgumentParser = arguments.parser
     status: int = arguments.body(chosen, arguments)
     return status
-
-
-def _end(signum: int, frame: FrameType | None) -> None:
-    """End as if by an exception, so that whatever was set is put back and whatever was started is ended."""
-    raise SystemExit(128 + signum)
 
 
 def make_parser() -> argparse.ArgumentParser:

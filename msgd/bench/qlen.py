@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from msgd.bench.command import BadRequest
+from msgd.programs.cli import ENDING_SIGNALS
 
 PATH = Path("/proc/sys/net/unix/max_dgram_qlen")
-
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def read() -> int:
@@ -40,12 +39,12 @@ def changed(value: int | None) -> Iterator[int]:
         yield read()
     finally:
         # A second Ctrl-C waits until it is back.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         try:
             if read() != before:
                 _write(before)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
 
 
 def _write(value: int) -> None:

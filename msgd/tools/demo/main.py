@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from msgd.errors import ConfigError
 from msgd.presence.socket_path import check_socket_directory
@@ -35,8 +33,7 @@ def main() -> int:
 
 
 def _run() -> int:
-    signal.signal(signal.SIGTERM, _exit_on_signal)
-    signal.signal(signal.SIGHUP, _exit_on_signal)
+    cli.exit_on_signals()
     out = Output()
     began = time.monotonic()
     try:
@@ -47,11 +44,6 @@ def _run() -> int:
         return cli.EXIT_FAILURE
     out.success(f"All steps succeeded in {time.monotonic() - began:.1f} seconds. Nothing is left behind.")
     return 0
-
-
-def _exit_on_signal(signum: int, frame: FrameType | None) -> None:
-    """Exit as if by an exception, so that everything is cleaned up."""
-    raise SystemExit(128 + signum)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Iterator
 
+from msgd.programs.cli import ENDING_SIGNALS
+
 STEP_TIMEOUT = 10.0
 """Seconds that a step may take.  It takes a fraction of one unless the machine is very busy."""
-
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoFailed(Exception):

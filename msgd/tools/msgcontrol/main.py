@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import math
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -71,7 +70,7 @@ def make_parser() -> cli.Parser:
         "-t",
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=cli.seconds,
         default=_TIMEOUT,
         help=f"how long to wait for delivery and answers (default: {_TIMEOUT:g})",
     )
@@ -96,16 +95,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     except ValueError as error:
         parser.error(f"{command.name} {' '.join(parsed.arguments)}: {error}")
     return parsed
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
 
 
 def _destination(text: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -77,21 +76,11 @@ def make_parser() -> cli.Parser:
         "--watch",
         metavar="SECONDS",
         nargs="?",
-        type=_seconds,
+        type=cli.seconds,
         const=_INTERVAL,
         help=f"refresh the table every SECONDS until Ctrl-C (default: {_INTERVAL:g})",
     )
     return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
 
 
 def _run(arguments: argparse.Namespace) -> int:

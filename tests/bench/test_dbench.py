@@ -123,11 +123,11 @@ def test_load_files(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("Dance 1 NT_STATUS_OK", "bad.load:2: unknown operation 'Dance'"),
-        ("Close NT_STATUS_OK", "bad.load:2: Close has 1 arguments and a status"),
+        ("Close NT_STATUS_OK", "bad.load:2: Close takes 1 arguments and a status"),
         ("Close one NT_STATUS_OK", "bad.load:2: invalid literal"),
-        ('Unlink "\\..\\..\\etc\\passwd" 0x6 NT_STATUS_OK', "bad.load:2: .* is no path that may be used"),
-        ('Mkdir "\\a/b" NT_STATUS_OK', "bad.load:2: .* is no path that may be used"),
-        ("Mkdir a NT_STATUS_OK", "bad.load:2: '' is no path that may be used"),
+        ('Unlink "\\..\\..\\etc\\passwd" 0x6 NT_STATUS_OK', "bad.load:2: .* is not an allowed path"),
+        ('Mkdir "\\a/b" NT_STATUS_OK', "bad.load:2: .* is not an allowed path"),
+        ("Mkdir a NT_STATUS_OK", "bad.load:2: '' is not an allowed path"),
     ],
 )
 def test_bad_load_files(tmp_path: Path, line: str, complaint: str) -> None:

@@ -57,7 +57,7 @@ def test_ping_within_one_process(msgbench: Msgbench) -> None:
         if row["subject"] in ALL:
             assert row["runs"][0]["counts"]["sent"] == row["runs"][0]["counts"]["received"] >= 2
         else:
-            assert row["missing"] == "it takes two processes"
+            assert row["missing"] == "needs two processes"
 
 
 def test_peers_do_the_same_or_say_why_not(msgbench: Msgbench) -> None:

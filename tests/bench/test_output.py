@@ -96,7 +96,7 @@ def test_compare(msgbench: Msgbench, tmp_path: Path) -> None:
     ]
     assert msgbench("compare", "--at-least", "0.8", old, new).status == 0
     done = msgbench("compare", "--at-least", "0.9", old, new)
-    assert (done.status, done.err) == (1, "msgbench: the worst is 0.80 times as good as it was\n")
+    assert (done.status, done.err) == (1, "msgbench: the worst figure is 0.80 times as good as before\n")
 
 
 def test_compare_knows_which_way_is_better(msgbench: Msgbench, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_page(msgbench: Msgbench, tmp_path: Path) -> None:
         "<!-- msgbench flood -->\nkept\n<!-- end -->\nafter\n"
     )
     record.write(tmp_path / "ping.json", [result(row("tdb", 5))], MACHINE)
-    for _ in range(2):  # the second time it is filled in anew
+    for _ in range(2):  # the second time replaces the first
         assert msgbench("page", str(page), str(tmp_path / "ping.json")).status == 0
     text = page.read_text()
     assert "old" not in text
@@ -180,21 +180,21 @@ def test_pictures(msgbench: Msgbench, scratch: Path, benchmark: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("ping --types carrier-pigeon", "messaging type 'carrier-pigeon' is unknown; there are: "),
-        ("ping --window 0", "'0' is no whole number of at least 1"),
-        ("ping --size 1G", "'1G' is no number of bytes"),
+        ("ping --types carrier-pigeon", "messaging type 'carrier-pigeon' is unknown; available: "),
+        ("ping --window 0", "'0' is not a whole number of at least 1"),
+        ("ping --size 1G", "'1G' is not a number of bytes"),
         ("ping --size 17M", "bytes are more than msgd:max message size"),
-        ("ping --seconds nan", "'nan' is no number of seconds"),
+        ("ping --seconds nan", "'nan' is not a number of seconds"),
         ("ping --pin 9999", "this process may not run on CPU 9999"),
         ("ping --json /proc/no/such.json", "/proc/no/such.json cannot be written"),
         ("ping --json /", "/ cannot be written"),
-        ("ping --plot picture.odt", "a picture is .png, .svg, .pdf"),
-        ("ping --directory /nowhere", "it is no directory that can be written into"),
-        ("flood --senders 0", "'0' is no whole number of at least 1"),
-        ("size --sizes 1,x", "'x' is no number of bytes"),
+        ("ping --plot picture.odt", "a picture's name ends in .png, .svg, .pdf"),
+        ("ping --directory /nowhere", "not a writable directory"),
+        ("flood --senders 0", "'0' is not a whole number of at least 1"),
+        ("size --sizes 1,x", "'x' is not a number of bytes"),
         ("dbench --load /nowhere/client.txt", "--load /nowhere/client.txt: No such file or directory"),
         ("torture --max-size 16M", "bytes are more than msgd:max message size"),
-        ("torture --qlen 0", "'0' is no whole number of at least 1"),
+        ("torture --qlen 0", "'0' is not a whole number of at least 1"),
         ("compare a.json /nowhere/b.json", "a.json: No such file or directory"),
         ("", "the following arguments are required: COMMAND"),
     ],
@@ -269,8 +269,8 @@ def test_what_a_worker_raises_is_the_runs_failure() -> None:
         raise RunFailed("no luck")
 
     with Team() as team, pytest.raises(RunFailed, match=r"^the unlucky: no luck$"):
-        team.start("the unlucky", fail).hear(20)
+        team.start("the unlucky", fail).receive(20)
     with Team() as team, pytest.raises(RunFailed, match=r"^the dead has died \(exit status 3\)$"):
-        team.start("the dead", lambda channel: os._exit(3)).hear(20)
+        team.start("the dead", lambda channel: os._exit(3)).receive(20)
     with Team() as team, pytest.raises(RunFailed, match=r"^the silent has not finished within 0.01 s"):
-        team.start("the silent", lambda channel: channel.recv()).hear(0.01)
+        team.start("the silent", lambda channel: channel.recv()).receive(0.01)

@@ -77,4 +77,4 @@ def test_only_root_may(msgbench: Msgbench, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(qlen, "_write", refuse)
     done = msgbench("torture", "--qlen", "5")
     assert done.status == 2
-    assert "net.unix.max_dgram_qlen = 5: Permission denied; it takes root" in done.err
+    assert "net.unix.max_dgram_qlen = 5: Permission denied; setting it needs root" in done.err

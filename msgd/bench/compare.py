@@ -13,7 +13,7 @@ _HEADINGS = ("benchmark", "", "parameters", "figure", "old", "new", "new / old",
 
 
 def comparison(old: Sequence[Result], new: Sequence[Result]) -> tuple[Table, list[float]]:
-    """Return a table of the rows that both have, and for each how many times as good as before it is."""
+    """Return a table of the rows that both have, and for each figure the factor by which it has improved."""
     before = {_key(result, row): row for result in old for row in result.rows}
     rows, styles, gains = [], [], []
     for result in new:

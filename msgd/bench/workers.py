@@ -139,7 +139,7 @@ class Team:
         **keywords: P.kwargs,
     ) -> Worker:
         """Fork a process that runs `body(channel, *arguments)`.  What the body returns is the last object it sends."""
-        ours, theirs = Pipe()
+        parent_end, child_end = Pipe()
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
@@ -147,12 +147,12 @@ class Team:
         self._started += 1
         pid = _fork()
         if pid == 0:
-            ours.close()
+            parent_end.close()
             for other in self.workers:  # so that each pipe closes when its worker ends
                 other.channel.close()
-            _run_worker(theirs, parent, cpu, lambda: body(theirs, *arguments, **keywords))
-        theirs.close()
-        worker = Worker(name, pid, ours, self._tick)
+            _run_worker(child_end, parent, cpu, lambda: body(child_end, *arguments, **keywords))
+        child_end.close()
+        worker = Worker(name, pid, parent_end, self._tick)
         self.workers.append(worker)
         return worker
 

@@ -200,7 +200,7 @@ def _run_process(channel: Connection, number: int, setup: _Setup) -> None:
     files = OpenFiles(setup.directory / "open_files.tdb")
     if setup.config is None:
         sharing = Sharing(files, number, setup.clients)
-        for _ in ("server_ids", "go"):
+        for _ in ("server ids", "go"):
             channel.send(None)
             channel.recv()
         channel.send(_work(sharing, setup))

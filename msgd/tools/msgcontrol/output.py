@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Print what msgcontrol has found out: answers as lines of text, or the whole outcome as JSON."""
+"""Print the results of msgcontrol: answers as lines of text, or the whole outcome as JSON."""
 
 from __future__ import annotations
 

@@ -44,14 +44,15 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _nobody(status: Status) -> str:
-    return f"nobody is in {status.directory}"
+def _empty(status: Status) -> str:
+    """What is shown instead of a table without rows."""
+    return f"no processes in {status.directory}"
 
 
 def plain_table(status: Status) -> str:
     """The table as plain text, each column as wide as its widest cell."""
     if not status.rows:
-        return _nobody(status)
+        return _empty(status)
     lines = [_COLUMNS, *map(_cells, status.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -69,7 +70,7 @@ def rich_table(status: Status) -> RenderableType:
     from rich.text import Text
 
     if not status.rows:
-        return Text(_nobody(status))
+        return Text(_empty(status))
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for column in _COLUMNS:
         table.add_column(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The parts of a subcommand that measures something."""
+"""The description of a subcommand that measures: its name, its help, its options and the function that runs it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from msgd.config import Config
 
 
 class BadRequest(Exception):
-    """What was asked for cannot be done, whatever runs: the line for the user, who gets exit status 2."""
+    """The request cannot be carried out.  The text is shown to the user; the exit status is 2."""
 
 
 class Command(NamedTuple):
-    """A benchmark: its name, a line, a description and examples for --help, its own options, and how it is run.
+    """A benchmark.
 
-    `seconds`, `runs`: the defaults.
+    `summary` is its line in the list of commands; `description` and `epilog` are the text of its --help.  `add_options`
+    adds its own options to a parser.  `seconds` and `runs` are the defaults of the options with these names.
     """
 
     name: str
@@ -34,6 +35,6 @@ class Command(NamedTuple):
 
 
 def check_fits(option: str, length: int, config: Config) -> None:
-    """BadRequest if messages of this length are not sent."""
+    """Raise BadRequest if the configuration does not allow messages of this length."""
     if length > config.max_message_size:
-        raise BadRequest(f"{option}: {length} bytes are more than msgd:max message size, {config.max_message_size}")
+        raise BadRequest(f"{option}: {length} bytes are more than msgd:max message size ({config.max_message_size})")

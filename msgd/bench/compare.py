@@ -13,7 +13,7 @@ _HEADINGS = ("benchmark", "", "parameters", "figure", "old", "new", "new / old",
 
 
 def comparison(old: Sequence[Result], new: Sequence[Result]) -> tuple[Table, list[float]]:
-    """The table of all rows that are in both, and how many times as good each is now."""
+    """Return a table of the rows that both have, and for each figure the factor by which it has improved."""
     before = {_key(result, row): row for result in old for row in result.rows}
     rows, styles, gains = [], [], []
     for result in new:
@@ -35,10 +35,10 @@ def _compare(figure: Figure, old: Spread, new: Spread) -> tuple[tuple[str, ...],
     ratio = new.median / old.median
     gain = (old.median / new.median if new.median else float("inf")) if figure.less_is_better else ratio
     if new.minimum <= old.maximum and old.minimum <= new.maximum:
-        said, style = "the runs overlap", "dim"
+        verdict, style = "the runs overlap", "dim"
     else:
-        said, style = ("better", "green") if gain > 1 else ("worse", "red")
-    return (number(old.median), number(new.median), f"{ratio:.2f}", said), gain, style
+        verdict, style = ("better", "green") if gain > 1 else ("worse", "red")
+    return (number(old.median), number(new.median), f"{ratio:.2f}", verdict), gain, style
 
 
 def _key(result: Result, row: Row) -> tuple[object, ...]:

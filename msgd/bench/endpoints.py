@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""What the measuring processes share: the benchmarks' message types, and serving until told to stop."""
+"""What the measuring processes share: the benchmarks' message types, and the loops that dispatch messages."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from msgd.messaging import Messaging
 from msgd.wire.message_types import TMP_BASE
 
 DATA = TMP_BASE + 0x100
-"""A message that counts."""
+"""A message that is counted."""
 
 ACK = TMP_BASE + 0x101
-"""The answer to it."""
+"""The answer to DATA."""
 
 FINAL = TMP_BASE + 0x102
-"""A sender's last message to a receiver; its data is the number of those before it, in decimal."""
+"""A sender's last message to a receiver.  In `flood` its data is the number of messages before it, in decimal."""
 
 
 def answer_pings(channel: Connection, config: Config) -> None:
-    """A process that says its server id and then answers pings, as every context does, until it is killed."""
+    """Report the server id, then dispatch until killed.  Every context answers pings by itself."""
     with Messaging(config) as messaging:
         channel.send(messaging.server_id)
         while True:
@@ -32,7 +32,7 @@ def answer_pings(channel: Connection, config: Config) -> None:
 
 
 def serve_until_told(messaging: Messaging, channel: Connection) -> None:
-    """Dispatch until there is something in the channel (or its other end is closed)."""
+    """Dispatch until the channel has an object to read or its other end is closed."""
     poll = select.poll()
     poll.register(messaging.fileno(), select.POLLIN)
     poll.register(channel, select.POLLIN)
@@ -43,7 +43,7 @@ def serve_until_told(messaging: Messaging, channel: Connection) -> None:
 
 
 def dispatch_until(messaging: Messaging, ready: Callable[[], object], patience: float) -> bool:
-    """Dispatch until `ready()`; False if nothing has come in for `patience` seconds."""
+    """Dispatch until `ready()` is true.  Return False if no message arrives for `patience` seconds before that."""
     while not ready():
         if not messaging.dispatch(patience):
             return bool(ready())
@@ -51,7 +51,7 @@ def dispatch_until(messaging: Messaging, ready: Callable[[], object], patience: 
 
 
 def drain(messaging: Messaging, patience: float) -> int:
-    """Send on what is queued, as long as the queue gets shorter within `patience` seconds; what is left in it."""
+    """Dispatch until this process's backlog is empty, or has not shrunk for `patience` seconds; return what is left."""
     left = messaging.statistics().queued_messages
     deadline = time.monotonic() + patience
     while left and (rest := deadline - time.monotonic()) > 0:

@@ -16,13 +16,13 @@ RATE = "rate"
 CPU = "cpu"
 
 _CPUCLOCK_SCHED = 2
-"""With a pid it makes the number of the process's processor time clock, as clock_getcpuclockid(3) does."""
+"""Combined with a pid, this is the clock id of the process's CPU time, as clock_getcpuclockid(3) returns it."""
 
 
 class Load(NamedTuple):
-    """What is sent: for `seconds`, `messages` over and over, at most `window` of them unanswered.
+    """What to send: `messages`, repeated for `seconds`, with at most `window` of them unanswered.
 
-    `patience`: how many seconds without an answer mean that a message is lost.
+    If no answer arrives for `patience` seconds, a message is taken to be lost.
     """
 
     seconds: float
@@ -32,14 +32,14 @@ class Load(NamedTuple):
 
     @property
     def bursts(self) -> tuple[tuple[bytes, ...], ...]:
-        """What is sent at once, in turn: all messages, or where the window is too small each for itself."""
+        """The messages grouped as they are sent: all at once, or one by one if the window is too small for that."""
         return (self.messages,) if len(self.messages) <= self.window else tuple((data,) for data in self.messages)
 
 
 class Tally(NamedTuple):
-    """What came of it: messages sent, answers received, seconds from the first message to the last answer.
+    """The result: messages sent, answers received, and the seconds from the first message to the last answer.
 
-    `cpu`: seconds of processor time of all processes that took part; None if that is not known.
+    `cpu` is the CPU time of all processes that took part, in seconds; None if it was not measured.
     """
 
     sent: int
@@ -49,27 +49,27 @@ class Tally(NamedTuple):
 
     @property
     def failure(self) -> str:
-        """What is wrong with it; nothing if each message has its answer."""
+        """What went wrong; empty if every message was answered once."""
         if self.received < self.sent:
             return f"{self.sent - self.received} of {self.sent} answers are missing"
-        return f"{self.received - self.sent} answers too many" if self.received > self.sent else ""
+        return f"there are {self.received - self.sent} answers too many" if self.received > self.sent else ""
 
     def outcome(self) -> Outcome:
-        """The rate in messages and answers a second, and the microseconds of processor time for each."""
+        """Return the rate in messages and answers per second, and the CPU time for each of them in microseconds."""
         number = self.sent + self.received
         figures = {RATE: number / self.seconds}
         return self.outcome_of(figures if self.cpu is None else figures | {CPU: 1e6 * self.cpu / number})
 
     def outcome_of(self, figures: Mapping[str, float]) -> Outcome:
-        """These figures, which count only if nothing is wrong."""
+        """Return these figures as an outcome, or the failure without the figures if something went wrong."""
         failure = self.failure
         return Outcome({} if failure else figures, {"sent": self.sent, "received": self.received}, failure)
 
 
 def exchange(send: Callable[[bytes], object], receive: Callable[[], int], load: Load) -> Tally:
-    """Send for the load's time and wait for the last answer.
+    """Send for the load's time, then wait for the last answer.
 
-    `receive` waits for at least one answer and returns how many came; 0 means that none has for too long.
+    `receive` waits for at least one answer and returns how many arrived; it returns 0 if none arrived in time.
     """
     clock = time.perf_counter
     bursts = cycle(load.bursts)
@@ -96,9 +96,9 @@ def exchange(send: Callable[[bytes], object], receive: Callable[[], int], load: 
 
 
 def with_cpu(exchanging: Callable[[], Tally], others: Sequence[int]) -> Tally:
-    """Exchange, and measure the processor time that this process and the others (by pid) use for it.
+    """Call `exchanging`, and measure the CPU time that this process and the others (by pid) use meanwhile.
 
-    That is what a message costs on a machine that has other work as well, where the rate says little.
+    On a busy machine the CPU time says more about the cost of a message than the rate does.
     """
     pids = (os.getpid(), *others)
     began = _cpu_seconds(pids)
@@ -107,5 +107,5 @@ def with_cpu(exchanging: Callable[[], Tally], others: Sequence[int]) -> Tally:
 
 
 def _cpu_seconds(pids: Iterable[int]) -> float:
-    """The processor time of processes with all their threads."""
+    """The CPU time of the processes, all their threads included."""
     return sum(time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED) for pid in pids)

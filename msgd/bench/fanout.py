@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgd.bench.command import Command, check_fits
 from msgd.bench.endpoints import ACK, DATA, FINAL, dispatch_until
 from msgd.bench.options import add_types, numbers, size
-from msgd.bench.peers.base import STARTING
+from msgd.bench.peers.base import START_TIMEOUT
 from msgd.bench.results import Figure, Outcome, Result
 from msgd.bench.runner import Parameters, Session, cases_of, interleave
 from msgd.bench.workers import Team
@@ -23,13 +23,17 @@ from msgd.wire.header import Message
 _LISTENERS = [4, 16]
 _SIZE = 7
 _ROUND = 16
-"""The last of so many broadcasts is answered by the listeners; not the next round waits for that, but the one after."""
+"""The listeners answer the last broadcast of each round of this many.
+
+A round does not wait for the answers to the round before it, but for those to the round before that.
+"""
 
 _FIGURES = (Figure("deliveries", "messages/s"), Figure("broadcasts", "a second"))
 
 _DESCRIPTION = """\
-One process sends to all others with send_all.  The listeners answer every 16th broadcast, so that none of them is
-more than two rounds of 16 behind.  At the end each has to have heard every broadcast.
+One process sends to all others with send_all.  The listeners answer every 16th
+broadcast, so that none of them falls more than two rounds of 16 behind.  Each
+must have received every broadcast at the end.
 """
 
 _EPILOG = """\
@@ -41,6 +45,8 @@ Exit status: 0, 1 if a listener missed one, 2 for wrong usage.
 
 
 class _Sent(NamedTuple):
+    """The sender's report.  `deliveries` is the sum of what send_all returned."""
+
     broadcasts: int
     deliveries: int
     seconds: float
@@ -50,7 +56,7 @@ class _Sent(NamedTuple):
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_types(parser, variants=False)
     parser.add_argument(
-        "--listeners", type=numbers(1), default=_LISTENERS, metavar="N,...", help="how many listen (default: 4,16)"
+        "--listeners", type=numbers(1), default=_LISTENERS, metavar="N,...", help="numbers of listeners (default: 4,16)"
     )
     parser.add_argument(
         "--size", type=size, default=_SIZE, metavar="BYTES", help="length of a message (default: %(default)s)"
@@ -66,19 +72,19 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
 
     cases = cases_of(session, arguments.types, run, [{"listeners": number} for number in arguments.listeners])
     rows = interleave(session, "fanout", _FIGURES[0], cases)
-    title = f"fanout: {arguments.size}-byte messages a second, each to all listeners"
+    title = f"fanout: {arguments.size}-byte messages per second, each to all listeners"
     return Result("fanout", title, _FIGURES, rows, {"size": arguments.size}, counts=("broadcasts", "lost"))
 
 
 def _broadcast(team: Team, config: Config, number: int, data: bytes, session: Session) -> Outcome:
     listeners = [team.start(f"listener {one}", _listen, config, session.patience) for one in range(1, number + 1)]
     for listener in listeners:
-        listener.hear(STARTING)
+        listener.receive(START_TIMEOUT)
     sender = team.start("the sender", _send, config, number, data, session.seconds, session.patience)
-    sent: _Sent = sender.hear(session.seconds + 4 * session.patience)
-    heard = [listener.hear(2 * session.patience) for listener in listeners]
-    lost = sum(sent.broadcasts - one for one in heard)
-    counts = {"broadcasts": sent.broadcasts, "received": sum(heard), "lost": lost}
+    sent: _Sent = sender.receive(session.seconds + 4 * session.patience)
+    received = [listener.receive(2 * session.patience) for listener in listeners]
+    lost = sum(sent.broadcasts - one for one in received)
+    counts = {"broadcasts": sent.broadcasts, "received": sum(received), "lost": lost}
     if sent.failure or lost:
         return Outcome({}, counts, sent.failure or f"{lost} of {sent.broadcasts * number} deliveries are missing")
     rates = {"deliveries": sent.deliveries / sent.seconds, "broadcasts": sent.broadcasts / sent.seconds}
@@ -86,13 +92,13 @@ def _broadcast(team: Team, config: Config, number: int, data: bytes, session: Se
 
 
 def _listen(channel: Connection, config: Config, patience: float) -> int:
-    """Count broadcasts until the last one; how many there were."""
-    heard = 0
+    """Count the broadcasts up to the last one, and return their number."""
+    received = 0
     ended = False
 
     def count(message: Message) -> None:
-        nonlocal heard
-        heard += 1
+        nonlocal received
+        received += 1
 
     def end(message: Message) -> None:
         nonlocal ended
@@ -106,13 +112,13 @@ def _listen(channel: Connection, config: Config, patience: float) -> int:
         channel.send("ready")
         messaging.dispatch(None)
         dispatch_until(messaging, lambda: ended, patience)
-    return heard
+    return received
 
 
 def _send(channel: Connection, config: Config, listeners: int, data: bytes, seconds: float, patience: float) -> _Sent:
     answers = wanted = broadcasts = deliveries = 0
 
-    def answered(message: Message) -> None:
+    def count_answer(message: Message) -> None:
         nonlocal answers
         answers += 1
 
@@ -120,7 +126,7 @@ def _send(channel: Connection, config: Config, listeners: int, data: bytes, seco
         return answers >= wanted
 
     with Messaging(config) as messaging:
-        messaging.register(ACK, answered)
+        messaging.register(ACK, count_answer)
         began = now = time.perf_counter()
         complete = True
         while complete and now < began + seconds:
@@ -135,7 +141,7 @@ def _send(channel: Connection, config: Config, listeners: int, data: bytes, seco
         messaging.send_all(FINAL)
     failure = "" if complete else f"{wanted - answers} answers are missing"
     if complete and deliveries != broadcasts * listeners:
-        failure = f"send_all said {deliveries} deliveries, and it should have been {broadcasts * listeners}"
+        failure = f"send_all reported {deliveries} deliveries instead of {broadcasts * listeners}"
     return _Sent(broadcasts, deliveries, elapsed, failure)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from msgd.bench.command import Command, check_fits
 from msgd.bench.endpoints import answer_pings
 from msgd.bench.options import add_types, size
-from msgd.bench.peers.base import STARTING
+from msgd.bench.peers.base import START_TIMEOUT
 from msgd.bench.results import Figure, Outcome, Result
 from msgd.bench.runner import Session, cases_of, interleave
 from msgd.bench.workers import Team
@@ -28,20 +28,22 @@ _QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 _FIGURES = tuple(Figure(name, "us", less_is_better=True) for name in _QUANTILES)
 
 _DESCRIPTION = """\
-One ping at a time: the time from before it is sent until its pong has been handled, in microseconds.  p99 is what 99 of
-100 pings take at most.
+One ping at a time: the microseconds from before it is sent until its pong has
+been handled.  99 of 100 pings take at most p99.
 """
 
 _EPILOG = """\
 examples:
-  msgbench latency --pin 0,1              each process on a CPU of its own
-  msgbench latency --seconds 30 --runs 1  what happens rarely
+  msgbench latency --pin 0,1              each process on its own CPU
+  msgbench latency --seconds 30 --runs 1  find rare delays
 
 Exit status: 0, 1 if a message was missing, 2 for wrong usage.
 """
 
 
 class _Times(NamedTuple):
+    """How many pings were sent, and the round-trip time of each that was answered."""
+
     sent: int
     seconds: list[float]
 
@@ -64,16 +66,16 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
 
 def _measure(team: Team, config: Config, data: bytes, session: Session) -> Outcome:
     server = team.start("the ponging process", answer_pings, config)
-    dst: ServerID = server.hear(STARTING)
+    dst: ServerID = server.receive(START_TIMEOUT)
     client = team.start("the pinging process", _ping, config, dst, data, session.seconds, session.patience)
-    times: _Times = client.hear(session.seconds + 2 * session.patience)
+    times: _Times = client.receive(session.seconds + 2 * session.patience)
     if len(times.seconds) != times.sent:
         return Outcome({}, {"pings": times.sent}, f"ping {times.sent} has no pong")
     return Outcome(quantiles(times.seconds), {"pings": times.sent})
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:
-    """The quantiles of the table in microseconds: the least time that so many of all do not exceed."""
+    """Return the quantiles in microseconds.  Each is a measured time: the least that this share does not exceed."""
     ordered = sorted(seconds)
     return {name: 1e6 * ordered[math.ceil(share * len(ordered)) - 1] for name, share in _QUANTILES.items()}
 

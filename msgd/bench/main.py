@@ -7,12 +7,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from msgd.bench import compare, fanout, flood, latency, mesh, page, ping, plot, record, scale, sizes, tables, torture
@@ -44,16 +42,19 @@ _SHARED_MEMORY = Path("/dev/shm")
 _PATIENCE = 10.0
 
 _DESCRIPTION = """\
-Measure messaging on this machine: the tables of the 2006 page, and what one would ask today.
+Measure messaging on this machine: the tables of the 2006 page, and what one
+would ask today.
 """
 
 _EPILOG = """\
-`msgbench COMMAND --help` explains each and has examples.
+`msgbench COMMAND --help` explains each command and has examples.
 
-Only the rows of one run can be compared: their runs take turns (A B C A B C), so that whatever else the machine does
-disturbs all of them.  Absolute figures are this machine's.
+Compare only the rows of one table.  Their runs take turns (A B C A B C), so
+that other work on the machine disturbs all of them alike.  Absolute figures
+are valid only for this machine.
 
-Exit status: 0 if all went well, 1 if a message was missing or something failed, 2 for wrong usage, 130 for Ctrl-C.
+Exit status: 0 if all runs succeeded, 1 if a message was missing or something
+else failed, 2 for wrong usage, 130 for Ctrl-C.
 """
 
 
@@ -64,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     cli.log_errors_only(PROGRAM)
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGHUP, _end)
+    cli.exit_on_signals()
     parser = make_parser()
     arguments = parser.parse_args(argv)
     chosen: argparse.ArgumentParser = arguments.parser
@@ -73,13 +73,8 @@ def _run(argv: Sequence[str] | None) -> int:
     return status
 
 
-def _end(signum: int, frame: FrameType | None) -> None:
-    """End as if by an exception, so that whatever was set is put back and whatever was started is ended."""
-    raise SystemExit(128 + signum)
-
-
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of msgbench\'s arguments; its manual page is made from it, too."""
+    """The parser of msgbench's arguments.  The manual page is generated from it."""
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG, usage="msgbench [-s FILE] [-V] COMMAND [OPTION...]")
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, prog=PROGRAM, parser_class=_CommandParser
@@ -99,15 +94,18 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_compare(commands: argparse._SubParsersAction[_CommandParser]) -> None:
     sub = commands.add_parser(
         "compare",
-        help="the ratios between two files of --json",
-        description="Print how many times each median of OLD its counterpart in NEW is.\n",
-        epilog="Exit status: 0, 1 if --at-least is given and something is less than that, 2 for wrong usage.\n",
+        help="the ratios between two files written by --json",
+        description="Print the ratio of each median in NEW to its counterpart in OLD.\n",
+        epilog="Exit status: 0, 1 if a figure is below --at-least, 2 for wrong usage.\n",
         arguments="[--at-least RATIO] OLD.json NEW.json",
     )
     sub.add_argument("old", type=Path, metavar="OLD.json")
     sub.add_argument("new", type=Path, metavar="NEW.json")
     sub.add_argument(
-        "--at-least", type=seconds, metavar="RATIO", help="fail if anything is less than RATIO times as good as it was"
+        "--at-least",
+        type=seconds,
+        metavar="RATIO",
+        help="fail if a figure in NEW is less than RATIO times as good as in OLD",
     )
     sub.set_defaults(parser=sub, body=_compare)
 
@@ -115,7 +113,7 @@ def _add_compare(commands: argparse._SubParsersAction[_CommandParser]) -> None:
 def _add_page(commands: argparse._SubParsersAction[_CommandParser]) -> None:
     sub = commands.add_parser(
         "page",
-        help="put tables and pictures of --json files into a page",
+        help="put tables and pictures of results into a page",
         description=page.__doc__ or "",
         epilog="Exit status: 0, 2 for wrong usage.\n",
         arguments="PAGE.md FILE.json...",
@@ -132,7 +130,7 @@ def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         parser.error(f"{arguments.old} and {arguments.new} have no row in common")
     tables.show(table)
     if arguments.at_least is not None and min(gains) < arguments.at_least:
-        sys.stderr.write(f"{PROGRAM}: the worst is {min(gains):.2f} times as good as it was\n")
+        sys.stderr.write(f"{PROGRAM}: the worst figure is {min(gains):.2f} times as good as before\n")
         return cli.EXIT_FAILURE
     return 0
 
@@ -164,48 +162,55 @@ def _read(parser: argparse.ArgumentParser, path: Path) -> tuple[list[Result], di
 
 
 class _CommandParser(cli.Parser):
-    """A subcommand's parser, with the arguments that argparse makes it with."""
+    """The parser of a subcommand.  Its parameters are those that argparse passes."""
 
     def __init__(self, *, prog: str, description: str, epilog: str, arguments: str = "[OPTION...]") -> None:
         super().__init__(prog, description, epilog, usage=f"{prog} {arguments}")
-        self.configfile.default = argparse.SUPPRESS  # else it overrules a -s that stands before the command
+        self.configfile.default = argparse.SUPPRESS  # a default would override an -s before the command
 
 
 def _add_common_options(parser: argparse.ArgumentParser, command: Command) -> None:
-    group = parser.add_argument_group("how it is measured")
+    group = parser.add_argument_group("measuring")
     group.add_argument(
         "--seconds",
         type=seconds,
         default=command.seconds,
         metavar="S",
-        help="how long each run measures (default: %(default)g)",
+        help="seconds that each run measures (default: %(default)g)",
     )
     group.add_argument(
-        "--runs", type=at_least(1), default=command.runs, metavar="N", help="runs of each row (default: %(default)s)"
+        "--runs",
+        type=at_least(1),
+        default=command.runs,
+        metavar="N",
+        help="how often to run each row (default: %(default)s)",
     )
     group.add_argument(
         "--pin",
         type=cpus,
         default=[],
         metavar="CPU,...",
-        help="bind the processes to these CPUs, in turn",
+        help="bind the processes to these CPUs in turn",
     )
     group.add_argument(
         "--patience",
         type=seconds,
         default=_PATIENCE,
         metavar="S",
-        help="how long without a word means that a message is lost (default: %(default)g)",
+        help="seconds without a message after which one is taken to be lost (default: %(default)g)",
     )
     group.add_argument(
         "--directory",
         type=Path,
         metavar="DIR",
-        help="where to make the scratch directory (default: shared memory, as /run is, where there is some)",
+        help="where to make scratch directories (default: /dev/shm if it is writable, otherwise the temporary"
+        " directory)",
     )
-    group = parser.add_argument_group("what becomes of it")
-    group.add_argument("--json", type=Path, metavar="FILE", help="write every single run, and the machine, as JSON")
-    group.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a picture (with matplotlib)")
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--json", type=Path, metavar="FILE", help="write every run and a description of the machine as JSON"
+    )
+    group.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the result (needs matplotlib)")
     group.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 
@@ -246,7 +251,7 @@ def _measure(parser: argparse.ArgumentParser, arguments: argparse.Namespace, com
 
 @contextlib.contextmanager
 def _errors_at(path: Path) -> Iterator[None]:
-    """A disk that is full does not say which file had no room any more."""
+    """Add the path to an OSError: that of a full disk has none."""
     try:
         yield
     except OSError as error:
@@ -262,7 +267,7 @@ def _directory(parser: argparse.ArgumentParser, given: Path | None) -> Path:
         shared = _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
         return _SHARED_MEMORY if shared else Path(tempfile.gettempdir())
     if not given.is_dir() or not os.access(given, os.W_OK | os.X_OK):
-        parser.error(f"--directory {given}: it is no directory that can be written into")
+        parser.error(f"--directory {given}: not a writable directory")
     directory = given.absolute()
     try:
         check_socket_directory(str(directory / "msgbench12345678" / "lock" / "msg.sock"))
@@ -272,7 +277,7 @@ def _directory(parser: argparse.ArgumentParser, given: Path | None) -> Path:
 
 
 def _check_writable(parser: argparse.ArgumentParser, path: Path) -> None:
-    """Complain now, rather than after the measurement, of a file that cannot be written."""
+    """Report a file that cannot be written before the measurement instead of after it."""
     directory = path.absolute().parent
     if path.is_dir() or not os.access(path if path.exists() else directory, os.W_OK):
         parser.error(f"{path} cannot be written")

@@ -2,15 +2,14 @@
 # Copyright: The msgd authors
 """msgbench page: put tables and pictures of --json files into a page.
 
-The marks for a table are
+A place for a table is marked with comments:
 
     <!-- msgbench ping -->
-    whatever was there before
+    the previous table
     <!-- end -->
 
-The table and the picture of the file's `ping` result replace what is between
-them.  `<!-- msgbench machine -->` marks the place for the description of the
-machine.
+The table and the picture of the `ping` result replace what is between them.
+`<!-- msgbench machine -->` marks the place for the description of the machine.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ _MACHINE = "machine"
 
 
 def fill(page: Path, results: Sequence[Result], ran_on: Mapping[str, Any]) -> None:
-    """Fill in the places of the page for which there is a result, and draw the pictures beside the page.
+    """Fill in the marked places for which there is a result, and draw the pictures next to the page.
 
-    Raises OSError, and ValueError for a result that the page has no place for.
+    Raises OSError, and ValueError if the page has no place for a result.
     """
     by_name = {result.benchmark: result for result in results}
     text = page.read_text()
@@ -55,7 +54,7 @@ def fill(page: Path, results: Sequence[Result], ran_on: Mapping[str, Any]) -> No
 
 
 def markdown(table: Table) -> str:
-    """The table in Markdown, with its title above it."""
+    """Return the table in Markdown, with its title above it."""
     rules = [":---" if column in table.text_columns else "---:" for column in range(len(table.headings))]
     lines = ["| " + " | ".join(cells) + " |" for cells in (table.headings, rules, *table.rows)]
     return f"**{table.title}**\n\n" + "\n".join(lines) + "\n"

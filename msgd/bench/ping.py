@@ -12,7 +12,7 @@ from msgd.bench.command import Command, check_fits
 from msgd.bench.endpoints import answer_pings
 from msgd.bench.exchange import CPU, RATE, Load, Tally, exchange, with_cpu
 from msgd.bench.options import add_types, at_least, size
-from msgd.bench.peers.base import STARTING, Peer
+from msgd.bench.peers.base import START_TIMEOUT, Peer
 from msgd.bench.peers.table import PEERS
 from msgd.bench.results import Figure, Outcome, Result, Row
 from msgd.bench.runner import Case, Session, interleave
@@ -28,49 +28,52 @@ _TEXT = b"testing"
 _WINDOW = 20
 
 _PAGE_2006 = {"tdb": 64_850.0, "tdb-nommap": 34_220.0, "dgram": 58_400.0, "stream": 16_850.0}
-"""Messages a second on a Thinkpad T41 with 1.7 GHz."""
+"""Messages per second on a Thinkpad T41 with 1.7 GHz."""
 
 _FIGURES = (Figure(RATE, "messages/s"), Figure(CPU, "us a message", less_is_better=True))
 
 _RunPing = Callable[[Team, Config, Load], Outcome]
 
 _DESCRIPTION = """\
-LOCAL-MESSAGING: one process sends pairs of a 7-byte ("testing") and an empty ping, another answers each with a pong,
-and at most 20 pings are unanswered at a time.  The rate is (pings + pongs) / second.  A missing pong fails the run.
-cpu is the processor time of all processes together for each ping or pong, in microseconds: on a machine that has other
-work to do it says more than the rate.
+LOCAL-MESSAGING.  One process sends pairs of pings, one of 7 bytes ("testing")
+and one empty; another answers each with a pong.  At most 20 pings are
+unanswered at a time.  The rate is pings and pongs per second.  A missing pong
+fails the run.
+
+cpu is the CPU time of all processes together for each ping or pong, in
+microseconds.  On a busy machine it says more than the rate does.
 """
 
 _EPILOG = """\
 examples:
-  msgbench ping                           every messaging type that is compiled in
-  msgbench ping --peers --runs 5          and what one would use instead, in the same run
-  msgbench ping --types tdb,dgram --pin 0 both processes on one CPU
+  msgbench ping                     every compiled-in messaging type
+  msgbench ping --peers --runs 5    and other ways to exchange messages
+  msgbench ping --types tdb,dgram --pin 0
+                                    both processes on one CPU
 
-Compare rows of one run; the absolute figures are this machine's at this hour.
 Exit status: 0, 1 if a message was missing, 2 for wrong usage.
 """
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_types(parser, variants=True)
-    parser.add_argument("--peers", action="store_true", help="measure other ways to message as well")
+    parser.add_argument("--peers", action="store_true", help="also measure other ways to exchange messages")
     parser.add_argument(
         "--window",
         type=at_least(1),
         default=_WINDOW,
         metavar="N",
-        help="unanswered pings at most (default: %(default)s)",
+        help="how many pings may be unanswered (default: %(default)s)",
     )
     parser.add_argument(
         "--size",
         type=size,
         default=len(_TEXT),
         metavar="BYTES",
-        help="the longer ping's length (default: %(default)s)",
+        help="length of the longer ping (default: %(default)s)",
     )
     parser.add_argument(
-        "--single-process", action="store_true", help="one process that pings itself, as Samba's own test"
+        "--single-process", action="store_true", help="one process that pings itself, as in Samba's own test"
     )
 
 
@@ -78,12 +81,12 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
     check_fits("--size", arguments.size, session.config)
     text = (_TEXT * (arguments.size // len(_TEXT) + 1))[: arguments.size]
     load = Load(session.seconds, arguments.window, (text, b""), session.patience)
-    run = _within_one if arguments.single_process else _between_two
+    run = _run_in_one_process if arguments.single_process else _run_in_two_processes
     cases = [_case(subject, session.config, load, run) for subject in arguments.types]
     if arguments.peers:
         cases += [_peer_case(peer, load, single_process=arguments.single_process) for peer in PEERS]
     where = "within one process" if arguments.single_process else "between two processes"
-    title = f"ping: messages a second {where}, {arguments.size} and 0 bytes, window {arguments.window}"
+    title = f"ping: messages per second {where}, {arguments.size} and 0 bytes, window {arguments.window}"
     rows = interleave(session, "ping", _FIGURES[0], cases)
     settings = {
         "window": arguments.window,
@@ -99,21 +102,21 @@ def _case(subject: Subject, config: Config, load: Load, run: _RunPing) -> Case:
 
 
 def _peer_case(peer: Peer, load: Load, *, single_process: bool) -> Case:
-    missing = "it takes two processes" if single_process else peer.missing()
+    missing = "needs two processes" if single_process else peer.missing()
     return Case(Row(peer.name, note=peer.note, missing=missing), lambda team, path: peer.run(team, path, load))
 
 
-def _between_two(team: Team, config: Config, load: Load) -> Outcome:
+def _run_in_two_processes(team: Team, config: Config, load: Load) -> Outcome:
     server = team.start("the ponging process", answer_pings, config)
-    dst: ServerID = server.hear(STARTING)
+    dst: ServerID = server.receive(START_TIMEOUT)
     client = team.start("the pinging process", _ping, config, dst, load)
-    tally: Tally = client.hear(load.seconds + 2 * load.patience)
+    tally: Tally = client.receive(load.seconds + 2 * load.patience)
     return tally.outcome()
 
 
-def _within_one(team: Team, config: Config, load: Load) -> Outcome:
+def _run_in_one_process(team: Team, config: Config, load: Load) -> Outcome:
     client = team.start("the process", _ping_itself, config, load)
-    tally: Tally = client.hear(load.seconds + 2 * load.patience)
+    tally: Tally = client.receive(load.seconds + 2 * load.patience)
     return tally.outcome()
 
 
@@ -125,7 +128,7 @@ def _ping(_: Connection, config: Config, dst: ServerID, load: Load) -> Tally:
 
 
 def _ping_itself(_: Connection, config: Config, load: Load) -> Tally:
-    """The same from one context of a process to another, whose pings are dispatched here, too."""
+    """Ping from one context of this process to another.  dispatch() handles the messages of both."""
     pongs = 0
 
     def pong(_: Message) -> None:
@@ -150,7 +153,7 @@ def _sender(messaging: Messaging, dst: ServerID, load: Load) -> Callable[[bytes]
 
 COMMAND = Command(
     "ping",
-    "messages a second between two processes, as LOCAL-MESSAGING",
+    "messages per second between two processes (LOCAL-MESSAGING)",
     _DESCRIPTION,
     _EPILOG,
     _add_options,

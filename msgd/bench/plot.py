@@ -12,28 +12,28 @@ from typing import Any
 from msgd.bench.results import Result, Row
 
 CURVES = ("size", "scale")
-"""The benchmarks whose pictures are curves over their parameter."""
+"""The benchmarks that are drawn as curves over their parameter."""
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _WIDTH = 8.0
 _DPI = 80
 _LOGARITHMIC = 30
-"""Where the longest bar is so many times the shortest, the scale is logarithmic."""
+"""The scale is logarithmic if the longest bar is more than this many times the shortest."""
 
 _TODAY, _PAGE = "#2a6f97", "#c9a227"
 
 
 def missing(path: Path) -> str:
-    """Why no picture can be drawn into this file; nothing if it can."""
+    """Return the reason why no picture can be written to this file; an empty string if it can."""
     if path.suffix.lower() not in _SUFFIXES:
-        return f"a picture is {', '.join(_SUFFIXES)}"
+        return f"a picture's name ends in {', '.join(_SUFFIXES)}"
     if importlib.util.find_spec("matplotlib") is None:
         return "matplotlib is not installed (Debian's python3-matplotlib, or pip install matplotlib)"
     return ""
 
 
 def draw(result: Result, path: Path) -> None:
-    """Draw the result into a file that missing() has nothing against.  Raises OSError."""
+    """Draw the result into a file for which missing() gives no reason.  Raises OSError."""
     from matplotlib.figure import Figure
 
     rows = [row for row in result.rows if row.spread(result.figures[0].name) is not None]
@@ -55,7 +55,7 @@ def draw(result: Result, path: Path) -> None:
 
 
 def _legend(drawing: Any) -> tuple[list[Any], list[str]]:
-    """What the panels have labelled, each label once."""
+    """The labelled objects of all panels, and their labels, each label once."""
     labelled = {
         label: handle for axes in drawing.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -95,7 +95,7 @@ def _draw_bars(axes: Any, result: Result, rows: Sequence[Row]) -> None:
 
 
 def _draw_percentages(axes: Any, result: Result, rows: Sequence[Row]) -> None:
-    """Of what the 2006 page has a figure of: percentages of the base, today's and that page's one below the other."""
+    """For each row with a figure of the 2006 page, draw two bars: the percentage of the base now, and in 2006."""
     bases = {tuple(row.parameters.items()): row.page_2006 for row in result.rows if row.subject == result.base}
     for place, row in enumerate(rows):
         today, base = result.percentage(row), bases.get(tuple(row.parameters.items()))
@@ -107,7 +107,7 @@ def _draw_percentages(axes: Any, result: Result, rows: Sequence[Row]) -> None:
 
 
 def _draw_curves(columns: Sequence[Any], result: Result, rows: Sequence[Row]) -> None:
-    """A curve for each subject, with the range of its runs; a panel for each figure."""
+    """Draw a panel for each figure, with a curve and the range of the runs for each subject."""
     for axes, figure in zip(columns, result.figures, strict=True):
         for subject in dict.fromkeys(row.subject for row in rows):
             points = [

@@ -15,31 +15,31 @@ from msgd.bench.tables import number
 
 
 class Progress:
-    """Says nothing: the base of the others, and what --quiet uses."""
+    """Shows nothing.  The base of the other classes; --quiet uses it."""
 
     def begin(self, label: str, expected: float) -> None:
-        """A run begins that takes about `expected` seconds."""
+        """Show that a run begins, which should take `expected` seconds."""
 
     def tick(self) -> None:
-        """Some time has passed."""
+        """Show the time that has passed."""
 
     def end(self, label: str, outcome: Outcome, figure: Figure) -> None:
-        """The run is over."""
+        """Show the outcome of the run."""
 
 
 class Lines(Progress):
-    """A line for each run."""
+    """Prints a line for each run."""
 
     def end(self, label: str, outcome: Outcome, figure: Figure) -> None:
         value = outcome.figures.get(figure.name)
-        said = f"{number(value)} {figure.unit}" if value is not None else "no figure"
-        sys.stderr.write(f"{label}: {f'FAILED: {outcome.failure}' if outcome.failure else said}\n")
+        text = f"{number(value)} {figure.unit}" if value is not None else "no figure"
+        sys.stderr.write(f"{label}: {f'FAILED: {outcome.failure}' if outcome.failure else text}\n")
         sys.stderr.flush()
 
 
 @contextlib.contextmanager
 def showing(title: str, runs: int, *, quiet: bool) -> Iterator[Progress]:
-    """The progress of so many runs, in the way that fits where stderr goes."""
+    """Show the progress of this many runs in the way that suits stderr."""
     if quiet:
         yield Progress()
     elif sys.stderr.isatty() and importlib.util.find_spec("rich") is not None:
@@ -61,7 +61,7 @@ def _bar(title: str, runs: int) -> Iterator[Progress]:
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("{task.description}"),
     )
-    # Without its refreshing thread: this process forks.
+    # No refresh thread, because this process forks.
     shown = rich.progress.Progress(
         *columns, console=rich.console.Console(stderr=True), auto_refresh=False, transient=True
     )

@@ -10,23 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from msgd.bench.command import BadRequest
+from msgd.programs.cli import ENDING_SIGNALS
 
 PATH = Path("/proc/sys/net/unix/max_dgram_qlen")
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 
 def read() -> int:
-    """What it is now.  Raises OSError."""
+    """Return the present value.  Raises OSError."""
     return int(PATH.read_text())
 
 
 @contextlib.contextmanager
 def changed(value: int | None) -> Iterator[int]:
-    """Set it (None: leave it) and put it back in the end, however that comes, but for SIGKILL; gives what is in force.
+    """Set the value for the `with` block and restore it afterwards; yield the value in force.  None leaves it as it is.
 
-    Only sockets made meanwhile have the new length.  Raises BadRequest if it cannot be set, mostly for want of root's
-    rights, and OSError if it cannot be read.
+    Whatever ends the block restores the value, except SIGKILL.  Only sockets made in the block have the new length.
+    Raises BadRequest if the value cannot be set, usually because that needs root, and OSError if it cannot be read.
     """
     before = read()
     if value is None:
@@ -36,16 +35,16 @@ def changed(value: int | None) -> Iterator[int]:
         try:
             _write(value)
         except OSError as error:
-            raise BadRequest(f"net.unix.max_dgram_qlen = {value}: {error.strerror}; it takes root") from None
+            raise BadRequest(f"net.unix.max_dgram_qlen = {value}: {error.strerror}; setting it needs root") from None
         yield read()
     finally:
-        # A second Ctrl-C waits until it is back.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        # A second Ctrl-C must not prevent the value from being restored.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         try:
             if read() != before:
                 _write(before)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
 
 
 def _write(value: int) -> None:

@@ -19,13 +19,13 @@ from msgd.bench import qlen
 from msgd.bench.results import Figure, Outcome, Result, Row
 
 FORMAT = 1
-"""The number of this layout; a file that has another is refused."""
+"""The version of the file format.  read() refuses a file with another version."""
 
 _PACKAGES = ("pyzmq", "pynng", "redis", "dbus-fast", "matplotlib", "rich")
 
 
 def machine() -> dict[str, Any]:
-    """What this runs on: processor, memory, kernel, Python, versions; nothing that names the machine."""
+    """Describe the machine: processor, memory, kernel, Python and versions, but nothing that identifies it."""
     cpu = re.search(r"^model name\s*: (.*)$", _text("/proc/cpuinfo"), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
     return {
@@ -45,12 +45,12 @@ def machine() -> dict[str, Any]:
 
 
 def document(results: Iterable[Result], ran_on: dict[str, Any]) -> dict[str, Any]:
-    """All there is to know about the results, for json."""
+    """Return the results and the machine as a document for the json module."""
     return {"msgbench": FORMAT, "machine": ran_on, "results": [_plain_result(result) for result in results]}
 
 
 def write(path: Path, results: Iterable[Result], ran_on: dict[str, Any]) -> None:
-    """Write the document into a file, which is all there or not changed at all.  Raises OSError."""
+    """Write the document to a file.  If that fails, the file is unchanged.  Raises OSError."""
     text = json.dumps(document(results, ran_on), indent=1, ensure_ascii=False) + "\n"
     if path.exists() and not path.is_file():
         path.write_text(text)  # /dev/stdout and the like
@@ -64,14 +64,17 @@ def write(path: Path, results: Iterable[Result], ran_on: dict[str, Any]) -> None
 
 
 def read(path: Path) -> tuple[list[Result], dict[str, Any]]:
-    """The results of a file, and what they ran on.  Raises OSError, and ValueError if the file is none of ours."""
+    """Return the results in a file and the machine they ran on.
+
+    Raises OSError, and ValueError if the file was not written by --json.
+    """
     try:
-        read = json.loads(path.read_bytes())
-        if read["msgbench"] != FORMAT:
-            raise ValueError(f"its format is {read['msgbench']}, and {FORMAT} is what this msgbench reads")
-        return [_result(result) for result in read["results"]], read["machine"]
+        content = json.loads(path.read_bytes())
+        if content["msgbench"] != FORMAT:
+            raise ValueError(f"its format is version {content['msgbench']}; this msgbench reads version {FORMAT}")
+        return [_result(result) for result in content["results"]], content["machine"]
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):
-        raise ValueError("it is no file of msgbench --json") from None
+        raise ValueError("it was not written by msgbench --json") from None
 
 
 def _plain_result(result: Result) -> dict[str, Any]:

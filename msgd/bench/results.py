@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Figure(NamedTuple):
-    """One thing that is measured: its name, its unit, and which way it gets better."""
+    """A quantity that is measured."""
 
     name: str
     unit: str
@@ -20,7 +20,7 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run: the figures by name, what was counted, and what went wrong (nothing: the run is good)."""
+    """The outcome of one run: the figures and the counts by name, and what went wrong; empty if nothing did."""
 
     figures: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Outcome:
 
 
 class Spread(NamedTuple):
-    """The median of several runs with the extremes."""
+    """The median, minimum and maximum of several runs."""
 
     median: float
     minimum: float
@@ -37,9 +37,10 @@ class Spread(NamedTuple):
 
 @dataclass(slots=True)
 class Row:
-    """All the runs of one subject with one set of parameters.
+    """All runs of one subject with one set of parameters.
 
-    `missing`: why it was not measured at all.  `page_2006`: the figure of the 2006 page, where that has one.
+    `missing` says why the subject was not measured; it is empty if it was.  `page_2006` is the figure of the 2006 page,
+    if the page has one.
     """
 
     subject: str
@@ -51,26 +52,26 @@ class Row:
 
     @property
     def failures(self) -> list[str]:
-        """What went wrong in which run."""
+        """The failure of each run that failed, with the number of the run."""
         return [f"run {number}: {one.failure}" for number, one in enumerate(self.outcomes, 1) if one.failure]
 
     def total(self, count: str) -> int | None:
-        """A count summed up over the runs that have it; None if no run has."""
+        """The sum of a count over the runs that have it; None if no run has it."""
         values = [outcome.counts[count] for outcome in self.outcomes if count in outcome.counts]
         return sum(values) if values else None
 
     def spread(self, figure: str) -> Spread | None:
-        """The median and the extremes of a figure over the runs that have it; None if no run has."""
+        """The spread of a figure over the runs that have it; None if no run has it."""
         values = [outcome.figures[figure] for outcome in self.outcomes if figure in outcome.figures]
         return Spread(statistics.median(values), min(values), max(values)) if values else None
 
 
 @dataclass(slots=True)
 class Result:
-    """What one benchmark found out.
+    """The result of one benchmark.
 
-    `figures`: the first is the one that percentages and pictures are of.  `base`: the subject that is 100 %.
-    `counts`: those that the table shows, summed up over the runs.  `settings`: what it was run with.
+    The first of `figures` is the one that percentages and pictures show.  `base` names the subject that is 100 %.
+    `counts` names the counts that the table shows.  `settings` are those that it was run with.
     """
 
     benchmark: str
@@ -83,11 +84,11 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """Whether any run of any row went wrong."""
+        """Whether any run failed."""
         return any(row.failures for row in self.rows)
 
     def percentage(self, row: Row) -> float | None:
-        """The row's median as a percentage of the base's with the same parameters; None if either is not there."""
+        """The row's median as a percentage of the base's with the same parameters; None if either is missing."""
         name = self.figures[0].name
         own = row.spread(name)
         for other in self.rows:

@@ -21,11 +21,11 @@ Parameters = Mapping[str, int | str]
 
 
 class Session(NamedTuple):
-    """What every benchmark is run with.
+    """What all benchmarks have in common.
 
-    `config`: the parameters that subjects start from.  `directory`: where scratch directories are made.
-    `seconds`: how long a run measures.  `patience`: seconds without a word that mean that a message is lost.
-    `cpus`: what processes are bound to, in turn (none: nothing).
+    `config` holds the parameters before a subject overrides some.  Scratch directories are made in `directory`.  A run
+    measures for `seconds`.  If no message arrives for `patience` seconds, one is taken to be lost.  The processes are
+    bound to `cpus` in turn; if there are none, they are not bound.
     """
 
     config: Config
@@ -38,7 +38,7 @@ class Session(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A row, and how to make one run for it."""
+    """A row of the table, and the function that makes one run for it."""
 
     row: Row
     run: Run
@@ -50,7 +50,7 @@ def cases_of(
     run: Callable[[Team, Config, Parameters], Outcome],
     parameters: Sequence[Parameters] = ({},),
 ) -> list[Case]:
-    """A case for each subject with each of the parameters."""
+    """Return a case for each subject with each set of parameters."""
 
     def case(subject: Subject, chosen: Parameters) -> Case:
         row = Row(subject.name, chosen, note=subject.description)
@@ -60,7 +60,7 @@ def cases_of(
 
 
 def interleave(session: Session, title: str, figure: Figure, cases: Sequence[Case]) -> list[Row]:
-    """Run all cases that can be run, `session.runs` times each, and return the rows with their outcomes."""
+    """Run each case that is not missing `session.runs` times, and return all rows with their outcomes."""
     present = [case for case in cases if not case.row.missing]
     with showing(title, session.runs * len(present), quiet=session.quiet) as progress:
         for number in range(1, session.runs + 1):

@@ -12,7 +12,7 @@ from msgd.bench.command import Command, check_fits
 from msgd.bench.endpoints import ACK, DATA
 from msgd.bench.exchange import Load, Tally, exchange
 from msgd.bench.options import add_types, sizes
-from msgd.bench.peers.base import STARTING, PythonPeer
+from msgd.bench.peers.base import START_TIMEOUT, PythonPeer
 from msgd.bench.peers.multiprocessing_connection import MultiprocessingConnection
 from msgd.bench.peers.zeromq import ZeroMq
 from msgd.bench.results import Figure, Outcome, Result, Row
@@ -26,17 +26,21 @@ from msgd.wire.server_id import ServerID
 _SIZES = "0,64,1K,4K,16K,64K,256K,1M,4M,16M"
 _WINDOW = 20
 _WINDOW_BYTES = 16 << 20
-"""At most so many bytes are unacknowledged, if that is more than one message."""
+"""At most this many bytes are unacknowledged, unless a single message is longer."""
 
 _MIB = 1 << 20
 
 
 class _AcknowledgingZeroMq(ZeroMq):
+    """Answers each message with an empty one."""
+
     def answer(self, data: bytes) -> bytes:
         return b""
 
 
 class _AcknowledgingConnection(MultiprocessingConnection):
+    """Answers each message with an empty one."""
+
     def answer(self, data: bytes) -> bytes:
         return b""
 
@@ -46,24 +50,31 @@ _PEERS: tuple[PythonPeer, ...] = (_AcknowledgingZeroMq(), _AcknowledgingConnecti
 _FIGURES = (Figure("throughput", "MiB/s"), Figure("rate", "messages/s"))
 
 _DESCRIPTION = """\
-One process sends messages of one size, another acknowledges each with an empty one; at most 20 are unacknowledged, and
-at most 16 MiB.  The throughput is that of the messages, one way.
+One process sends messages of one size; another acknowledges each with an empty
+message.  At most 20 messages and 16 MiB are unacknowledged.  The throughput is
+that of the messages, one way.
 """
 
 _EPILOG = """\
 examples:
   msgbench size --plot size.png
-  msgbench size --peers --sizes 1M        beside pyzmq and multiprocessing.connection
+  msgbench size --peers --sizes 1M    with pyzmq, multiprocessing.connection
   msgbench size --sizes 1K,64K,1M --types dgram
 
-Exit status: 0, 1 if a message was lost or came with another length, 2 for wrong usage.
+Exit status: 0, 1 if a message was lost or truncated, 2 for wrong usage.
 """
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_types(parser, variants=False)
-    parser.add_argument("--peers", action="store_true", help="measure other ways to message as well")
-    parser.add_argument("--sizes", type=sizes, default=sizes(_SIZES), metavar="BYTES,...", help=f"(default: {_SIZES})")
+    parser.add_argument("--peers", action="store_true", help="also measure other ways to exchange messages")
+    parser.add_argument(
+        "--sizes",
+        type=sizes,
+        default=sizes(_SIZES),
+        metavar="BYTES,...",
+        help=f"sizes of the messages (default: {_SIZES})",
+    )
 
 
 def _run(session: Session, arguments: argparse.Namespace) -> Result:
@@ -77,7 +88,7 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
         cases += [_peer_case(peer, length, session) for length in arguments.sizes for peer in _PEERS]
         cases.sort(key=lambda case: int(case.row.parameters["bytes"]))
     rows = interleave(session, "size", _FIGURES[0], cases)
-    return Result("size", "size: MiB a second by the size of a message", _FIGURES, rows, {"sizes": arguments.sizes})
+    return Result("size", "size: MiB per second by size of message", _FIGURES, rows, {"sizes": arguments.sizes})
 
 
 def _peer_case(peer: PythonPeer, length: int, session: Session) -> Case:
@@ -100,14 +111,14 @@ def _outcome(tally: Tally, length: int) -> Outcome:
 def _transfer(team: Team, config: Config, length: int, session: Session) -> Outcome:
     load = _load(length, session)
     receiver = team.start("the receiver", _receive, config, length)
-    dst: ServerID = receiver.hear(STARTING)
+    dst: ServerID = receiver.receive(START_TIMEOUT)
     sender = team.start("the sender", _send, config, dst, load)
-    tally: Tally = sender.hear(load.seconds + 3 * load.patience)
+    tally: Tally = sender.receive(load.seconds + 3 * load.patience)
     return _outcome(tally, length)
 
 
 def _receive(channel: Connection, config: Config, length: int) -> None:
-    """Acknowledge messages that have the right length until killed."""
+    """Acknowledge messages of the right length until killed."""
 
     def acknowledge(message: Message) -> None:
         if len(message.data) == length:
@@ -131,5 +142,5 @@ def _send(_: Connection, config: Config, dst: ServerID, load: Load) -> Tally:
 
 
 COMMAND = Command(
-    "size", "MiB a second, from empty messages to 16 MiB", _DESCRIPTION, _EPILOG, _add_options, _run, 0.5, 3
+    "size", "MiB per second, from empty messages to 16 MiB", _DESCRIPTION, _EPILOG, _add_options, _run, 0.5, 3
 )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The subjects of measurement: each compiled-in messaging type, in each way in which it can be run."""
+"""The subjects of the measurements: the messaging types and their variants."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msgd.config import Config
 
 
 class Subject(NamedTuple):
-    """A messaging type with the parameters that make a variant of it."""
+    """A messaging type, with the parameters that make it a variant."""
 
     name: str
     messaging_type: str
@@ -22,7 +22,7 @@ class Subject(NamedTuple):
     overrides: Mapping[str, object] = MappingProxyType({})
 
     def config(self, base: Config, directory: Path) -> Config:
-        """`base` for this subject, with all that processes share below `directory`."""
+        """Return `base` with this subject's parameters, and with everything that processes share below `directory`."""
         places = {
             "lock_directory": str(directory / "lock"),
             "private_dir": str(directory / "private"),
@@ -39,10 +39,10 @@ SUBJECTS = (
     Subject("dgram", "dgram", "AF_UNIX datagrams"),
     Subject("stream", "stream", "AF_UNIX streams"),
 )
-"""All there are, in the order of the tables; the first of a messaging type is that type with the defaults."""
+"""Every subject, in the order of the tables.  The first of each messaging type has the default parameters."""
 
 PLAIN = ("tdb", "dgram", "stream")
-"""The subjects that are a messaging type as it is by default."""
+"""The subjects with the default parameters."""
 
 
 def compiled_in() -> tuple[str, ...]:
@@ -52,11 +52,14 @@ def compiled_in() -> tuple[str, ...]:
 
 
 def choose(names: Sequence[str]) -> list[Subject]:
-    """The subjects of these names; ValueError, with what there is, for one that is unknown or not compiled in."""
+    """Return the subjects with these names.
+
+    Raises ValueError, which lists the available ones, if a name is unknown or not compiled in.
+    """
     by_name = {subject.name: subject for subject in SUBJECTS}
-    there = compiled_in()
+    available = compiled_in()
     for name in names:
-        if name not in there:
+        if name not in available:
             problem = "not compiled in" if name in by_name else "unknown"
-            raise ValueError(f"messaging type {name!r} is {problem}; there are: {', '.join(there)}")
+            raise ValueError(f"messaging type {name!r} is {problem}; available: {', '.join(available)}")
     return [by_name[name] for name in dict.fromkeys(names)]

@@ -13,7 +13,7 @@ from msgd.bench.results import Figure, Result, Row
 
 
 class Table(NamedTuple):
-    """A table: headings, rows of cells, the columns that hold text, and a rich style for each row."""
+    """A table as text cells.  `text_columns` are left-aligned; `styles` has a rich style for each row."""
 
     title: str
     headings: Sequence[str]
@@ -23,14 +23,14 @@ class Table(NamedTuple):
 
 
 def number(value: float) -> str:
-    """A figure for people: as many digits as it is worth."""
+    """Format a figure with as many digits as are significant."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def table_of(result: Result) -> Table:
-    """The table of a result: a line for each row."""
+    """Return the table of a result, with a line for each row."""
     first, *others = result.figures
     parameters = list(dict.fromkeys(name for row in result.rows for name in row.parameters))
     with_page = any(row.page_2006 is not None for row in result.rows)
@@ -88,7 +88,7 @@ def _note(row: Row) -> str:
 
 
 def plain(table: Table) -> str:
-    """The table in aligned plain text."""
+    """Return the table as plain text with aligned columns."""
     lines = [list(table.headings), *map(list, table.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.headings))]
     lines.insert(1, ["-" * width for width in widths])
@@ -103,7 +103,7 @@ def plain(table: Table) -> str:
 
 
 def show(table: Table) -> None:
-    """Print the table."""
+    """Print the table on stdout."""
     if sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:
         _show_rich(table)
     else:

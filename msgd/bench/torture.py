@@ -29,10 +29,10 @@ from msgd.bench import qlen
 from msgd.bench.command import Command, check_fits
 from msgd.bench.endpoints import DATA, FINAL, dispatch_until, serve_until_told
 from msgd.bench.options import add_types, at_least, size
-from msgd.bench.peers.base import STARTING
+from msgd.bench.peers.base import START_TIMEOUT
 from msgd.bench.results import Figure, Outcome, Result
 from msgd.bench.runner import Parameters, Session, cases_of, interleave
-from msgd.bench.workers import Team, Worker
+from msgd.bench.workers import Team, Worker, end_all
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, QueueFull
 from msgd.messaging import Messaging
@@ -42,72 +42,93 @@ from msgd.wire.server_id import ServerID
 _PROCESSES = 8
 _MAX_SIZE = 256 << 10
 _QUEUE_MESSAGES = 200
-"""A short queue, so that the senders to a stopped process come to its bound."""
+"""A short queue, so that the senders to a stopped process reach its limit."""
 
 _BURST = 8
-"""Messages sent between two looks at what came in."""
+"""Messages sent between two dispatches."""
 
 _BACKLOG_BYTES = 16 << 20
-"""A process with more than this in its queues waits for the others instead of sending."""
+"""A process whose backlog is larger waits for the others instead of sending."""
 
 _PAUSE = 0.05
-_INCIDENT = (0.02, 0.15)
-"""Seconds between two incidents, at random."""
+_INCIDENT_PAUSE = (0.02, 0.15)
+"""Seconds between two incidents: the bounds of a random time."""
 
 _HEADER = struct.Struct("<QI")
-"""A message's sequence number in its pair, and the checksum of that and the rest."""
+"""A message's sequence number in its pair, and the checksum of the number and the data."""
 
 _NOISE = 1 << 20
+"""Bytes of random data, of which each message holds a part."""
 
 _FIGURE = Figure("delivered", "messages/s")
-_WRONGS = ("lost", "doubled", "reordered", "damaged")
-_COUNTS = ("sent", "delivered", "refused", "unread", "kills", "stops", *_WRONGS)
+_ERROR_COUNTS = ("lost", "doubled", "reordered", "damaged")
+_COUNTS = ("sent", "delivered", "refused", "unread", "kills", "stops", *_ERROR_COUNTS)
 
 _DESCRIPTION = """\
-Processes send to each other at random as fast as they can, messages of 0 bytes to 256 KiB with sequence numbers and
-checksums.  Meanwhile processes are killed (SIGKILL) and replaced, and stopped for a while, so that their queues fill.
-At the end each pair of living processes is compared: no message may be lost, doubled, reordered or damaged.
+Processes send messages of 0 bytes to 256 KiB to each other at random, as fast
+as they can, with sequence numbers and checksums.  Meanwhile processes are
+killed (SIGKILL) and replaced, or stopped for a while so that their queues fill.
+At the end each pair of surviving processes is compared: no message may be lost,
+doubled, reordered or damaged.
 
-sent       messages that send() accepted
-delivered  messages that arrived
-refused    messages that send() did not accept: the receiver is dead (NoSuchProcess) or does not read (QueueFull)
-unread     sent less delivered: what dead processes had not read, and what they had not sent on
+  sent       messages that send() accepted
+  delivered  messages that arrived
+  refused    messages that send() refused: the receiver is dead
+             (NoSuchProcess) or does not read (QueueFull)
+  unread     sent minus delivered: what killed processes had not read, and what
+             was still in their backlogs
 """
 
 _EPILOG = """\
 examples:
   msgbench torture --seconds 60 --processes 20
-  msgbench torture --seed 42              the same sizes and the same incidents in the same order again
-  msgbench torture --types dgram --qlen 1 with net.unix.max_dgram_qlen = 1 for the run (root only); then it is put back
+  msgbench torture --seed 42
+                           repeat the sizes and incidents of a run
+  msgbench torture --types dgram --qlen 1
+                           with net.unix.max_dgram_qlen = 1 (needs root)
 
-Exit status: 0, 1 if a message between living processes was lost, doubled, reordered or damaged, 2 for wrong usage.
+Exit status: 0, 1 if a message between surviving processes was lost, doubled,
+reordered or damaged, 2 for wrong usage.
 """
 
 
 class _Report(NamedTuple):
-    """What a living process tells at the end.
+    """What a survivor reports at the end.
 
-    sent, received: messages by the other's pid, doubled ones once.  wrongs: how many that came were doubled, and so on.
-    heard_out: the pids whose last message has come.
+    `sent` and `received` count the messages by the other's pid; a doubled message counts once.  `errors` counts
+    those that arrived doubled, reordered or damaged.  `finished` has the pids whose last message has arrived.
     """
 
     sent: dict[int, int]
     received: dict[int, int]
-    wrongs: dict[str, int]
-    heard_out: frozenset[int]
+    errors: dict[str, int]
+    finished: frozenset[int]
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_types(parser, variants=True)
     parser.add_argument(
-        "--processes", type=at_least(3), default=_PROCESSES, metavar="N", help="how many live (default: %(default)s)"
+        "--processes",
+        type=at_least(3),
+        default=_PROCESSES,
+        metavar="N",
+        help="number of processes (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-size", type=size, default=_MAX_SIZE, metavar="BYTES", help="the longest message (default: 256K)"
+        "--max-size",
+        type=size,
+        default=_MAX_SIZE,
+        metavar="BYTES",
+        help="length of the longest message (default: 256K)",
     )
-    parser.add_argument("--seed", type=at_least(0), metavar="N", help="make the same choices as the run with this seed")
     parser.add_argument(
-        "--qlen", type=at_least(1), metavar="N", help="set net.unix.max_dgram_qlen for the run and put it back (root)"
+        "--seed", type=at_least(0), metavar="N", help="repeat the random choices of the run with this seed"
+    )
+    parser.add_argument(
+        "--qlen",
+        type=at_least(1),
+        metavar="N",
+        help="set net.unix.max_dgram_qlen for the run, then restore it (needs root)",
     )
 
 
@@ -138,7 +159,7 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
 
 
 class _Counters:
-    """Numbers of one process in memory that is shared with the parent, so that they outlive it."""
+    """The counters of one process, in memory shared with the parent so that they survive a kill."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
@@ -148,7 +169,7 @@ class _Counters:
 
 
 class _Torture:
-    """One run."""
+    """One run, controlled by the parent."""
 
     def __init__(self, team: Team, config: Config, processes: int, max_size: int, seed: int, session: Session) -> None:
         self._team = team
@@ -157,22 +178,22 @@ class _Torture:
         self._max_size = max_size
         self._seed = seed
         self._session = session
-        self._chance = random.Random(seed)
-        self._noise = self._chance.randbytes(max(_NOISE, 2 * max_size))
-        self._living: dict[ServerID, Worker] = {}
+        self._rng = random.Random(seed)
+        self._noise = self._rng.randbytes(max(_NOISE, 2 * max_size))
+        self._alive: dict[ServerID, Worker] = {}
         self._stopped: Worker | None = None
         self._counters: list[_Counters] = []
         self._counts: Counter[str] = Counter()
 
     def run(self) -> Outcome:
-        """Torture for the session's time, then let the living settle, and compare."""
+        """Cause incidents for the session's time, let the survivors receive what is in flight, and compare."""
         for _ in range(self._processes):
             self._start()
-        self._introduce()
+        self._send_server_ids()
         began = time.monotonic()
         end = began + self._session.seconds
         while (now := time.monotonic()) < end:
-            self._team.watch(min(self._chance.uniform(*_INCIDENT), end - now))
+            self._team.watch(min(self._rng.uniform(*_INCIDENT_PAUSE), end - now))
             self._incident()
         self._resume()
         reports = self._settle()
@@ -185,7 +206,7 @@ class _Torture:
         )
         self._counts["unread"] = self._counts["sent"] - self._counts["delivered"]
         counts = {name: self._counts[name] for name in _COUNTS}
-        wrong = [f"{counts[name]} {name}" for name in _WRONGS if counts[name]]
+        wrong = [f"{counts[name]} {name}" for name in _ERROR_COUNTS if counts[name]]
         if wrong:
             return Outcome({}, counts, f"of {counts['sent']} messages {', '.join(wrong)} (seed {self._seed})")
         return Outcome({_FIGURE.name: counts["delivered"] / elapsed}, counts)
@@ -194,34 +215,34 @@ class _Torture:
         number = len(self._counters)
         counters = _Counters()
         self._counters.append(counters)
-        chance = random.Random(f"{self._seed}/{number}")
-        pressure = _Pressure(self._noise, self._max_size, chance, counters, self._session.patience)
-        worker = self._team.start(f"process {number}", _live, self._config, pressure)
-        self._living[worker.hear(STARTING)] = worker
+        rng = random.Random(f"{self._seed}/{number}")
+        setup = _Setup(self._noise, self._max_size, rng, counters, self._session.patience)
+        worker = self._team.start(f"process {number}", _run_process, self._config, setup)
+        self._alive[worker.receive(START_TIMEOUT)] = worker
         return worker
 
-    def _introduce(self) -> None:
-        everybody = list(self._living)
-        for worker in self._living.values():
-            worker.tell(everybody)
+    def _send_server_ids(self) -> None:
+        server_ids = list(self._alive)
+        for worker in self._alive.values():
+            worker.send(server_ids)
 
     def _incident(self) -> None:
-        """Stop a process, let it go on, or kill one (it may be the stopped one) and start another."""
-        if self._stopped is not None and self._chance.random() < 0.5:
+        """Stop a process, resume the stopped one, or kill one (it may be the stopped one) and start another."""
+        if self._stopped is not None and self._rng.random() < 0.5:
             self._resume()
-        elif self._stopped is None and self._chance.random() < 0.5:
-            self._stopped = self._living[self._chance.choice(list(self._living))]
+        elif self._stopped is None and self._rng.random() < 0.5:
+            self._stopped = self._alive[self._rng.choice(list(self._alive))]
             os.kill(self._stopped.pid, signal.SIGSTOP)
             self._counts["stops"] += 1
         else:
-            worker = self._living.pop(self._chance.choice(list(self._living)))
+            worker = self._alive.pop(self._rng.choice(list(self._alive)))
             worker.kill()
             self._counts["kills"] += 1
             if worker is self._stopped:
                 self._stopped = None
-            self._resume()  # it may hold a lock of the file's that the new process waits for
+            self._resume()  # the stopped process may hold a lock that the new one waits for
             self._start()
-            self._introduce()
+            self._send_server_ids()
 
     def _resume(self) -> None:
         if self._stopped is not None:
@@ -229,70 +250,67 @@ class _Torture:
             self._stopped = None
 
     def _settle(self) -> dict[int, _Report]:
-        """Let the living stop sending and wait for each other's last messages; what each has to report, by pid."""
-        for worker in self._living.values():
-            worker.tell(None)
+        """Tell the survivors to stop sending and to await each other's last messages; return their reports by pid."""
+        for worker in self._alive.values():
+            worker.send(None)
         patience = 3 * self._session.patience
-        reports: dict[int, _Report] = {worker.pid: worker.hear(patience) for worker in self._living.values()}
-        for worker in self._living.values():
-            worker.tell("end")
-        for worker in self._living.values():
-            worker.hear(patience)
+        reports: dict[int, _Report] = {worker.pid: worker.receive(patience) for worker in self._alive.values()}
+        end_all(self._alive.values(), patience)
         return reports
 
     def _compare(self, reports: dict[int, _Report]) -> None:
-        """Count what went wrong between each two of the living; the last messages count, too."""
+        """Count the errors between each two survivors.  A missing last message counts as lost."""
         for pid, report in reports.items():
-            for name, number in report.wrongs.items():
+            for name, number in report.errors.items():
                 self._counts[name] += number
             for sender in reports.keys() - {pid}:
                 self._counts["lost"] += reports[sender].sent.get(pid, 0) - report.received.get(sender, 0)
-                self._counts["lost"] += sender not in report.heard_out
+                self._counts["lost"] += sender not in report.finished
 
 
-class _Pressure(NamedTuple):
-    """What a process of the torture works with."""
+class _Setup(NamedTuple):
+    """What a process is given.  `noise` is the random data from which it cuts its messages."""
 
     noise: bytes
     max_size: int
-    chance: random.Random
+    rng: random.Random
     counters: _Counters
     patience: float
 
 
-def _live(channel: Connection, config: Config, pressure: _Pressure) -> None:
+def _run_process(channel: Connection, config: Config, setup: _Setup) -> None:
     with Messaging(config) as messaging:
         channel.send(messaging.server_id)
-        process = _Process(messaging, channel, pressure)
+        process = _Process(messaging, channel, setup)
         process.send_until_told()
         channel.send(process.finish())
         serve_until_told(messaging, channel)
 
 
 class _Process:
-    """A process of the torture: sends, checks what comes in, and counts."""
+    """A process of the torture: it sends, checks what it receives, and counts."""
 
-    def __init__(self, messaging: Messaging, channel: Connection, pressure: _Pressure) -> None:
+    def __init__(self, messaging: Messaging, channel: Connection, setup: _Setup) -> None:
         self._messaging = messaging
         self._channel = channel
-        self._noise, self._max_size, self._chance, counters, self._patience = pressure
+        self._noise, self._max_size, self._rng, counters, self._patience = setup
         self._values = counters.values
         self._others: list[ServerID] = []
         self._sent: Counter[int] = Counter()
         self._received: Counter[int] = Counter()
         self._next: dict[ServerID, int] = {}
         self._skipped: dict[ServerID, set[int]] = {}
-        self._wrongs: Counter[str] = Counter()
-        self._heard_out: set[int] = set()
+        self._errors: Counter[str] = Counter()
+        self._finished: set[int] = set()
         messaging.register(DATA, self._check)
-        messaging.register(FINAL, lambda message: self._heard_out.add(message.src.pid))
+        messaging.register(FINAL, lambda message: self._finished.add(message.src.pid))
 
     def _check(self, message: Message) -> None:
         src, data = message.src, message.data
         self._values[_Counters.DELIVERED] += 1
         number, checksum = _HEADER.unpack_from(data)
         if checksum != zlib.crc32(data[_HEADER.size :], number):
-            self._wrongs["damaged"] += 1
+            self._errors["damaged"] += 1
         expected = self._next.get(src, 0)
         if number == expected:
             self._next[src] = number + 1
@@ -301,14 +319,14 @@ class _Process:
             self._next[src] = number + 1
         elif number in self._skipped.get(src, ()):
             self._skipped[src].remove(number)
-            self._wrongs["reordered"] += 1
+            self._errors["reordered"] += 1
         else:
-            self._wrongs["doubled"] += 1
+            self._errors["doubled"] += 1
             return
         self._received[src.pid] += 1
 
     def send_until_told(self) -> None:
-        """Send to the processes that the parent names, and dispatch, until it says that this is enough."""
+        """Send to the processes that the parent names, and dispatch, until the parent sends None."""
         messaging = self._messaging
         serve_until_told(messaging, self._channel)
         while True:
@@ -319,15 +337,15 @@ class _Process:
                 self._others = [one for one in others if one != messaging.server_id]
             for _ in range(_BURST):
                 if self._others:
-                    self._send(self._chance.choice(self._others))
+                    self._send(self._rng.choice(self._others))
             messaging.dispatch()
             if messaging.statistics().queued_bytes > _BACKLOG_BYTES:
                 messaging.dispatch(_PAUSE)
 
     def _send(self, dst: ServerID) -> None:
-        # Small messages are as frequent as large ones, on a logarithmic scale.
-        length = int((self._max_size + 1) ** self._chance.random()) - 1
-        at = self._chance.randrange(len(self._noise) - length)
+        # The size is uniform on a logarithmic scale, so that small messages are frequent.
+        length = int((self._max_size + 1) ** self._rng.random()) - 1
+        at = self._rng.randrange(len(self._noise) - length)
         data = self._noise[at : at + length]
         number = self._sent[dst.pid]
         try:
@@ -342,16 +360,16 @@ class _Process:
             self._values[_Counters.SENT] += 1
 
     def finish(self) -> _Report:
-        """Tell the others that this was all, wait until they have, and report."""
+        """Send each process a last message, wait for those of the others, and report."""
         messaging = self._messaging
         for other in self._others:
             self._send_last(other)
         wanted = {other.pid for other in self._others}
-        dispatch_until(messaging, lambda: wanted <= self._heard_out, self._patience)
-        return _Report(dict(self._sent), dict(self._received), dict(self._wrongs), frozenset(self._heard_out))
+        dispatch_until(messaging, lambda: wanted <= self._finished, self._patience)
+        return _Report(dict(self._sent), dict(self._received), dict(self._errors), frozenset(self._finished))
 
     def _send_last(self, dst: ServerID) -> None:
-        """Send the last message.  What comes in is taken meanwhile: the receiver may be waiting for this process."""
+        """Send the last message.  Dispatch meanwhile, because the receiver may be waiting for this process to read."""
         deadline = time.monotonic() + self._patience
         while True:
             try:
@@ -365,7 +383,7 @@ class _Process:
 
 COMMAND = Command(
     "torture",
-    "high pressure: kills, stops, random sizes; nothing may be lost",
+    "stress test with kills, stops and random sizes",
     _DESCRIPTION,
     _EPILOG,
     _add_options,

@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Self
@@ -30,14 +30,16 @@ Tick = Callable[[], None]
 
 _PR_SET_PDEATHSIG = 1
 _TICK = 0.1
-"""Seconds between two ticks of the progress while a worker is awaited."""
+"""Seconds between two updates of the progress display while a worker is awaited."""
 
 
 class RunFailed(Exception):
-    """The run is no good: a worker says so, has died, or has said nothing for too long.  The text says which."""
+    """The run has failed: a worker reported an error, died, or did not report in time.  The text says which."""
 
 
-class _Raised(NamedTuple):
+class _Failure(NamedTuple):
+    """What a worker sends when its body raises."""
+
     text: str
 
 
@@ -51,30 +53,33 @@ class Worker:
         self._tick = tick
         self._ended = False
 
-    def tell(self, thing: object) -> None:
-        """Send it an object."""
+    def send(self, value: object) -> None:
+        """Send the worker an object.  Raises RunFailed if the worker has died."""
         try:
-            self.channel.send(thing)
+            self.channel.send(value)
         except OSError:
             raise RunFailed(f"{self.name} has died ({self._status()})") from None
 
-    def hear(self, within: float) -> Any:
-        """The next object it sends; RunFailed if it raises or dies, or says nothing within so many seconds."""
+    def receive(self, within: float) -> Any:
+        """Return the next object that the worker sends.
+
+        Raises RunFailed if its body raises, if it dies, or if it sends nothing within `within` seconds.
+        """
         deadline = time.monotonic() + within
         while not self.channel.poll(max(0.0, min(_TICK, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
                 raise RunFailed(f"{self.name} has not finished within {within:.3g} s: it waits for a message")
             self._tick()
         try:
-            thing = self.channel.recv()
+            value = self.channel.recv()
         except (EOFError, OSError):
             raise RunFailed(f"{self.name} has died ({self._status()})") from None
-        if isinstance(thing, _Raised):
-            raise RunFailed(f"{self.name}: {thing.text}")
-        return thing
+        if isinstance(value, _Failure):
+            raise RunFailed(f"{self.name}: {value.text}")
+        return value
 
     def kill(self) -> None:
-        """SIGKILL it and wait until it is gone."""
+        """Kill the worker with SIGKILL and reap it."""
         if not self._ended:
             os.kill(self.pid, signal.SIGKILL)
             self._status()
@@ -88,10 +93,19 @@ class Worker:
         return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
-class Team:
-    """The workers of one run; leaving it as a context manager ends them all.
+def end_all(workers: Collection[Worker], within: float) -> None:
+    """Tell workers that wait for an object to end.  Return when their bodies have; raise RunFailed if one is late."""
+    for worker in workers:
+        worker.send("end")
+    for worker in workers:
+        worker.receive(within)
 
-    `cpus`: the CPUs that workers are bound to, in turn; none means unbound.  `tick` is called while one is awaited.
+
+class Team:
+    """The workers of one run.  They are killed at the end of the `with` block.
+
+    `cpus` are the CPUs to which the workers are bound in turn; if there are none, they are not bound.  `tick` is called
+    while a worker is awaited.
     """
 
     def __init__(self, cpus: Sequence[int] = (), tick: Tick = lambda: None) -> None:
@@ -108,13 +122,13 @@ class Team:
             worker.kill()
 
     def watch(self, seconds: float) -> None:
-        """Let them work for so many seconds; RunFailed as soon as one fails, or says something."""
+        """Let the workers run for this many seconds.  Raises RunFailed as soon as one fails or sends anything."""
         deadline = time.monotonic() + seconds
         channels = {worker.channel: worker for worker in self.workers if not worker.channel.closed}
         while (left := deadline - time.monotonic()) > 0:
             for channel in wait(list(channels), min(left, _TICK)):
-                worker = channels[channel]  # type: ignore[index]  # it waits for sockets and numbers as well
-                raise RunFailed(f"{worker.name} said {worker.hear(0)!r}")
+                worker = channels[channel]  # type: ignore[index]  # wait() is typed for sockets and numbers as well
+                raise RunFailed(f"{worker.name} unexpectedly sent {worker.receive(0)!r}")
             self._tick()
 
     def start(
@@ -124,8 +138,8 @@ class Team:
         *arguments: P.args,
         **keywords: P.kwargs,
     ) -> Worker:
-        """Fork a process that runs `body(channel, *arguments)`; what it returns is the last thing heard of it."""
-        ours, theirs = Pipe()
+        """Fork a process that runs `body(channel, *arguments)`.  What the body returns is the last object it sends."""
+        parent_end, child_end = Pipe()
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
@@ -133,26 +147,26 @@ class Team:
         self._started += 1
         pid = _fork()
         if pid == 0:
-            ours.close()
-            for other in self.workers:  # so that their end of the pipe is closed when they are
+            parent_end.close()
+            for other in self.workers:  # so that each pipe closes when its worker ends
                 other.channel.close()
-            _live(theirs, parent, cpu, lambda: body(theirs, *arguments, **keywords))
-        theirs.close()
-        worker = Worker(name, pid, ours, self._tick)
+            _run_worker(child_end, parent, cpu, lambda: body(child_end, *arguments, **keywords))
+        child_end.close()
+        worker = Worker(name, pid, parent_end, self._tick)
         self.workers.append(worker)
         return worker
 
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads of a test runner only wait; none is ours
+        warnings.simplefilter("ignore", DeprecationWarning)  # only a test runner has threads, and they are idle
         return os.fork()
 
 
-def _live(channel: Connection, parent: int, cpu: int | None, body: Callable[[], object]) -> None:
-    """A worker's life, from fork to exit."""
+def _run_worker(channel: Connection, parent: int, cpu: int | None, body: Callable[[], object]) -> None:
+    """Run the body in the forked process, report what it returns or raises, and exit."""
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is msgbench's to handle, which ends us
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # msgbench handles Ctrl-C and ends its workers
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -175,5 +189,5 @@ def _live(channel: Connection, parent: int, cpu: int | None, body: Callable[[], 
 
 
 def _tell_failure(channel: Connection, text: str) -> None:
-    with contextlib.suppress(OSError):  # the parent is gone: nobody is left to tell
-        channel.send(_Raised(text))
+    with contextlib.suppress(OSError):  # the parent has died
+        channel.send(_Failure(text))

@@ -16,9 +16,12 @@ import argparse
 import contextlib
 import io
 import logging
+import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import NoReturn
 
 from msgd import _registry
@@ -30,6 +33,8 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 """The status that a shell reports for a process killed by SIGINT."""
 
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that ask a program to end."""
 
 _STDOUT = "stdout"
 
@@ -58,6 +63,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with the status for wrong usage."""
         self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def seconds(text: str) -> float:
+    """Parse an option's number of seconds, which must be finite and above 0.  For `type=`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
 
 
 def run(program: str, body: Callable[[], int]) -> int:
@@ -123,6 +139,19 @@ def _status(body: Callable[[], int]) -> int:
         return body()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else EXIT_FAILURE
+
+
+def exit_on_signals() -> None:
+    """Make SIGTERM and SIGHUP raise SystemExit, so that the program cleans up before it exits.
+
+    The exit status is 128 plus the signal's number, as a shell reports it.  SIGINT raises KeyboardInterrupt already.
+    """
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGHUP, _exit)
+
+
+def _exit(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
 
 
 def complaint(program: str, error: MsgdError | OSError) -> str:

@@ -38,7 +38,7 @@ def test_ping(msgbench: Msgbench) -> None:
 
 
 @pytest.mark.parametrize("command", ["ping", "flood", "latency", "fanout", "scale"])
-def test_something_is_done_however_short_the_time(msgbench: Msgbench, command: str) -> None:
+def test_something_is_measured_even_in_a_short_time(msgbench: Msgbench, command: str) -> None:
     """Simulate a machine that stalls until the time is over."""
     for _, run in runs(msgbench.measure(command, "--types", "dgram", "--seconds", "0.000001")):
         assert run["figures"]
@@ -57,10 +57,10 @@ def test_ping_within_one_process(msgbench: Msgbench) -> None:
         if row["subject"] in ALL:
             assert row["runs"][0]["counts"]["sent"] == row["runs"][0]["counts"]["received"] >= 2
         else:
-            assert row["missing"] == "it takes two processes"
+            assert row["missing"] == "needs two processes"
 
 
-def test_peers_do_the_same_or_say_why_not(msgbench: Msgbench) -> None:
+def test_peers_are_measured_or_give_the_reason(msgbench: Msgbench) -> None:
     done = msgbench.measure("ping", "--peers", "--types", "dgram")
     assert done.status == 0, done.err
     assert [row["subject"] for row in done.result["rows"]] == ["dgram", *(peer.name for peer in PEERS)]
@@ -92,7 +92,7 @@ def test_size(msgbench: Msgbench) -> None:
     assert all(count["sent"] == count["received"] >= 1 for count in counts)
 
 
-def test_sizes_beside_peers(msgbench: Msgbench) -> None:
+def test_size_with_peers(msgbench: Msgbench) -> None:
     done = msgbench.measure("size", "--sizes", "0,100K", "--seconds", "0.01", "--peers", "--types", "stream")
     rows = [row for row in done.result["rows"] if not row["missing"]]
     assert {"stream", "multiprocessing"} <= {row["subject"] for row in rows}
@@ -106,7 +106,7 @@ def test_latency(msgbench: Msgbench) -> None:
         assert run["counts"]["pings"] >= 1
 
 
-def test_quantiles_are_times_that_were_measured() -> None:
+def test_quantiles_are_measured_times() -> None:
     times = [number / 1e6 for number in range(1, 1001)]
     assert quantiles(times) == pytest.approx({"p50": 500, "p99": 990, "p99.9": 999, "max": 1000})
     assert quantiles([1e-6]) == pytest.approx({"p50": 1, "p99": 1, "p99.9": 1, "max": 1})
@@ -142,7 +142,7 @@ def test_torture(msgbench: Msgbench) -> None:
 
 
 def test_loss_makes_ping_fail(msgbench: Msgbench, lossy: str) -> None:
-    done = msgbench.measure("ping", "--seconds", "0.5", "--patience", "4")  # by how much the process may be late, too
+    done = msgbench.measure("ping", "--seconds", "0.5", "--patience", "4")  # the process may be late by as much
     assert done.status == 1
     assert "answers are missing" in done.rows[lossy]["runs"][0]["failure"]
     assert "FAILED" in done.out

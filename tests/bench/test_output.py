@@ -57,12 +57,12 @@ def test_numbers(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_percentages_are_of_the_same_parameters() -> None:
+def test_percentage_of_the_base_with_the_same_parameters() -> None:
     rows = (row("tdb", 10, senders=1), row("tdb", 100, senders=8), row("dgram", 50, senders=8))
     assert result(*rows).percentage(rows[2]) == 50
 
 
-def test_json_reads_back(tmp_path: Path) -> None:
+def test_json_round_trip(tmp_path: Path) -> None:
     record.write(tmp_path / "a.json", [RESULT], MACHINE)
     assert record.read(tmp_path / "a.json") == ([RESULT], MACHINE)
     assert os.listdir(tmp_path) == ["a.json"]
@@ -96,10 +96,10 @@ def test_compare(msgbench: Msgbench, tmp_path: Path) -> None:
     ]
     assert msgbench("compare", "--at-least", "0.8", old, new).status == 0
     done = msgbench("compare", "--at-least", "0.9", old, new)
-    assert (done.status, done.err) == (1, "msgbench: the worst is 0.80 times as good as it was\n")
+    assert (done.status, done.err) == (1, "msgbench: the worst figure is 0.80 times as good as before\n")
 
 
-def test_compare_knows_which_way_is_better(msgbench: Msgbench, tmp_path: Path) -> None:
+def test_compare_when_less_is_better(msgbench: Msgbench, tmp_path: Path) -> None:
     for name, value in (("old", 10.0), ("new", 5.0)):
         faster = dataclasses.replace(result(row("tdb", value)), figures=(Figure("rate", "us", less_is_better=True),))
         record.write(tmp_path / f"{name}.json", [faster], MACHINE)
@@ -109,7 +109,7 @@ def test_compare_knows_which_way_is_better(msgbench: Msgbench, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"msgbench": 1}', '{"msgbench": 99, "results": []}', "\xff"])
-def test_files_of_others_are_refused(msgbench: Msgbench, tmp_path: Path, text: str) -> None:
+def test_foreign_files_are_refused(msgbench: Msgbench, tmp_path: Path, text: str) -> None:
     file = tmp_path / "other.json"
     file.write_text(text, encoding="latin-1")
     done = msgbench("compare", str(file), str(file))
@@ -143,7 +143,7 @@ def test_page(msgbench: Msgbench, tmp_path: Path) -> None:
         "<!-- msgbench flood -->\nkept\n<!-- end -->\nafter\n"
     )
     record.write(tmp_path / "ping.json", [result(row("tdb", 5))], MACHINE)
-    for _ in range(2):  # the second time it is filled in anew
+    for _ in range(2):  # the second time replaces the first
         assert msgbench("page", str(page), str(tmp_path / "ping.json")).status == 0
     text = page.read_text()
     assert "old" not in text
@@ -156,7 +156,7 @@ def test_page(msgbench: Msgbench, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_a_page_without_a_place(tmp_path: Path) -> None:
+def test_page_without_a_place_for_the_result(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("nothing\n")
     with pytest.raises(ValueError, match="no place <!-- msgbench ping -->"):
         fill(tmp_path / "page.md", [RESULT], MACHINE)
@@ -180,21 +180,21 @@ def test_pictures(msgbench: Msgbench, scratch: Path, benchmark: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("ping --types carrier-pigeon", "messaging type 'carrier-pigeon' is unknown; there are: "),
-        ("ping --window 0", "'0' is no whole number of at least 1"),
-        ("ping --size 1G", "'1G' is no number of bytes"),
+        ("ping --types carrier-pigeon", "messaging type 'carrier-pigeon' is unknown; available: "),
+        ("ping --window 0", "'0' is not a whole number of at least 1"),
+        ("ping --size 1G", "'1G' is not a number of bytes"),
         ("ping --size 17M", "bytes are more than msgd:max message size"),
-        ("ping --seconds nan", "'nan' is no number of seconds"),
+        ("ping --seconds nan", "'nan' is not a number of seconds"),
         ("ping --pin 9999", "this process may not run on CPU 9999"),
         ("ping --json /proc/no/such.json", "/proc/no/such.json cannot be written"),
         ("ping --json /", "/ cannot be written"),
-        ("ping --plot picture.odt", "a picture is .png, .svg, .pdf"),
-        ("ping --directory /nowhere", "it is no directory that can be written into"),
-        ("flood --senders 0", "'0' is no whole number of at least 1"),
-        ("size --sizes 1,x", "'x' is no number of bytes"),
+        ("ping --plot picture.odt", "a picture's name ends in .png, .svg, .pdf"),
+        ("ping --directory /nowhere", "not a writable directory"),
+        ("flood --senders 0", "'0' is not a whole number of at least 1"),
+        ("size --sizes 1,x", "'x' is not a number of bytes"),
         ("dbench --load /nowhere/client.txt", "--load /nowhere/client.txt: No such file or directory"),
         ("torture --max-size 16M", "bytes are more than msgd:max message size"),
-        ("torture --qlen 0", "'0' is no whole number of at least 1"),
+        ("torture --qlen 0", "'0' is not a whole number of at least 1"),
         ("compare a.json /nowhere/b.json", "a.json: No such file or directory"),
         ("", "the following arguments are required: COMMAND"),
     ],
@@ -207,7 +207,7 @@ def test_wrong_usage(msgbench: Msgbench, arguments: str, complaint: str) -> None
     assert not done.out
 
 
-def test_the_configuration_may_stand_before_the_command(msgbench: Msgbench, scratch: Path) -> None:
+def test_configfile_before_or_after_the_command(msgbench: Msgbench, scratch: Path) -> None:
     smb_conf = scratch / "smb.conf"
     smb_conf.write_text("log level = loud")
     for arguments in (("-s", str(smb_conf), "ping"), ("ping", "-s", str(smb_conf))):
@@ -216,20 +216,20 @@ def test_the_configuration_may_stand_before_the_command(msgbench: Msgbench, scra
         assert done.err.startswith(f"msgbench: {smb_conf}:1: log level = loud")
 
 
-def test_no_room_for_its_files(msgbench: Msgbench) -> None:
+def test_full_disk_for_json(msgbench: Msgbench) -> None:
     done = msgbench.measure("ping", "--types", "dgram", "--json", "/dev/full")
     assert done.status == 1
     assert done.err == "msgbench: /dev/full: No space left on device\n"
 
 
-def test_types_that_are_not_compiled_in(msgbench: Msgbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_type_that_is_not_compiled_in(msgbench: Msgbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("msgd.bench.subjects.MESSAGING_MODULES", ())
     done = msgbench("ping", "--types", "stream")
     assert done.status == 2
     assert "messaging type 'stream' is not compiled in" in done.err
 
 
-def test_a_directory_with_too_long_a_path(msgbench: Msgbench, tmp_path: Path) -> None:
+def test_directory_whose_path_is_too_long(msgbench: Msgbench, tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
     done = msgbench("ping", "--directory", str(deep))
@@ -257,20 +257,20 @@ def test_every_command_has_help(msgbench: Msgbench) -> None:
         assert "Exit status: 0" in done.out
 
 
-def test_a_line_for_each_run_where_there_is_no_terminal(msgbench: Msgbench, scratch: Path) -> None:
+def test_progress_without_a_terminal_is_a_line_for_each_run(msgbench: Msgbench, scratch: Path) -> None:
     done = msgbench("ping", "--types", "dgram", "--runs", "2", "--seconds", "0.05", "--directory", str(scratch))
     lines = done.err.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["dgram, run 1 of 2", "dgram, run 2 of 2"]
     assert os.listdir(scratch) == []
 
 
-def test_what_a_worker_raises_is_the_runs_failure() -> None:
+def test_failure_of_a_worker_fails_the_run() -> None:
     def fail(channel: object) -> None:
-        raise RunFailed("no luck")
+        raise RunFailed("it failed")
 
-    with Team() as team, pytest.raises(RunFailed, match=r"^the unlucky: no luck$"):
-        team.start("the unlucky", fail).hear(20)
-    with Team() as team, pytest.raises(RunFailed, match=r"^the dead has died \(exit status 3\)$"):
-        team.start("the dead", lambda channel: os._exit(3)).hear(20)
-    with Team() as team, pytest.raises(RunFailed, match=r"^the silent has not finished within 0.01 s"):
-        team.start("the silent", lambda channel: channel.recv()).hear(0.01)
+    with Team() as team, pytest.raises(RunFailed, match=r"^the failing worker: it failed$"):
+        team.start("the failing worker", fail).receive(20)
+    with Team() as team, pytest.raises(RunFailed, match=r"^the dead worker has died \(exit status 3\)$"):
+        team.start("the dead worker", lambda channel: os._exit(3)).receive(20)
+    with Team() as team, pytest.raises(RunFailed, match=r"^the silent worker has not finished within 0.01 s"):
+        team.start("the silent worker", lambda channel: channel.recv()).receive(0.01)

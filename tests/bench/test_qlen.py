@@ -21,35 +21,35 @@ from tests.support.harness import Child
 
 @pytest.fixture
 def sysctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that stands in for the kernel's."""
+    """A file in place of the kernel's."""
     path = tmp_path / "max_dgram_qlen"
     path.write_text("10\n")
     monkeypatch.setattr(qlen, "PATH", path)
     return path
 
 
-def test_it_is_set_and_put_back(sysctl: Path) -> None:
+def test_value_is_set_and_restored(sysctl: Path) -> None:
     with qlen.changed(3) as in_force:
         assert in_force == 3
         assert sysctl.read_text() == "3\n"
     assert sysctl.read_text() == "10\n"
 
 
-def test_it_is_left_alone(sysctl: Path) -> None:
+def test_value_is_left_alone(sysctl: Path) -> None:
     with qlen.changed(None) as in_force:
         assert in_force == 10
         sysctl.write_text("11\n")
     assert sysctl.read_text() == "11\n"
 
 
-def test_it_is_reported(sysctl: Path, msgbench: Msgbench) -> None:
+def test_value_is_reported(sysctl: Path, msgbench: Msgbench) -> None:
     done = msgbench.measure("torture", "--qlen", "4", "--types", "dgram", "--processes", "3")
     assert done.result["settings"]["net.unix.max_dgram_qlen"] == 4
     assert sysctl.read_text() == "10\n"
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_is_put_back_by_whoever_is_told_to_end(
+def test_value_is_restored_after_a_signal(
     sysctl: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, ending: signal.Signals
 ) -> None:
     def body(channel: Connection) -> None:
@@ -70,11 +70,11 @@ def test_it_is_put_back_by_whoever_is_told_to_end(
 
 
 @pytest.mark.usefixtures("sysctl")
-def test_only_root_may(msgbench: Msgbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_permission(msgbench: Msgbench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(value: int) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(qlen, "_write", refuse)
     done = msgbench("torture", "--qlen", "5")
     assert done.status == 2
-    assert "net.unix.max_dgram_qlen = 5: Permission denied; it takes root" in done.err
+    assert "net.unix.max_dgram_qlen = 5: Permission denied; setting it needs root" in done.err

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""One smbd for all tests of a worker, on directories of its own."""
+"""Fixtures: one smbd for all tests of a pytest worker, in its own directories."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def config(samba: Samba) -> Config:
 
 @pytest.fixture
 def messaging(samba: Samba, config: Config) -> Iterator[Messaging]:
-    """A context in the test's own process that smbd answers."""
+    """A context in the test process, which smbd has already answered."""
     with Messaging(config) as messaging:
         samba.await_answer(messaging)
         yield messaging
@@ -44,14 +44,14 @@ def messaging(samba: Samba, config: Config) -> Iterator[Messaging]:
 
 @pytest.fixture
 def peer(config: Config) -> Iterator[Peer]:
-    """An msgd process among Samba's."""
+    """A process that uses msgd's library, in Samba's directories."""
     with Peer(config) as peer:
         yield peer
 
 
 @pytest.fixture
 def msgd(samba: Samba) -> Iterator[int]:
-    """The pid of our daemon."""
+    """The pid of a running msgd."""
     daemon = samba.start_msgd()
     yield daemon.pid
     stop(daemon)

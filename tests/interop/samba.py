@@ -25,7 +25,7 @@ PATIENCE = 30.0
 def missing() -> str | None:
     """What is missing to run Samba here, and how to get it; None if nothing is missing."""
     if os.geteuid() != 0:
-        return "a Samba of our own needs root: run the tests as root"
+        return "a separate Samba needs root: run the tests as root"
     absent = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
     if absent:
         return f"{' and '.join(absent)} not found: apt-get install samba samba-common-bin smbclient tdb-tools"
@@ -54,7 +54,7 @@ class Samba:
         self.file = directory / "smb.conf"
         self.port = _free_port()
         self.msgd_file = directory / "msgd.conf"
-        """The same for msgd, of whatever messaging type it is by default; Samba would warn of that parameter."""
+        """The same smb.conf for msgd, with its messaging type, a parameter of which Samba would warn."""
         self.msgd_file.write_text(f"messaging type = dgram\ninclude = {self.file}\n")
         for name in ("private", "state", "cache", "pid", "log", "share"):
             (directory / name).mkdir()
@@ -94,7 +94,7 @@ class Samba:
         self.pid = self.smbd.pid
         try:
             for helper in self._children():
-                self._wait_until_it_answers("a helper of smbd's", helper, self.smbd)
+                self._wait_until_it_answers("a helper of smbd", helper, self.smbd)
         except BaseException:
             stop(self.smbd)
             raise
@@ -116,7 +116,7 @@ class Samba:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                process_group=0,  # smbd ends its whole group when it ends
+                process_group=0,  # smbd kills its whole process group when it exits
             )
         try:
             self._wait_until_it_answers(str(program.args), program.pid, program)
@@ -126,9 +126,9 @@ class Samba:
         return program
 
     def _wait_until_it_answers(self, what: str, pid: int, program: subprocess.Popen[bytes]) -> None:
-        """Until a PING comes back: its lock file, its socket and its event loop are there then.
+        """Wait until the process answers a PING: it then has its lock file, its socket and its event loop.
 
-        `program`: with whose end it ends.
+        Raises AssertionError if `program` exits first, or if no answer arrives in time.
         """
         deadline = time.monotonic() + PATIENCE
         pidfd = os.pidfd_open(program.pid)
@@ -147,9 +147,10 @@ class Samba:
         raise AssertionError(f"{what} has not answered for {PATIENCE:g} seconds:\n{self.log()}")
 
     def await_answer(self, messaging: Messaging) -> None:
-        """Until smbd answers this context, whose process may have had an endpoint a moment ago.
+        """Wait until smbd answers this context.
 
-        Samba loses an answer, and logs "Connection refused", that it queues for the endpoint of before.
+        If the process had another endpoint just before, Samba may queue the answer for that one.  It then loses the
+        answer and logs "Connection refused", so the request is repeated.
         """
         for _ in range(3):
             with contextlib.suppress(ReplyTimeout):
@@ -180,7 +181,7 @@ class Samba:
         return self.run("smbcontrol", "-s", self.file, *arguments)
 
     def smbcontrol_until(self, wanted: set[str], *arguments: str | int) -> None:
-        """Run smbcontrol until it has printed these lines; left alone, it would wait for its whole timeout."""
+        """Run smbcontrol until it has printed these lines; left alone, it would wait until its timeout."""
         command = ["stdbuf", "-oL", "smbcontrol", "-s", str(self.file), "-t", f"{PATIENCE:g}", *map(str, arguments)]
         left = set(wanted)
         with subprocess.Popen(
@@ -192,18 +193,18 @@ class Samba:
                 if not left:
                     break
             running.terminate()
-        assert not left, f"{arguments} did not bring {left}"
+        assert not left, f"smbcontrol {arguments} did not print {left}"
 
     def msgcontrol(self, *arguments: str | int) -> tuple[int, str]:
-        """Run our msgcontrol on this smb.conf."""
+        """Run msgcontrol on this smb.conf."""
         return self.run(sys.executable, "-m", "msgd.tools.msgcontrol", "-s", self.msgd_file, *arguments)
 
     def msgstatus(self, *arguments: str) -> tuple[int, str]:
-        """Run our msgstatus on this smb.conf."""
+        """Run msgstatus on this smb.conf."""
         return self.run(sys.executable, "-m", "msgd.tools.msgstatus", "-s", self.msgd_file, *arguments)
 
     def start_msgd(self) -> subprocess.Popen[bytes]:
-        """Start our daemon on this smb.conf."""
+        """Start msgd on this smb.conf."""
         return self.start(sys.executable, "-m", "msgd.daemon", "-F", "-s", self.msgd_file)
 
 

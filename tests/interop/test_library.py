@@ -45,7 +45,7 @@ def test_ping_smbd(samba: Samba, messaging: Messaging, size: int) -> None:
     assert answer.dst == messaging.server_id
 
 
-def test_by_full_server_id(samba: Samba, messaging: Messaging) -> None:
+def test_request_to_a_full_server_id(samba: Samba, messaging: Messaging) -> None:
     unique_id = {one.pid: one.unique_id for one in messaging.processes()}[samba.pid]
     dst = ServerID(samba.pid, unique_id=unique_id)
     assert messaging.request(dst, MessageType.PING, b"x", MessageType.PONG).src == dst
@@ -57,7 +57,7 @@ def test_debuglevel_of_smbd(samba: Samba, messaging: Messaging) -> None:
 
 
 def test_burst_to_smbd(samba: Samba, messaging: Messaging) -> None:
-    """More messages than its queue holds: every one is answered, in order."""
+    """A burst of more messages than its queue holds is answered completely and in order."""
     answers: list[bytes] = []
     messaging.register(MessageType.PONG, lambda message: answers.append(message.data))
     burst = [b"%d" % number + b"." * (number % 7 * 300) for number in range(1000)]
@@ -81,11 +81,14 @@ def test_long_message_from_smbcontrol(samba: Samba, peer: Peer) -> None:
     assert samba.smbcontrol(peer.pid, "close-share", LONG) == (0, "")
     message = peer.hear()
     assert message.data == LONG.encode() + b"\0"
-    assert len(message.data) + HEADER_SIZE > 2 * 1000, "it came in three fragments"
+    assert len(message.data) + HEADER_SIZE > 2 * 1000, "it arrived in three fragments"
 
 
 def serve_and_count(session: Session, until: int) -> tuple[set[str], set[str], int]:
-    """Dispatch until a message of the type has come in; descriptors before and after, and how many fds came."""
+    """Dispatch until `until` messages have arrived.
+
+    Return the descriptors that are open before and after, and the number of those passed.
+    """
     messages: list[int] = []
     session.messaging.register(MessageType.REQ_POOL_USAGE, lambda message: messages.append(len(message.fds)))
     before = open_fds()
@@ -95,7 +98,7 @@ def serve_and_count(session: Session, until: int) -> tuple[set[str], set[str], i
 
 
 def test_descriptors_of_pool_usage(samba: Samba, peer: Peer) -> None:
-    """smbcontrol passes a pipe to write the answer to; it is closed after the handler, so smbcontrol sees its end."""
+    """smbcontrol passes a pipe for the answer.  The pipe is closed after the handler, so smbcontrol reads EOF."""
     peer.begin(serve_and_count, 3)
     for _ in range(3):
         samba.smbcontrol("-t", "5", peer.pid, "pool-usage")
@@ -115,7 +118,7 @@ def test_pool_usage_of_smbd(samba: Samba, messaging: Messaging) -> None:
 
 
 def test_clean_up_leaves_samba_alone(samba: Samba, messaging: Messaging, config: Config) -> None:
-    """It removes the files of a killed msgd process, and none of live Samba processes."""
+    """Clean-up removes the files of a killed msgd process, and none of a live Samba process."""
     messaging.clean_up()
     processes = {process.pid for process in messaging.processes()}
     assert len(processes) > 2, "smbd has helpers of its own"

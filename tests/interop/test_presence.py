@@ -25,7 +25,7 @@ NOTIFY_DAEMON = "notify-daemon"
 SHARE = "//127.0.0.1/share"
 
 
-def everybody_else(messaging: Messaging) -> set[int]:
+def other_pids(messaging: Messaging) -> set[int]:
     return {process.pid for process in messaging.processes()} - {messaging.server_id.pid}
 
 
@@ -38,10 +38,10 @@ needs_names_tdb = pytest.mark.skipif(
 # Broadcasts
 
 
-def test_msgd_reaches_exactly_who_is_here(samba: Samba, messaging: Messaging, peer: Peer) -> None:
+def test_broadcast_from_msgd_reaches_every_process(samba: Samba, messaging: Messaging, peer: Peer) -> None:
     """A broadcast reaches Samba's processes, which listen to all classes, and ours; each answers once."""
     peer.begin(serve)
-    here = everybody_else(messaging)
+    here = other_pids(messaging)
     assert {samba.pid, peer.pid} < here
     answers: list[int] = []
     messaging.register(MessageType.PONG, lambda message: answers.append(message.src.pid))
@@ -51,11 +51,13 @@ def test_msgd_reaches_exactly_who_is_here(samba: Samba, messaging: Messaging, pe
     assert sorted(answers) == sorted(here)
 
 
-def test_samba_reaches_exactly_who_is_here(samba: Samba, messaging: Messaging, peer: Peer, config: Config) -> None:
+def test_broadcast_from_samba_reaches_every_process(
+    samba: Samba, messaging: Messaging, peer: Peer, config: Config
+) -> None:
     peer.begin(serve)
-    here = everybody_else(messaging)
+    here = other_pids(messaging)
     messaging.close()
-    status, output = samba.smbcontrol("-t", "5", "all", "ping")  # waits as long as it may, for whoever else may answer
+    status, output = samba.smbcontrol("-t", "5", "all", "ping")  # smbcontrol always waits until its timeout
     assert status == 0
     answers = sorted(int(pid) for pid in re.findall(r"^PONG from pid (\d+)$", output, re.MULTILINE))
     assert answers == sorted(here)
@@ -85,7 +87,7 @@ def tdbdump(config: Config) -> dict[str, str]:
 
 
 @needs_names_tdb
-def test_format(samba: Samba, messaging: Messaging, config: Config) -> None:
+def test_format_of_names_tdb(samba: Samba, messaging: Messaging, config: Config) -> None:
     before = tdbdump(config)
     messaging.add_name("printers")
     ours, theirs = str(messaging.server_id), str(messaging.lookup(NOTIFY_DAEMON)[0])
@@ -95,8 +97,8 @@ def test_format(samba: Samba, messaging: Messaging, config: Config) -> None:
 
 
 @needs_names_tdb
-def test_clean_up_leaves_samba_its_names(samba: Samba, messaging: Messaging, config: Config) -> None:
-    messaging.clean_up()  # after other tests
+def test_clean_up_keeps_the_names_of_samba(samba: Samba, messaging: Messaging, config: Config) -> None:
+    messaging.clean_up()  # remove what other tests have left
     (notify_daemon,) = messaging.lookup(NOTIFY_DAEMON)
     with Peer(config) as dead:
         dead.call(add_name, NOTIFY_DAEMON)
@@ -122,14 +124,14 @@ def later_samba() -> Iterator[Samba]:
 
 
 @needs_names_tdb
-def test_samba_starts_where_msgd_is(later_samba: Samba) -> None:
-    """Samba uses the names.tdb that msgd created.  No process loses a name, nor when Samba ends and msgd continues."""
+def test_samba_starts_after_msgd(later_samba: Samba) -> None:
+    """Samba uses the names.tdb that msgd created.  No process loses a name, not even when Samba ends."""
     with Messaging(later_samba.config()) as messaging:
         messaging.add_name("printers")
         with later_samba:
             (notify_daemon,) = messaging.lookup(NOTIFY_DAEMON)
             assert messaging.names() == {"printers": [messaging.server_id], NOTIFY_DAEMON: [notify_daemon]}
-        with Child(lambda channel: channel.recv()):  # takes over none of the locks
+        with Child(lambda channel: channel.recv()):  # the child inherits none of the locks
             messaging.clean_up()
             assert messaging.names() == {"printers": [messaging.server_id]}
 
@@ -168,7 +170,7 @@ def test_msgstatus(samba: Samba, peer: Peer) -> None:
     assert status == 0
     rows = {row["pid"]: row for row in json.loads(output)["processes"]}
     with Messaging(samba.config()) as messaging:
-        assert rows.keys() == everybody_else(messaging)
+        assert rows.keys() == other_pids(messaging)
         assert {row["server_id"] for row in rows.values()} == {
             str(ServerID(one.pid, unique_id=one.unique_id)) for one in messaging.processes() if one.pid != os.getpid()
         }

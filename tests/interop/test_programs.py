@@ -66,10 +66,10 @@ def test_msgcontrol_ping(samba: Samba) -> None:
 
 def test_msgcontrol_all_ping(samba: Samba, msgd: int) -> None:
     with Messaging(samba.config()) as messaging:
-        everybody = {process.pid for process in messaging.processes()} - {messaging.server_id.pid}
+        pids = {process.pid for process in messaging.processes()} - {messaging.server_id.pid}
     status, output = samba.msgcontrol("all", "ping")
-    assert (status, lines(output)) == (0, {f"PONG from pid {pid}" for pid in everybody})
-    assert {samba.pid, msgd} < everybody
+    assert (status, lines(output)) == (0, {f"PONG from pid {pid}" for pid in pids})
+    assert {samba.pid, msgd} < pids
 
 
 def test_msgcontrol_debuglevel(samba: Samba) -> None:
@@ -102,7 +102,7 @@ def test_msgcontrol_reload_config(samba: Samba, changing_log_level: None) -> Non
     assert answer.data.startswith(b"all:3 ")
 
 
-def test_msgcontrol_of_a_process_that_is_not_there(samba: Samba, msgd: int) -> None:
+def test_msgcontrol_to_a_missing_process(samba: Samba, msgd: int) -> None:
     status, output = samba.msgcontrol(samba.pid + (1 << 20), "ping")
     assert status == 1
     assert len(lines(output)) == 1

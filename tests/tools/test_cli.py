@@ -37,26 +37,26 @@ def shell(redirected: str, module: str, *arguments: str) -> Finished:
     ("redirected", "complaint"),
     [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device"), ("<&- >&-", "Bad file descriptor")],
 )
-def test_what_cannot_be_printed_is_one_line(program: str, redirected: str, complaint: str) -> None:
+def test_failed_output_is_one_line(program: str, redirected: str, complaint: str) -> None:
     failed = shell(redirected, PROGRAMS[program], "--version")
     assert failed.returncode == 1
     assert one_line(failed) == f"{program}: stdout: {complaint}"
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_whoever_closes_stderr_still_gets_the_status(program: str) -> None:
+def test_exit_status_with_closed_stderr(program: str) -> None:
     failed = shell("2>&-", PROGRAMS[program], "--frobnicate")
     assert (failed.returncode, failed.stdout, failed.stderr) == (2, "", "")
 
 
-def test_a_closed_stdout_does_not_matter_to_who_prints_nothing(place: Place) -> None:
+def test_closed_stdout_without_output(place: Place) -> None:
     msgd = place.msgd()
     done = shell(">&-", PROGRAMS["msgcontrol"], "-s", str(place.smb_conf), "msgd", "debug", "4")
     assert (done.returncode, done.stderr) == (0, "")
     assert place.debuglevel(msgd.pid) == b"all:4 msgd:4\n\0"
 
 
-def test_a_daemon_starts_with_all_descriptors_closed(place: Place) -> None:
+def test_daemon_starts_with_all_descriptors_closed(place: Place) -> None:
     done = shell("<&- >&- 2>&-", PROGRAMS["msgd"], "-D", "-s", str(place.smb_conf))
     assert done.returncode == 0
     pid = read_pid(str(place.pid_file.parent), "msgd")
@@ -65,7 +65,7 @@ def test_a_daemon_starts_with_all_descriptors_closed(place: Place) -> None:
     end_process(pid, signal.SIGTERM)
 
 
-def test_what_the_caller_has_closed_is_no_socket(place: Place) -> None:
+def test_closed_descriptors_are_not_reused_for_sockets(place: Place) -> None:
     command = shlex.join([sys.executable, "-m", PROGRAMS["msgd"], "-F", "-s", str(place.smb_conf)])
     msgd = place.keep(Running(["sh", "-c", f"exec {command} <&- >&-"]))
     msgd.await_line("is ready")

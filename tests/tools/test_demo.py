@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The demo runs, explains what it does, and leaves nothing behind, however it ends."""
+"""The demo runs, explains its steps, and leaves nothing behind however it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from msgd.tools.demo.main import _Processes
+from msgd.tools.demo.processes import Processes
 from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, Running, end_process
 
 
@@ -51,14 +51,14 @@ class StepByStep:
 
     def _read(self) -> str:
         """Return its next write; empty at the end."""
-        assert select.select([self._output], [], [], PATIENCE)[0], f"it says no more: {self.output}"
+        assert select.select([self._output], [], [], PATIENCE)[0], f"it prints nothing more: {self.output}"
         text = os.read(self._output, 1 << 16).decode()
         self.output += text
         return text
 
     def await_line(self, beginning: str) -> None:
         while not (text := self._read()).startswith(beginning):
-            assert text, f"it has not said {beginning!r}: {self.output}"
+            assert text, f"it has not printed {beginning!r}: {self.output}"
 
     def end(self, signum: signal.Signals) -> int:
         """Send it a signal and return its exit status."""
@@ -74,7 +74,7 @@ class StepByStep:
         self._process.wait(PATIENCE)
 
 
-def test_runs(place: Place) -> None:
+def test_demo(place: Place) -> None:
     (place.directory / "build").mkdir()
     demo = start_demo(place.directory)
     try:
@@ -82,16 +82,16 @@ def test_runs(place: Place) -> None:
     finally:
         demo.kill()
     assert demo.output.count("PONG from pid") == 4
-    assert "It woke up and got 1000 messages, in order." in demo.output
-    assert "All well" in demo.output
+    assert "It woke up and received 1000 messages, in order." in demo.output
+    assert "All steps succeeded" in demo.output
     assert "\033" not in demo.output
     assert list((place.directory / "build").iterdir()) == []
     assert processes_naming(str(place.directory)) == []
 
 
 @pytest.mark.parametrize("build", ["", "b" * 90 + "/build"])
-def test_runs_elsewhere_where_there_is_no_room(place: Place, build: str) -> None:
-    """Without a build directory, or in one whose path is too long for sockets."""
+def test_scratch_directory_elsewhere(place: Place, build: str) -> None:
+    """There is no build directory, or its path is too long for a socket."""
     cwd = (place.directory / build).parent if build else place.directory
     if build:
         (place.directory / build).mkdir(parents=True)
@@ -100,9 +100,9 @@ def test_runs_elsewhere_where_there_is_no_room(place: Place, build: str) -> None
         assert demo.wait() == 0, demo.output
     finally:
         demo.kill()
-    told = re.search(r"The scratch directory is (/\S+), since ", demo.output)
-    assert told is not None
-    assert not Path(told[1]).exists()
+    printed = re.search(r"The scratch directory is (/\S+), because ", demo.output)
+    assert printed is not None
+    assert not Path(printed[1]).exists()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -114,12 +114,12 @@ def test_interrupted(place: Place, signum: signal.Signals, moment: str) -> None:
         assert demo.end(signum) == 128 + signum, demo.output
     assert "Traceback" not in demo.output
     for pid in processes_naming(str(place.directory)):
-        end_process(pid, None)  # msgcontrol, which Popen has killed with the demo
+        end_process(pid, None)  # a msgcontrol whose demo was killed
     assert list((place.directory / "build").iterdir()) == []
     assert not os.path.exists(place.directory / "build" / "demo")
 
 
-def test_a_process_that_is_just_being_started_does_not_outlive_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_being_started_does_not_outlive_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     real = subprocess.Popen
 
     def interrupted(command: list[str], **arguments: Any) -> subprocess.Popen[bytes]:
@@ -130,7 +130,7 @@ def test_a_process_that_is_just_being_started_does_not_outlive_it(monkeypatch: p
     monkeypatch.setattr(subprocess, "Popen", interrupted)
     former = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        with pytest.raises(KeyboardInterrupt), _Processes() as processes:
+        with pytest.raises(KeyboardInterrupt), Processes() as processes:
             processes.start("anything")
     finally:
         for signum, handler in former.items():

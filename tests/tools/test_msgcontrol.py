@@ -54,7 +54,7 @@ def test_debug_and_debuglevel(place: Place) -> None:
     assert control(place, "msgd", "debuglevel") == f"PID {msgd.pid}: all:4 msgd:6\n"
 
 
-def test_debug_ends_its_text_with_nul_as_samba_does(place: Place) -> None:
+def test_debug_ends_its_text_with_nul_like_samba(place: Place) -> None:
     seen: list[bytes] = []
     with Messaging(place.config) as messaging:
         messaging.register(MessageType.DEBUG, lambda message: seen.append(message.data))
@@ -79,13 +79,13 @@ def test_shutdown(place: Place) -> None:
 # Destinations
 
 
-def test_all_is_done_when_everybody_has_answered(place: Place) -> None:
+def test_all_ends_when_every_process_has_answered(place: Place) -> None:
     processes = [place.msgd(), *(place.worker() for _ in range(3))]
     answers = control(place, "-t", str(10 * PATIENCE), "all", "ping")
     assert sorted(answers.splitlines()) == sorted(f"PONG from pid {process.pid}" for process in processes)
 
 
-def test_all_does_not_wait_for_those_that_die(place: Place) -> None:
+def test_all_does_not_wait_for_processes_that_die(place: Place) -> None:
     msgd, worker = place.msgd(), place.worker()
     worker.stop()
     arguments = ["-s", str(place.smb_conf), "-t", str(10 * PATIENCE), "all", "ping"]
@@ -102,7 +102,7 @@ def test_single_destination_that_dies_is_a_fault(place: Place) -> None:
     waiting = place.start(
         "msgd.tools.msgcontrol", "-s", str(place.smb_conf), "-t", str(10 * PATIENCE), str(worker.pid), "ping"
     )
-    _await_answer(place, waiting.pid)  # it answers in its wait
+    _await_answer(place, waiting.pid)  # msgcontrol answers while it waits
     worker.signal(signal.SIGKILL)
     assert waiting.wait() == 1
     assert waiting.output.startswith(f"msgcontrol: no process {worker.pid} in {place.config.lock_directory}")
@@ -115,28 +115,28 @@ def _await_answer(place: Place, pid: int) -> None:
             try:
                 messaging.request(pid, MessageType.PING, b"", MessageType.PONG, PATIENCE)
                 return
-            except NoSuchProcess:  # it is not here yet
+            except NoSuchProcess:  # it has not joined yet
                 os.sched_yield()
 
 
-def test_all_tells_who_has_not_answered(place: Place) -> None:
+def test_all_lists_processes_that_do_not_answer(place: Place) -> None:
     msgd, worker = place.msgd(), place.worker()
     worker.stop()
-    failed = place.msgcontrol("-t", "5", "all", "ping")  # not less: msgd is to be in time on a busy machine, too
+    failed = place.msgcontrol("-t", "5", "all", "ping")  # long enough for msgd to answer on a busy machine
     assert failed.returncode == 1
     assert failed.stdout == f"PONG from pid {msgd.pid}\n"
     assert re.fullmatch(rf"msgcontrol: no answer from {worker.pid}/\d+ within 5 seconds; .*\n", failed.stderr)
 
 
-def test_what_has_come_when_the_time_is_over_counts(place: Place) -> None:
+def test_answer_that_has_arrived_at_the_deadline_counts(place: Place) -> None:
     assert re.fullmatch(r"PONG from pid \d+\n", control(place, "-t", "0.000001", "self", "ping"))
 
 
-def test_message_that_is_not_taken(place: Place) -> None:
+def test_receiver_without_room_for_the_message(place: Place) -> None:
     worker = place.worker()
     with Messaging(place.config.replace(close_timeout=0)) as messaging:
         worker.stop()
-        while not messaging.statistics().queued_messages:  # its queue in the kernel has a few places
+        while not messaging.statistics().queued_messages:  # the kernel queues a few messages
             messaging.send(worker.pid, MessageType.PING)
         line = refused(place, 1, "-t", "0.3", str(worker.pid), "shutdown")
         assert line.startswith(f"no room for a message at {worker.pid} within 0.3 seconds")
@@ -147,8 +147,10 @@ def test_message_that_is_not_taken(place: Place) -> None:
         assert worker.wait() == 0
 
 
-def test_all_with_nobody_there(place: Place) -> None:
-    assert refused(place, 1, "all", "ping").startswith(f"nobody else is in {place.config.lock_directory}; start msgd")
+def test_all_without_other_processes(place: Place) -> None:
+    assert refused(place, 1, "all", "ping").startswith(
+        f"no other process is in {place.config.lock_directory}; start msgd"
+    )
 
 
 def test_self(place: Place) -> None:
@@ -189,7 +191,7 @@ def test_name(place: Place) -> None:
     assert refused(place, 1, "printers", "ping").startswith("printers is not running")
 
 
-def test_unique_id_of_a_process_that_is_gone(place: Place) -> None:
+def test_unique_id_that_matches_no_process(place: Place) -> None:
     msgd = place.msgd()
     assert refused(place, 1, f"{msgd.pid}/12345", "ping").startswith(f"no process {msgd.pid}/12345 in ")
 
@@ -208,10 +210,10 @@ def test_killed_daemon_is_not_running(place: Place) -> None:
     assert place.pid_file.exists()
     assert refused(place, 1, "msgd", "ping").startswith("msgd is not running")
     assert refused(place, 1, str(msgd.pid), "ping").startswith(f"no process {msgd.pid} in ")
-    assert refused(place, 1, "all", "ping").startswith("nobody else")
+    assert refused(place, 1, "all", "ping").startswith("no other process")
 
 
-# Complaints about usage
+# Wrong usage
 
 
 @pytest.mark.parametrize(
@@ -254,31 +256,31 @@ def test_version(place: Place) -> None:
     assert control(place, "-V") == f"Version {_registry.VERSION}\n"
 
 
-def test_configuration_that_cannot_be_read(place: Place) -> None:
+def test_unreadable_configuration(place: Place) -> None:
     place.smb_conf.unlink()
     assert refused(place, 1, "msgd", "ping").startswith(f"{place.smb_conf}: ")
     place.configure("msgd:nonsense = 1")
     assert refused(place, 1, "msgd", "ping").startswith(f"{place.smb_conf}:5: ")
 
 
-def test_directory_that_is_not_safe(place: Place) -> None:
+def test_unsafe_directory(place: Place) -> None:
     (place.directory / "lock").mkdir()
     (place.directory / "lock").chmod(0o777)
     assert "has mode 0777" in refused(place, 1, "all", "ping")
 
 
-# Manners
+# Output and signals
 
 
 def test_json(place: Place) -> None:
     msgd = place.msgd()
-    told = json.loads(control(place, "--json", "msgd", "debuglevel"))
-    assert told["command"] == "debuglevel"
-    assert told["delivered"] == [str(msgd.pid)]
-    (answer,) = told["answers"]
+    printed = json.loads(control(place, "--json", "msgd", "debuglevel"))
+    assert printed["command"] == "debuglevel"
+    assert printed["delivered"] == [str(msgd.pid)]
+    (answer,) = printed["answers"]
     assert (answer["pid"], answer["type"], answer["text"]) == (msgd.pid, "DEBUGLEVEL", "all:3 msgd:3")
     assert answer["server_id"].startswith(f"{msgd.pid}/")
-    assert (told["gone"], told["late"], told["failures"]) == ([], [], {})
+    assert (printed["gone"], printed["late"], printed["failures"]) == ([], [], {})
     failed = place.msgcontrol("--json", "--", "77777777", "ping")
     assert failed.returncode == 1
     assert json.loads(failed.stdout)["gone"] == ["77777777"]
@@ -308,7 +310,7 @@ def test_interrupted(place: Place) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["msgd", "ping"], ["--json", "msgd", "ping"], ["--help"]])
-def test_nobody_reads_its_output(place: Place, arguments: list[str]) -> None:
+def test_closed_pipe_as_stdout(place: Place, arguments: list[str]) -> None:
     place.msgd()
     reader, writer = os.pipe()
     os.close(reader)
@@ -317,7 +319,7 @@ def test_nobody_reads_its_output(place: Place, arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_no_room_for_its_output(place: Place) -> None:
+def test_full_disk_as_stdout(place: Place) -> None:
     place.msgd()
     with open("/dev/full", "wb") as full:
         done = _run_into(place, full.fileno(), ["msgd", "ping"])
@@ -331,7 +333,7 @@ def _run_into(place: Place, stdout: int, arguments: list[str]) -> subprocess.Com
     )
 
 
-def test_leaves_nothing(place: Place) -> None:
+def test_leaves_no_files(place: Place) -> None:
     msgd = place.msgd()
     control(place, "all", "ping")
     refused(place, 1, "77777777", "ping")

@@ -34,7 +34,7 @@ def smb_conf(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_it_prints_what_is_set(smb_conf: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_the_parameters_that_are_set(smb_conf: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert msgparm.main(["-s", smb_conf]) == 0
     printed = capsys.readouterr()
     assert printed.out == (
@@ -44,7 +44,7 @@ def test_it_prints_what_is_set(smb_conf: str, capsys: pytest.CaptureFixture[str]
     assert printed.err == f"Load smb config files from {smb_conf}\nLoaded services file OK.\n"
 
 
-def test_verbose_output_is_a_smb_conf_with_everything(
+def test_verbose_output_is_a_complete_smb_conf(
     smb_conf: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert msgparm.main(["-v", "-s", smb_conf]) == 0
@@ -69,7 +69,9 @@ def test_verbose_output_is_a_smb_conf_with_everything(
         ("msgd:socket directory", "/run/%a/msg.sock"),
     ],
 )
-def test_one_value_is_printed_bare(smb_conf: str, name: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_single_value_is_printed_without_its_name(
+    smb_conf: str, name: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert msgparm.main(["-s", smb_conf, f"--parameter-name={name}"]) == 0
     assert capsys.readouterr() == (f"{value}\n", "")
 
@@ -97,7 +99,7 @@ def test_json(smb_conf: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "5.0\n"
 
 
-def test_each_problem_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_for_each_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "smb.conf"
     path.write_text("messaging type = foo\nuse mmap = maybe\n")
     assert msgparm.main(["-s", str(path)]) == 1
@@ -109,7 +111,7 @@ def test_each_problem_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
     )
 
 
-def test_no_file_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_smb_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(config, "DEFAULT_PATH", str(tmp_path / "smb.conf"))
     assert msgparm.main([]) == 0
     printed = capsys.readouterr()
@@ -119,7 +121,7 @@ def test_no_file_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert capsys.readouterr().err == f"msgparm: {tmp_path}/smb.conf: No such file or directory\n"
 
 
-def test_a_samba_built_from_upstream_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warns_of_a_samba_with_other_sockets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "smb.conf"
     sockets = tmp_path / "private" / "msg.sock"
     path.write_text(f"private dir = {tmp_path}/private\nlock dir = {tmp_path}\n")
@@ -143,7 +145,7 @@ def test_help_and_version(option: str, text: str, capsys: pytest.CaptureFixture[
 PROGRAM = [sys.executable, "-m", "msgd.tools.msgparm"]
 
 
-def test_a_closed_pipe_is_no_traceback(smb_conf: str) -> None:
+def test_closed_pipe_as_stdout(smb_conf: str) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     with os.fdopen(write_end, "wb") as stdout:
@@ -155,14 +157,14 @@ def test_a_closed_pipe_is_no_traceback(smb_conf: str) -> None:
     ]
 
 
-def test_a_full_disk_is_one_line(smb_conf: str) -> None:
+def test_full_disk_as_stdout(smb_conf: str) -> None:
     with open("/dev/full", "wb") as stdout:
         ended = subprocess.run([*PROGRAM, "-s", smb_conf], stdout=stdout, stderr=subprocess.PIPE, check=False)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == b"msgparm: stdout: No space left on device"
 
 
-def test_bytes_that_are_no_text_go_through(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "smb.conf"
     path.write_bytes(b"lock dir = /run/caf\xe9\n")
     strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
@@ -170,7 +172,7 @@ def test_bytes_that_are_no_text_go_through(tmp_path: Path) -> None:
     assert ended.stdout == b"[global]\n\tlock directory = /run/caf\xe9\n"
 
 
-def test_a_pipe_may_be_the_file() -> None:
+def test_smb_conf_from_a_pipe() -> None:
     command = [*PROGRAM, "-s", "/dev/stdin", "--parameter-name=lock dir"]
     ended = subprocess.run(command, input=b"lock dir = /run/x\n", capture_output=True, check=True)
     assert ended.stdout == b"/run/x\n"

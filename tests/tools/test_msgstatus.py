@@ -56,10 +56,10 @@ def status(place: Place, *arguments: str) -> str:
 
 def rows(place: Place) -> dict[int, dict[str, Any]]:
     """The rows of --json, by pid."""
-    told = json.loads(status(place, "--json"))
-    assert told["directory"] == place.config.lock_directory
-    assert told["notes"] == []
-    return {row["pid"]: row for row in told["processes"]}
+    printed = json.loads(status(place, "--json"))
+    assert printed["directory"] == place.config.lock_directory
+    assert printed["notes"] == []
+    return {row["pid"]: row for row in printed["processes"]}
 
 
 def test_json(place: Place, peers: tuple[Peer, Peer]) -> None:
@@ -100,7 +100,7 @@ def test_table(place: Place, peers: tuple[Peer, Peer]) -> None:
     assert {line.index("dgram") for line in lines} == {heading.index("TYPE")}
 
 
-def test_it_shows_the_daemon_and_not_itself(place: Place) -> None:
+def test_lists_the_daemon_but_not_itself(place: Place) -> None:
     msgd = place.msgd()
     (row,) = rows(place).values()
     assert (row["pid"], row["names"], row["command"]) == (msgd.pid, ["msgd"], "daemon")
@@ -110,11 +110,11 @@ def test_it_shows_the_daemon_and_not_itself(place: Place) -> None:
 def test_empty_directory(place: Place) -> None:
     with Messaging(place.config):
         pass
-    assert status(place) == f"nobody is in {place.config.lock_directory}\n"
+    assert status(place) == f"no processes in {place.config.lock_directory}\n"
     assert rows(place) == {}
 
 
-def test_directory_that_is_not_there(place: Place) -> None:
+def test_missing_directory(place: Place) -> None:
     for arguments in ((), ("--json",)):
         failed = place.run("msgd.tools.msgstatus", "-s", str(place.smb_conf), *arguments)
         assert failed.returncode == 1
@@ -122,7 +122,7 @@ def test_directory_that_is_not_there(place: Place) -> None:
     assert not Path(place.config.lock_directory).exists()
 
 
-def test_directory_that_is_not_safe(place: Place, peers: tuple[Peer, Peer]) -> None:
+def test_unsafe_directory(place: Place, peers: tuple[Peer, Peer]) -> None:
     Path(place.config.lock_directory).chmod(0o777)
     failed = place.run("msgd.tools.msgstatus", "-s", str(place.smb_conf))
     assert failed.returncode == 1
@@ -153,7 +153,7 @@ def send_some(config: Any, pid: int, channel: Channel) -> None:
 def test_unprivileged_user(place: Place, peers: tuple[Peer, Peer]) -> None:
     """A user who may read the directory sees its processes; what the user may not read is blank, with the reason."""
     if os.geteuid() != 0:
-        pytest.skip("needs root to become somebody else: run the tests as root")
+        pytest.skip("needs root to change the user: run the tests as root")
     place.directory.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-m", "msgd.tools.msgstatus", "-s", str(place.smb_conf)],
@@ -184,7 +184,7 @@ def lie(path: Path, channel: Channel) -> None:
         channel.recv()
 
 
-def test_lines_of_a_liar(place: Place, peers: tuple[Peer, Peer]) -> None:
+def test_control_characters_of_a_peer(place: Place, peers: tuple[Peer, Peer]) -> None:
     """Control characters reach the terminal only as printable characters."""
     directory = Path(place.config.lock_directory, "msg.lock")
     (directory / str(dead_pid())).write_text("rubbish")
@@ -227,7 +227,7 @@ class Terminal:
 
     def wait(self) -> int:
         """Read to the end, and return the exit status."""
-        with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+        with contextlib.suppress(OSError):  # EIO: the program has closed the terminal
             while text := self._read():
                 self.shown += text
         os.close(self._fd)
@@ -271,7 +271,7 @@ def test_watch(place: Place) -> None:
     assert watching.interrupt() == 0
 
 
-def test_watch_where_it_cannot(place: Place, peers: tuple[Peer, Peer]) -> None:
+def test_watch_needs_a_terminal_and_rich(place: Place, peers: tuple[Peer, Peer]) -> None:
     failed = place.run("msgd.tools.msgstatus", "-s", str(place.smb_conf), "--watch")
     assert failed.returncode == 1
     assert one_line(failed).startswith("msgstatus: --watch needs a terminal")
@@ -280,7 +280,7 @@ def test_watch_where_it_cannot(place: Place, peers: tuple[Peer, Peer]) -> None:
     assert running.shown.startswith("msgstatus: --watch needs Python's rich: install python3-rich")
 
 
-# Manners
+# Usage
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from msgd.bench.dbench.replay import Replay, Tally, own_directory
 from msgd.bench.dbench.sharing import MessagingSharing, Sharing
 from msgd.bench.endpoints import serve_until_told
 from msgd.bench.options import add_types, at_least, numbers
-from msgd.bench.peers.base import STARTING
+from msgd.bench.peers.base import START_TIMEOUT
 from msgd.bench.results import Figure, Outcome, Result, Row
 from msgd.bench.runner import Case, Session, interleave
 from msgd.bench.subjects import Subject
-from msgd.bench.workers import Team
+from msgd.bench.workers import Team, end_all
 from msgd.config import Config
 from msgd.messaging import Messaging
 from msgd.wire.server_id import ServerID
@@ -37,20 +37,23 @@ _PAGE_2006 = {
     5: {"tdb": 8.3, "dgram": 7.8, "stream": 7.3},
     10: {"tdb": 7.65, "dgram": 7.26, "stream": 6.78},
 }
-"""MB/s by number of clients."""
+"""MB/s by number of clients and messaging type."""
 
 _OFF = "no messages"
 _FIGURES = (Figure("throughput", "MB/s"), Figure("messages", "a second"))
 
 _DESCRIPTION = """\
-The overall benchmark: as many connection processes as there are clients replay a load file of dbench and do its
-operations to real files, with the messages that a file server sends for them:
+The overall benchmark.  One connection process for each client replays a load
+file of dbench: it carries out the operations on real files and sends the
+messages that a file server sends for them:
 
-  an open of a file that another process holds     MSG_SMB_BREAK_REQUEST to the holder, whose answer is waited for
-  a create, rename, unlink, directory made or      MSG_PVFS_NOTIFY to each process that watches the directory
-  removed
+  opening a file that another process holds
+      MSG_SMB_BREAK_REQUEST to the holder, whose answer is awaited
+  creating, renaming or removing a file or directory
+      MSG_PVFS_NOTIFY to each process that watches the directory
 
-Open files are in a tdb that the processes share.  `no messages` is the same with all of that but the messages.
+The processes share a tdb of open files.  `no messages` is the same without the
+messages.
 """
 
 _EPILOG = """\
@@ -58,16 +61,19 @@ examples:
   msgbench dbench --clients 1,5,10
   msgbench dbench --load /usr/share/dbench/client.txt --directory /var/tmp
 
-The load's `\\clients\\client1` is each client's own directory, which the next client watches (--watchers); all other
-directories are watched by all.  Since nobody else opens files in its directory, every 20th open of a client first looks
-into the file that the next client got last (--visits).
+The load's `\\clients\\client1` is each client's own directory, which the next
+client watches (--watchers).  All clients watch all other directories.  No
+other client opens files in a client's own directory; to cause conflicts, every
+20th open of a client first reads the file that the next client opened last
+(--visits).
 
-Exit status: 0, 1 if a message was lost or an operation did not end as the load file says, 2 for wrong usage.
+Exit status: 0, 1 if a message was lost or an operation did not end as the load
+file says, 2 for wrong usage.
 """
 
 
 class _Setup(NamedTuple):
-    """What a connection process is given; without a config it sends no messages."""
+    """What a connection process is given.  Without a config it sends no messages."""
 
     config: Config | None
     directory: Path
@@ -81,6 +87,8 @@ class _Setup(NamedTuple):
 
 
 class _Report(NamedTuple):
+    """What a connection process did, and how many messages of each kind it sent and received."""
+
     tally: Tally
     counts: Counter[str]
 
@@ -88,21 +96,21 @@ class _Report(NamedTuple):
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_types(parser, variants=False)
     parser.add_argument(
-        "--clients", type=numbers(1), default=_CLIENTS, metavar="N,...", help="how many clients (default: 5,10)"
+        "--clients", type=numbers(1), default=_CLIENTS, metavar="N,...", help="numbers of clients (default: 5,10)"
     )
     parser.add_argument(
         "--load",
         type=Path,
         default=load.DEFAULT,
         metavar="FILE",
-        help="the load file (default: a small one of msgbench's own)",
+        help="the load file (default: a small one that comes with msgbench)",
     )
     parser.add_argument(
         "--visits",
         type=at_least(0),
         default=_VISITS,
         metavar="N",
-        help="every Nth open looks into the next client's file (0: none does; default: %(default)s)",
+        help="every Nth open first reads the next client's file; 0: never (default: %(default)s)",
     )
     parser.add_argument(
         "--watchers",
@@ -111,7 +119,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many other clients watch each client's directory (default: %(default)s)",
     )
-    parser.add_argument("--fsync", action="store_true", help="Flush goes to the disk")
+    parser.add_argument("--fsync", action="store_true", help="make Flush write to the disk")
 
 
 def _run(session: Session, arguments: argparse.Namespace) -> Result:
@@ -140,7 +148,7 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
             )
             return _replay(team, setup)
 
-        name, note = (subject.name, subject.description) if subject else (_OFF, "the ceiling")
+        name, note = (subject.name, subject.description) if subject else (_OFF, "the upper limit")
         page = _PAGE_2006.get(clients, {}).get(name)
         return Case(Row(name, {"clients": clients}, note=note, page_2006=page), run)
 
@@ -153,24 +161,23 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
         "watchers": arguments.watchers,
         "fsync": arguments.fsync,
     }
-    title = f"dbench: MB read and written a second by all clients, load {arguments.load.name}"
+    title = f"dbench: MB read and written per second by all clients, load {arguments.load.name}"
     return Result("dbench", title, _FIGURES, rows, settings, counts=("operations", "breaks", "notifies", "lost"))
 
 
 def _replay(team: Team, setup: _Setup) -> Outcome:
-    workers = [team.start(f"client {number}", _live, number, setup) for number in range(setup.clients)]
-    everybody: dict[int, ServerID | None] = {number: worker.hear(STARTING) for number, worker in enumerate(workers)}
-    for thing in (everybody, "go"):
-        for worker in workers:
-            worker.tell(thing)
-        if thing is everybody:
-            for worker in workers:
-                worker.hear(STARTING)
-    reports: list[_Report] = [worker.hear(setup.seconds + 4 * setup.patience) for worker in workers]
+    workers = [team.start(f"client {number}", _run_process, number, setup) for number in range(setup.clients)]
+    server_ids: dict[int, ServerID | None] = {
+        number: worker.receive(START_TIMEOUT) for number, worker in enumerate(workers)
+    }
     for worker in workers:
-        worker.tell("end")
+        worker.send(server_ids)
     for worker in workers:
-        worker.hear(setup.patience)
+        worker.receive(START_TIMEOUT)
+    for worker in workers:
+        worker.send("go")
+    reports: list[_Report] = [worker.receive(setup.seconds + 4 * setup.patience) for worker in workers]
+    end_all(workers, setup.patience)
     counts: Counter[str] = sum((report.counts for report in reports), Counter())
     lost = counts["notifies"] - counts["notices"]
     shown = {
@@ -189,11 +196,11 @@ def _replay(team: Team, setup: _Setup) -> Outcome:
     return Outcome(rates, shown)
 
 
-def _live(channel: Connection, number: int, setup: _Setup) -> None:
+def _run_process(channel: Connection, number: int, setup: _Setup) -> None:
     files = OpenFiles(setup.directory / "open_files.tdb")
     if setup.config is None:
         sharing = Sharing(files, number, setup.clients)
-        for _ in ("everybody", "go"):
+        for _ in ("server ids", "go"):
             channel.send(None)
             channel.recv()
         channel.send(_work(sharing, setup))
@@ -221,5 +228,5 @@ def _work(sharing: Sharing, setup: _Setup) -> _Report:
 
 
 COMMAND = Command(
-    "dbench", "the overall benchmark: file operations with their messages", _DESCRIPTION, _EPILOG, _add_options, _run
+    "dbench", "the overall benchmark: file operations and their messages", _DESCRIPTION, _EPILOG, _add_options, _run
 )

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-r"""Load files of dbench: one operation a line, with what it is to come to.
+r"""Read the load files of dbench: one operation per line, with its expected status.
 
     NTCreateX "\clients\client1\letter.doc" 0x40 0x2 17 NT_STATUS_OK
     WriteX 17 0 4096 4096 NT_STATUS_OK
 
-The operation; its arguments, paths in quotes with backslashes, numbers decimal or hexadecimal; and the status that it
-ends with.  A time in front of the operation is passed over, and so are empty lines and those that begin with #.  The
-path component `client1` stands for the client that replays it.
+A line has the operation, its arguments and its status.  Paths are quoted and have backslashes; numbers are decimal or
+hexadecimal.  A time before the operation is ignored, as are empty lines and lines that begin with #.  The path
+component `client1` stands for the client that replays the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 DEFAULT = Path(__file__).with_name("office.load")
-"""A small one of this project's own: three people at their documents, and a folder that they share."""
+"""A small load of this project's own: three people edit documents and share a folder."""
 
 OK = "NT_STATUS_OK"
 
@@ -43,18 +43,21 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "QUERY_FS_INFORMATION": (NUMBER,),
     "SET_FILE_INFORMATION": (NUMBER, NUMBER),
 }
-"""The operations and what their arguments are."""
+"""The operations, with the kinds of their arguments."""
 
 _TIME = re.compile(r"[0-9]+\.?[0-9]*\s+")
 _WORD = re.compile(r'"([^"]*)"|(\S+)')
 
 
 class BadLoad(ValueError):
-    """A load file is not one; the text says where."""
+    """The file is not a load file; the text says in which line and why."""
 
 
 class Operation(NamedTuple):
-    """One line: the operation, its arguments (paths with slashes, in lower case, relative), and whether it succeeds."""
+    """One line: the operation, its arguments, and whether it succeeds.
+
+    Paths are relative and in lower case, with slashes.
+    """
 
     line: int
     name: str
@@ -63,7 +66,7 @@ class Operation(NamedTuple):
 
 
 def read(path: Path) -> list[Operation]:
-    """Read a load file.  Raises OSError, and BadLoad for a line that is no operation."""
+    """Read a load file.  Raises OSError, and BadLoad if a line is not an operation."""
     with path.open(encoding="utf-8", errors="surrogateescape") as file:
         operations = list(_parse(path.name, file))
     if not operations:
@@ -84,7 +87,7 @@ def _parse(name: str, lines: Iterator[str]) -> Iterator[Operation]:
         if kinds is None:
             raise BadLoad(f"{name}:{number}: unknown operation {(operation or text)[:40]!r}")
         if len(words) != len(kinds) + 2:
-            raise BadLoad(f"{name}:{number}: {operation} has {len(kinds)} arguments and a status")
+            raise BadLoad(f"{name}:{number}: {operation} takes {len(kinds)} arguments and a status")
         try:
             arguments = tuple(
                 _path(quoted, paths) if kind == PATH else int(bare, 0)
@@ -96,10 +99,10 @@ def _parse(name: str, lines: Iterator[str]) -> Iterator[Operation]:
 
 
 def _path(text: str, known: dict[str, str]) -> str:
-    """A path below the scratch directory, in lower case since the names of SMB have none."""
+    """Return the path relative to the scratch directory, in lower case because SMB names ignore case."""
     if text not in known:
         parts = [part for part in text.lower().split("\\") if part]
         if not parts or any(part == ".." or "/" in part or "\0" in part for part in parts):
-            raise ValueError(f"{text!r} is no path that may be used")
+            raise ValueError(f"{text!r} is not an allowed path")
         known[text] = "/".join(parts)
     return known[text]

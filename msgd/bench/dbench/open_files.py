@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The table of open files that the connection processes share: a tdb, looked at and changed under its lock.
+"""The table of open files that the connection processes share: a tdb, which they read and change under its lock.
 
-A file is known by device and inode, whatever its name.  Its record has a line for each open: the client's number, and
-1 if the client holds the file exclusively (it was the first to open it), as an SMB client with an oplock does.
+A file is identified by device and inode, not by name.  Its record has a line for each open: the client's number, and 1
+if the client holds the file exclusively because it was the first to open it, as an SMB client with an oplock does.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 
 class Open(NamedTuple):
-    """One open of a file: by which client, and whether that may keep the file in its cache."""
+    """One open of a file: the client, and whether it holds the file exclusively."""
 
     client: int
     exclusive: bool
 
 
 class OpenFiles:
-    """The table as one process has it open; it needs python3-tdb."""
+    """One process's handle of the table.  It needs python3-tdb."""
 
     def __init__(self, path: Path) -> None:
         import tdb
@@ -31,7 +31,10 @@ class OpenFiles:
         self._tdb = tdb.Tdb(os.fspath(path), 0, tdb.DEFAULT, os.O_RDWR | os.O_CREAT, 0o600)
 
     def add(self, file: bytes, path: str, client: int) -> list[int]:
-        """Note an open, unless other clients hold the file exclusively: their numbers, and then nothing is noted."""
+        """Record an open, and return no clients.
+
+        If other clients hold the file exclusively, return their numbers and record nothing.
+        """
         with self._locked():
             opens = self._get(file)
             holders = [one.client for one in opens if one.exclusive and one.client != client]
@@ -42,7 +45,7 @@ class OpenFiles:
         return holders
 
     def remove(self, file: bytes, client: int) -> None:
-        """Forget one of the client's opens."""
+        """Remove one of the client's opens."""
         with self._locked():
             opens = self._get(file)
             for open_ in opens:
@@ -52,12 +55,12 @@ class OpenFiles:
             self._put(file, opens)
 
     def share(self, file: bytes, client: int) -> None:
-        """The client does not hold the file exclusively any more."""
+        """Record that the client no longer holds the file exclusively."""
         with self._locked():
             self._put(file, [one._replace(exclusive=False) if one.client == client else one for one in self._get(file)])
 
     def latest(self, client: int) -> str | None:
-        """The path of the file that the client was the last to get exclusively; it may have closed it since."""
+        """The path of the file that the client most recently held exclusively.  It may have been closed since."""
         path = self._tdb.get(_latest_key(client))
         return None if path is None else os.fsdecode(path)
 
@@ -81,7 +84,7 @@ class OpenFiles:
 
 
 def file_id(fd: int) -> bytes:
-    """What an open file is known by."""
+    """The identity of an open file: its device and inode."""
     status = os.fstat(fd)
     return b"%d:%d" % (status.st_dev, status.st_ino)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Replaying a load file: each operation done to real files, with what it means for the other clients."""
+"""Replay a load file: carry out each operation on real files, and inform the other clients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FLAGS = {
     _OVERWRITE: os.O_TRUNC,
     _OVERWRITE_IF: os.O_CREAT | os.O_TRUNC,
 }
-"""What the create dispositions are to open(2)."""
+"""The flags of open(2) for each create disposition."""
 
 _PLACEHOLDER = "client1"
 _VISIT_BYTES = 4096
@@ -42,15 +42,15 @@ _BUFFER = 1 << 20
 class _Handle(NamedTuple):
     fd: int
     file: bytes | None
-    """What it is in the table of open files; None for a directory."""
+    """The file's identity in the table of open files; None for a directory."""
 
 
 class Unexpected(RunFailed):
-    """An operation did not end as the load file says."""
+    """The result of an operation differs from that in the load file."""
 
 
 class Tally(NamedTuple):
-    """What a client did: bytes read and written, operations, seconds."""
+    """What a client did: bytes read and written, operations, and the seconds that they took."""
 
     bytes: int
     operations: int
@@ -58,15 +58,15 @@ class Tally(NamedTuple):
 
 
 def own_directory(client: int) -> str:
-    """What the load file's `\\clients\\client1` is for a client."""
+    """The path that the load file's `\\clients\\client1` stands for in a client."""
     return f"clients/client{client}"
 
 
 class Replay:
     """One client's replay below `root`.
 
-    Every `visit_every`th file that it opens, it first looks into the one that the next client holds (0: never).
-    `fsync`: whether Flush goes to the disk.
+    At every `visit_every`th open, the client first reads the file that the next client holds; 0 means never.  `fsync`
+    says whether Flush writes to the disk.
     """
 
     def __init__(self, root: Path, sharing: Sharing, visit_every: int, *, fsync: bool) -> None:
@@ -101,8 +101,8 @@ class Replay:
         }
 
     def run(self, operations: Sequence[Operation], seconds: float) -> Tally:
-        """Replay the operations, over and over, for so many seconds, but once to their end.  Raises Unexpected."""
-        clock, turn = time.perf_counter, self._sharing.turn
+        """Replay the operations for this many seconds, repeatedly, but at least once to the end.  Raises Unexpected."""
+        clock, dispatch = time.perf_counter, self._sharing.dispatch
         done = 0
         os.makedirs(f"{self._root}/{own_directory(self._sharing.client)}", exist_ok=True)
         began = now = clock()
@@ -111,7 +111,7 @@ class Replay:
             for operation in operations:
                 self._do(operation)
                 done += 1
-                turn()
+                dispatch()
                 now = clock()
                 if now >= end and done >= len(operations):
                     break
@@ -130,7 +130,7 @@ class Replay:
             raise Unexpected(f"line {line}, {name} succeeded")
 
     def _path(self, path: str) -> str:
-        """This client's path, relative to the root."""
+        """Return this client's path, relative to the root."""
         found = self._paths.get(path)
         if found is None:
             parts = (self._component if part == _PLACEHOLDER else part for part in path.split("/"))
@@ -163,7 +163,7 @@ class Replay:
         self._handles[handle] = _Handle(fd, file)
         self._sharing.opened(file, path)
         if made:
-            self._sharing.changed(path)
+            self._sharing.notify(path)
 
     def _close(self, handle: int) -> None:
         fd, file = self._handles.pop(handle)
@@ -202,37 +202,37 @@ class Replay:
 
     def _rename(self, old: str, new: str) -> None:
         os.rename(self._full(old), self._full(new))
-        self._sharing.changed(self._path(old))
-        self._sharing.changed(self._path(new))
+        self._sharing.notify(self._path(old))
+        self._sharing.notify(self._path(new))
 
     def _unlink(self, path: str, attributes: int) -> None:
         directory, _, pattern = self._path(path).rpartition("/")
         if "*" not in pattern and "?" not in pattern:
             os.unlink(self._full(path))
-            self._sharing.changed(self._path(path))
+            self._sharing.notify(self._path(path))
             return
         for name in self._names(directory, pattern):
             with contextlib.suppress(IsADirectoryError):
                 os.unlink(f"{self._root}/{directory}/{name}")
-                self._sharing.changed(f"{directory}/{name}")
+                self._sharing.notify(f"{directory}/{name}")
 
     def _mkdir(self, path: str) -> None:
         self._make_directory(self._path(path), self._full(path))
 
     def _make_directory(self, path: str, full: str) -> None:
-        """Make a directory; one that is there will do, since another client may have made it."""
+        """Make a directory unless it exists.  Another client may have made it."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(full)
-            self._sharing.changed(path)
+            self._sharing.notify(path)
 
     def _rmdir(self, path: str) -> None:
         os.rmdir(self._full(path))
-        self._sharing.changed(self._path(path))
+        self._sharing.notify(self._path(path))
 
     def _deltree(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._full(path))
-            self._sharing.changed(self._path(path))
+            self._sharing.notify(self._path(path))
 
     def _find(self, path: str, level: int, most: int, count: int) -> None:
         directory, _, pattern = self._path(path).rpartition("/")
@@ -240,7 +240,7 @@ class Replay:
         if not names:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         for name in names[:most]:
-            with contextlib.suppress(FileNotFoundError):  # another client's, gone meanwhile
+            with contextlib.suppress(FileNotFoundError):  # another client has removed it
                 os.stat(f"{self._root}/{directory}/{name}")
 
     def _names(self, directory: str, pattern: str) -> list[str]:
@@ -261,7 +261,7 @@ class Replay:
     # Conflicts
 
     def _visit(self) -> None:
-        """Look into the file that the next client was the last to get for itself alone: it has to give that up."""
+        """Read the file that the next client most recently held exclusively, so that it must give that up."""
         sharing = self._sharing
         path = sharing.files.latest((sharing.client + 1) % sharing.clients)
         if path is None:
@@ -269,7 +269,7 @@ class Replay:
         try:
             fd = os.open(f"{self._root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return  # it has been removed since
+            return  # it has been removed
         try:
             file = file_id(fd)
             sharing.opened(file, path)

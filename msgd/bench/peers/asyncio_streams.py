@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""asyncio: Unix streams, with a length in front of each message."""
+"""asyncio: Unix streams, with a length before each message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AsyncioStreams(PythonPeer):
 
     name = "asyncio"
     module = "asyncio"
-    note = "unix streams, 4-byte length in front"
+    note = "Unix streams, 4-byte length prefix"
 
     def serve(self, directory: Path, ready: Callable[[], None]) -> None:
         async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The interface of a peer: it can ping, or it gives the reason why it cannot be measured here."""
+"""The interface of a peer: another way to exchange messages, which is measured for comparison."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from msgd.bench.exchange import Load, Tally, with_cpu
 from msgd.bench.results import Outcome
 from msgd.bench.workers import Team
 
-STARTING = 30.0
-"""Seconds within which a process has to be there; a fraction of one is what it takes."""
+START_TIMEOUT = 30.0
+"""Seconds in which a process must have started.  It takes a fraction of one."""
 
 
 class Peer(abc.ABC):
-    """One way to ping.  `name` is the row's, `note` says what is different about it."""
+    """One way to exchange messages.  `name` and `note` are shown in its row of the table."""
 
     name: ClassVar[str]
     note: ClassVar[str] = ""
 
     @abc.abstractmethod
     def missing(self) -> str:
-        """Why it cannot be measured on this machine; nothing if it can."""
+        """Return the reason why the peer cannot be measured on this machine; an empty string if it can."""
 
     @abc.abstractmethod
     def run(self, team: Team, directory: Path, load: Load) -> Outcome:
-        """Ping once with processes of `team`; `directory` is empty and for this run alone."""
+        """Measure one run with processes of `team`.  `directory` is empty and belongs to this run."""
 
 
 class PythonPeer(Peer):
     """A peer with an answering process and a pinging one, both in Python."""
 
     module: ClassVar[str]
-    """The module that it needs."""
+    """The module that the peer needs."""
 
     package: ClassVar[str] = ""
-    """What to install to have it."""
+    """The package to install for it."""
 
     def missing(self) -> str:
         if importlib.util.find_spec(self.module) is None:
@@ -53,26 +53,26 @@ class PythonPeer(Peer):
         return self.measure(team, directory, load).outcome()
 
     def measure(self, team: Team, directory: Path, load: Load, others: Sequence[int] = ()) -> Tally:
-        """Ping once; `others` are the pids of further processes that work for it."""
+        """Measure one run.  `others` are the pids of further processes whose CPU time counts."""
 
         def ping(_: Connection) -> Tally:
-            importlib.import_module(self.module)  # not while the processor time is measured
+            importlib.import_module(self.module)  # so that the import is not measured
             return with_cpu(lambda: self.ping(directory, load), (server.pid, *others))
 
         server = team.start("the answering process", lambda channel: self.serve(directory, lambda: channel.send(True)))
-        server.hear(STARTING)
+        server.receive(START_TIMEOUT)
         client = team.start("the pinging process", ping)
-        tally: Tally = client.hear(load.seconds + load.patience)
+        tally: Tally = client.receive(load.seconds + load.patience)
         return tally
 
     def answer(self, data: bytes) -> bytes:
-        """What is sent back for a message: the same."""
+        """Return the answer to a message: the same bytes."""
         return data
 
     @abc.abstractmethod
     def serve(self, directory: Path, ready: Callable[[], None]) -> None:
-        """Call `ready` once clients can connect, then answer() each message until the process is killed."""
+        """Call `ready` once clients can connect, then send the answer() to each message until killed."""
 
     @abc.abstractmethod
     def ping(self, directory: Path, load: Load) -> Tally:
-        """Connect and ping."""
+        """Connect, and exchange the messages of the load."""

@@ -36,11 +36,11 @@ _CONFIGURATION = """\
   </policy>
 </busconfig>
 """
-"""A bus of our own with its own socket; nothing of the machine's buses is read or reached."""
+"""A separate bus with its own socket.  It neither reads the configuration of the machine's buses nor uses them."""
 
 
 class DBus(PythonPeer):
-    """A call for each ping and its return for the pong, with the bytes as an argument."""
+    """Pings with a method call, whose return is the pong.  The bytes are an argument."""
 
     name = "dbus"
     module = "dbus_fast"

@@ -1,10 +1,10 @@
-/* The floor: a ping over bare AF_UNIX sockets, without a messaging format and without Python.
+/* The floor: pings over bare AF_UNIX sockets, without a messaging format and without Python.
  *
  *   floor dgram|stream DIRECTORY SECONDS WINDOW TEXTSIZE SERVERCPU CLIENTCPU     (-1: any CPU)
  *
- * A child echoes. The parent sends pairs of a TEXTSIZE-byte and an empty message, at most WINDOW unanswered, and prints
- * "SENT RECEIVED SECONDS CPUSECONDS". Datagrams go as they are; a stream's messages have a 4-byte length in front, are read
- * as many at a time as there are, and a round's are written at once.
+ * A child echoes. The parent sends pairs of a TEXTSIZE-byte and an empty message, at most WINDOW of them unanswered, and
+ * prints "SENT RECEIVED SECONDS CPUSECONDS". A datagram is a message. On a stream each message has a 4-byte length
+ * prefix; a process reads all that have arrived at once, and writes the messages of a round at once.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -136,7 +136,7 @@ static void dgram_ping(int receiving, int sending, double end, long window, size
     }
 }
 
-/* Streams: what has come is taken apart in place; an unfinished message stays at the front of the buffer. */
+/* Streams: messages are parsed in place; an incomplete one is moved to the front of the buffer. */
 
 static void write_all(int fd, const char *data, size_t length)
 {

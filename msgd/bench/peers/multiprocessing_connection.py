@@ -13,7 +13,7 @@ from msgd.bench.peers.base import PythonPeer
 
 
 class MultiprocessingConnection(PythonPeer):
-    """A Listener and a Client with send_bytes and recv_bytes."""
+    """Pings from a Client to a Listener with send_bytes and recv_bytes."""
 
     name = "multiprocessing"
     module = "multiprocessing.connection"

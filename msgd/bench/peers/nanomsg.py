@@ -12,12 +12,12 @@ from msgd.bench.peers.base import PythonPeer
 
 
 class Nng(PythonPeer):
-    """NNG's Pair0.  It cannot send an empty message, so that its second ping has one byte."""
+    """Pings over a Pair0.  It cannot send an empty message, so its second ping has one byte."""
 
     name = "pynng"
     module = "pynng"
     package = "pynng"
-    note = "Pair0 over ipc; one byte in place of an empty message"
+    note = "Pair0 over ipc; one byte instead of an empty message"
 
     def serve(self, directory: Path, ready: Callable[[], None]) -> None:
         import pynng

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from msgd.bench.exchange import RATE, Load, Tally
-from msgd.bench.peers.base import STARTING, Peer
+from msgd.bench.peers.base import START_TIMEOUT, Peer
 from msgd.bench.results import Outcome
 from msgd.bench.workers import RunFailed, Team
 
@@ -24,9 +24,9 @@ _COMPILING = 60.0
 
 
 class Floor(Peer):
-    """A C program's ping over bare sockets: no messaging format, no Python, and asleep when there is nothing to read.
+    """A C program that pings over bare sockets, without a messaging format and without Python.
 
-    It is compiled for each run anew, in the run's directory, before the clock starts.
+    It sleeps when there is nothing to read.  Each run compiles it in the run's directory before the clock starts.
     """
 
     kind: ClassVar[str]
@@ -47,7 +47,7 @@ class Floor(Peer):
 
 
 class DatagramFloor(Floor):
-    """Over AF_UNIX datagrams."""
+    """The C program over AF_UNIX datagrams."""
 
     name = "C, datagrams"
     kind = "dgram"
@@ -55,7 +55,7 @@ class DatagramFloor(Floor):
 
 
 class StreamFloor(Floor):
-    """Over an AF_UNIX stream."""
+    """The C program over an AF_UNIX stream."""
 
     name = "C, stream"
     kind = "stream"
@@ -63,7 +63,7 @@ class StreamFloor(Floor):
 
 
 class Smbtorture(Peer):
-    """Samba's smbtorture: its own LOCAL-MESSAGING, in one process, with whole seconds and a window of its own."""
+    """Samba's own LOCAL-MESSAGING, in one process.  It takes whole seconds and has a fixed window."""
 
     name = "smbtorture"
     note = "Samba's local.messaging.ping_speed: one process, window 20"
@@ -79,7 +79,7 @@ class Smbtorture(Peer):
         output = _run_program([*command, "local.messaging.ping_speed"], seconds + load.patience)
         rate = re.search(r"ping rate of (\d+)", output)
         if rate is None or "success: ping_speed" not in output:
-            return Outcome(failure=f"smbtorture says: {(output.split(chr(10)) or [''])[-1]}")
+            return Outcome(failure=f"smbtorture failed: {(output.split(chr(10)) or [''])[-1]}")
         return Outcome({RATE: float(rate[1])})
 
 
@@ -89,7 +89,10 @@ def _compiler() -> str | None:
 
 
 def _run_program(command: list[str], within: float) -> str:
-    """Run a program that must succeed within so many seconds (and those of its start), and return what it prints."""
+    """Run a program and return its output.  Raises RunFailed if it fails or takes longer than `within` seconds.
+
+    START_TIMEOUT is added to the time, because a program may be slow to start.
+    """
     sys.stdout.flush()
     try:
         done = subprocess.run(
@@ -99,12 +102,12 @@ def _run_program(command: list[str], within: float) -> str:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=within + STARTING,
+            timeout=within + START_TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise RunFailed(f"{command[0]} has not finished within {within + STARTING:.3g} s") from None
+        raise RunFailed(f"{command[0]} has not finished within {within + START_TIMEOUT:.3g} s") from None
     if done.returncode != 0:
-        last = (done.stdout.strip().splitlines() or ["no word"])[-1]
+        last = (done.stdout.strip().splitlines() or ["no output"])[-1]
         raise RunFailed(f"{command[0]} ended with status {done.returncode}: {last}")
     return done.stdout

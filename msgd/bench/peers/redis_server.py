@@ -13,29 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from msgd.bench.exchange import Load, Tally, exchange
-from msgd.bench.peers.base import STARTING, PythonPeer
+from msgd.bench.peers.base import START_TIMEOUT, PythonPeer
 from msgd.bench.results import Outcome
 from msgd.bench.workers import RunFailed, Team
 
 _PING, _PONG = "ping", "pong"
 _READY = b"eady to accept connections"
-"""What it says of its socket, in one way or another."""
+"""What the server logs once it listens; the first letter differs between versions."""
 
 
 class Redis(PythonPeer):
-    """A message in one channel for each ping, and one in another channel for its pong."""
+    """Publishes pings in one channel and pongs in another."""
 
     name = "redis"
     module = "redis"
     package = "redis"
-    note = "PUBLISH and SUBSCRIBE through a redis-server on a unix socket"
+    note = "PUBLISH and SUBSCRIBE through a redis-server on a Unix socket"
 
     def missing(self) -> str:
         return super().missing() or ("" if shutil.which("redis-server") else "redis-server is not installed")
 
     def run(self, team: Team, directory: Path, load: Load) -> Outcome:
-        keeps_nothing = ("--save", "", "--appendonly", "no", "--dir", os.fspath(directory))
-        command = ["redis-server", "--port", "0", "--unixsocket", _socket(directory), *keeps_nothing]
+        without_storage = ("--save", "", "--appendonly", "no", "--dir", os.fspath(directory))
+        command = ["redis-server", "--port", "0", "--unixsocket", _socket(directory), *without_storage]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         ) as server:
@@ -71,16 +71,16 @@ def _socket(directory: Path) -> str:
 def _await_ready(output: int) -> None:
     poll = select.poll()
     poll.register(output, select.POLLIN)
-    said = b""
-    while poll.poll(STARTING * 1000) and (more := os.read(output, 4096)):
-        said += more
-        if _READY in said:
+    output_so_far = b""
+    while poll.poll(START_TIMEOUT * 1000) and (more := os.read(output, 4096)):
+        output_so_far += more
+        if _READY in output_so_far:
             return
-    raise RunFailed(f"redis-server did not start: {said.decode(errors='replace').strip()}")
+    raise RunFailed(f"redis-server did not start: {output_so_far.decode(errors='replace').strip()}")
 
 
 def _connect(directory: Path, channel: str) -> tuple[Any, Any]:
-    """A client, and its subscription to a channel, which the server has confirmed."""
+    """Return a client and its subscription to the channel, once the server has confirmed it."""
     import redis
 
     client = redis.Redis(unix_socket_path=_socket(directory))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""All peers, in the order of the table."""
+"""The list of all peers, in the order of the table."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from msgd.bench.peers.base import PythonPeer
 
 
 class ZeroMq(PythonPeer):
-    """ZeroMQ's PAIR, whose input and output go through a thread of its own in each process."""
+    """Pings over a PAIR.  In each process a thread of ZeroMQ does the input and output."""
 
     name = "pyzmq"
     module = "zmq"

@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""What make demo shows."""
+"""The demo that `make demo` runs."""

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""A worker of the demo: a program that uses the library, run by msgd.tools.demo.main as `demo_worker SMB.CONF`.
+"""A worker of the demo: a program that uses the library.
 
-It says `ready` on stdout and ends at SHUTDOWN, or when whoever started it is gone (its stdin ends).
+Usage: python -m msgd.tools.demo.worker SMB.CONF
+
+The worker prints `ready` on stdout once it can receive messages.  It exits on SHUTDOWN, and at the end of its stdin, so
+that it does not outlive the demo.
 """
 
 from __future__ import annotations
@@ -17,19 +20,19 @@ from msgd.wire.header import Message
 from msgd.wire.message_types import TMP_BASE, MessageType
 
 ECHO = TMP_BASE + 1
-"""Is answered by ECHOED with the same data."""
+"""The worker answers with ECHOED and the same data."""
 ECHOED = TMP_BASE + 2
 SLEEP = TMP_BASE + 3
-"""The worker says `asleep` on stdout and reads no message until a line comes on its stdin."""
+"""The worker prints `asleep` on stdout and reads no message until it gets a line on its stdin."""
 BURST = TMP_BASE + 4
-"""The data is a decimal number; the worker notes it."""
+"""The data is a decimal number, which the worker stores."""
 REPORT = TMP_BASE + 5
-"""Is answered by REPORTED: the numbers noted, in the order they came, as JSON."""
+"""The worker answers with REPORTED: the numbers stored, in the order in which they arrived, as JSON."""
 REPORTED = TMP_BASE + 6
 
 
 class Worker:
-    """The handlers, and what they note."""
+    """The message handlers, and the numbers that they have stored."""
 
     def __init__(self, messaging: Messaging) -> None:
         self._messaging = messaging
@@ -42,7 +45,7 @@ class Worker:
         messaging.register(MessageType.SHUTDOWN, self._stop)
 
     def run(self) -> None:
-        """Handle messages until the end."""
+        """Handle messages until SHUTDOWN or the end of stdin."""
         poll = select.poll()
         poll.register(self._messaging.fileno(), select.POLLIN)
         poll.register(sys.stdin.fileno(), select.POLLIN)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The table of msgcontrol's commands, from which arguments are parsed, messages sent, answers printed and help made."""
+"""The table of msgcontrol's commands.
+
+The parsing of arguments, the messages, the printing of answers and the help text are all derived from it.
+"""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def find_destinations(text: str, messaging: Messaging) -> list[ServerID]:
     if text == "self":
         return [messaging.server_id]
     if text == "all":
-        return _everybody_else(messaging)
+        return _all_others(messaging)
     if not _DAEMON_NAME.fullmatch(text):
         return [ServerID.parse(text)]
     name, directory = _OTHER_NAMES.get(text, text), messaging.config.pid_directory
@@ -53,11 +53,11 @@ def find_destinations(text: str, messaging: Messaging) -> list[ServerID]:
     return named
 
 
-def _everybody_else(messaging: Messaging) -> list[ServerID]:
+def _all_others(messaging: Messaging) -> list[ServerID]:
     own = messaging.server_id.pid
     others = [ServerID(pid, unique_id=unique) for pid, unique, _ in messaging.processes() if pid != own]
     if not others:
         raise NoSuchProcess(
-            f"nobody else is in {messaging.config.lock_directory}; start msgd, or give another smb.conf with -s"
+            f"no other process is in {messaging.config.lock_directory}; start msgd, or give another smb.conf with -s"
         )
     return others

@@ -33,7 +33,7 @@ _MOST_NAMED = 10
 
 @dataclass
 class Outcome:
-    """What became of the message.
+    """The outcome of the exchange.
 
     Each destination is in one of: `delivered`; `gone` (it did not exist, or ended before the exchange was complete);
     `late` (it is alive, but did not take the message or did not answer in time); `failures` (sending failed, with the
@@ -71,6 +71,8 @@ class Outcome:
 
 @dataclass
 class _Target:
+    """A destination that was sent the message: whether it has received it (`taken`), and whether it has answered."""
+
     dst: ServerID
     pidfd: int
     taken: bool
@@ -85,7 +87,7 @@ class Exchange:
         self._command = command
         self._on_answer = on_answer
         self._targets: dict[int, _Target] = {}
-        self._due: dict[int, _Target] = {}
+        self._outstanding: dict[int, _Target] = {}
         self._new_answers: list[Message] = []
 
     def run(self, destinations: Sequence[ServerID], data: bytes, timeout: float) -> Outcome:
@@ -94,8 +96,8 @@ class Exchange:
         outcome = Outcome(self._command, self._messaging.config.lock_directory, timeout)
         answer = self._command.answer
         if answer is not None:
-            self._messaging.register(answer, self._take)
-        _allow_descriptors()
+            self._messaging.register(answer, self._store_answer)
+        _raise_descriptor_limit()
         try:
             for dst in destinations:
                 self._send(dst, data, outcome)
@@ -104,8 +106,8 @@ class Exchange:
             for target in self._targets.values():
                 os.close(target.pidfd)
             if answer is not None:
-                self._messaging.deregister(answer, self._take)
-        for target in self._due.values():
+                self._messaging.deregister(answer, self._store_answer)
+        for target in self._outstanding.values():
             (outcome.late if self._messaging.is_alive(target.dst) else outcome.gone).append(target.dst)
         return outcome
 
@@ -125,7 +127,7 @@ class Exchange:
             outcome.failures[dst] = str(error)
         else:
             target = _Target(dst, pidfd, taken=status is not SendStatus.QUEUED)
-            self._targets[dst.pid] = self._due[dst.pid] = target
+            self._targets[dst.pid] = self._outstanding[dst.pid] = target
 
     def _wait(self, deadline: float, outcome: Outcome) -> None:
         poll = select.poll()
@@ -133,27 +135,27 @@ class Exchange:
         targets_by_pidfd = {target.pidfd: target for target in self._targets.values()}
         for pidfd in targets_by_pidfd:
             poll.register(pidfd, select.POLLIN)
-        self._settle(outcome)
+        self._record_progress(outcome)
         is_over = False
-        while self._due and not is_over:
+        while self._outstanding and not is_over:
             left = deadline - time.monotonic()
             is_over = left <= 0  # poll once more after the deadline: this process may have been delayed
             ready = poll.poll(max(0.0, left) * 1000)
             ended = [targets_by_pidfd[fd] for fd, _ in ready if fd in targets_by_pidfd]
             while self._messaging.dispatch() and time.monotonic() < deadline:
                 pass
-            self._settle(outcome)
+            self._record_progress(outcome)
             for target in ended:
                 poll.unregister(target.pidfd)
-                if self._due.pop(target.dst.pid, None) is not None:
+                if self._outstanding.pop(target.dst.pid, None) is not None:
                     outcome.gone.append(target.dst)
 
-    def _take(self, message: Message) -> None:
-        """Only store the answer.  If printing raised here (a closed stdout), the error would only be logged."""
+    def _store_answer(self, message: Message) -> None:
+        """Store the answer for _record_progress().  An exception here (stdout may be closed) would only be logged."""
         self._new_answers.append(message)
 
-    def _settle(self, outcome: Outcome) -> None:
-        """Record who has taken the message and who has answered, and remove those that are complete from `_due`."""
+    def _record_progress(self, outcome: Outcome) -> None:
+        """Record which destinations took the message or answered.  Remove the complete ones from `_outstanding`."""
         for message in self._new_answers:
             target = self._targets.get(message.src.pid)
             if target is not None:
@@ -162,12 +164,12 @@ class Exchange:
                 self._on_answer(message)
         self._new_answers.clear()
         nothing_waits = not self._messaging.statistics().queued_messages
-        for target in list(self._due.values()):
+        for target in list(self._outstanding.values()):
             if not target.taken and nothing_waits:
                 # If it is dead, the message was dropped; the pidfd reports its end.
                 target.taken = self._messaging.is_alive(target.dst)
             if target.taken and (target.answered or self._command.answer is None):
-                del self._due[target.dst.pid]
+                del self._outstanding[target.dst.pid]
                 outcome.delivered.append(target.dst)
 
 
@@ -177,7 +179,7 @@ def _listed(processes: Iterable[ServerID]) -> str:
     return ", ".join(pids[:_MOST_NAMED]) + more
 
 
-def _allow_descriptors() -> None:
+def _raise_descriptor_limit() -> None:
     """Raise the soft limit on descriptors: thousands of processes need a pidfd each."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # the present limit then has to suffice

@@ -5,9 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import json
-import math
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -16,113 +13,20 @@ from msgd.config import Config
 from msgd.config.kinds import LogLevel
 from msgd.messaging import Messaging
 from msgd.programs import cli
-from msgd.programs.debug_levels import DebugLevels, read_text
-from msgd.tools.msgcontrol.commands import COMMANDS, Command
-from msgd.tools.msgcontrol.destination import DAEMONS, check_destination, find_destinations
-from msgd.tools.msgcontrol.exchange import Exchange, Outcome
+from msgd.programs.debug_levels import DebugLevels
+from msgd.tools.msgcontrol.arguments import PROGRAM, make_parser, parse
+from msgd.tools.msgcontrol.commands import Command
+from msgd.tools.msgcontrol.destination import find_destinations
+from msgd.tools.msgcontrol.exchange import Exchange
+from msgd.tools.msgcontrol.output import print_answer, print_json
 from msgd.wire.header import Message
-from msgd.wire.message_types import type_name
 
-PROGRAM = "msgcontrol"
-
-_TIMEOUT = 10.0
-
-_USAGE = "msgcontrol [-s FILE] [-t SECONDS] [--json] [-V] DESTINATION COMMAND [ARG...]"
-
-_DESCRIPTION = "Send a control message to one process or to all of them, and print the answers."
-
-_EPILOG = """\
-destinations:
-  PID, PID.TASK or PID.TASK/UNIQUE
-                 a server id, as msgd and its programs print it
-  {daemons}
-                 a daemon, found by its pid file
-  NAME           every process that has registered this name (see msgstatus)
-  all            every process except this one
-  self           this process
-
-commands:
-{commands}
-
-examples:
-  msgcontrol msgd ping                  check that msgd answers
-  msgcontrol all debuglevel             print every process's debug levels
-  msgcontrol msgd debug 'all:1 msgd:5'  log msgd's own work in detail
-  msgcontrol -t 2 --json all ping       wait 2 seconds; print JSON for scripts
-  msgcontrol -s /etc/samba/smb.conf smbd reload-config
-                                        make Samba's smbd reload its smb.conf
-
-Exit status: 0 if every destination received the message (and answered, if the
-command has an answer), 1 if not, 2 for wrong usage.
-"""
+__all__ = ["main", "make_parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run msgcontrol with these arguments (None: the process's own) and return its exit status."""
-    return cli.run(PROGRAM, lambda: _run(_parse(argv)))
-
-
-def make_parser() -> cli.Parser:
-    """The parser of msgcontrol's arguments.  The manual page is generated from it."""
-    width = max(len(command.usage) for command in COMMANDS) + 2
-    commands = "\n".join(f"  {command.usage:<{width}}{command.help}" for command in COMMANDS)
-    parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG.format(daemons=", ".join(DAEMONS), commands=commands), _USAGE)
-    parser.add_argument(
-        "-t",
-        "--timeout",
-        metavar="SECONDS",
-        type=_seconds,
-        default=_TIMEOUT,
-        help=f"how long to wait for delivery and answers (default: {_TIMEOUT:g})",
-    )
-    parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object instead")
-    parser.add_argument("destination", metavar="DESTINATION", type=_destination, help="who gets the message; see below")
-    parser.add_argument("command", metavar="COMMAND", type=_command, help="what to ask for; see below")
-    parser.add_argument("arguments", metavar="ARG", nargs="*", default=[], help="what the command needs")
-    parser.completion_words = [*DAEMONS, "all", "self", *(command.name for command in COMMANDS)]
-    return parser
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments, and add the message's data to the namespace as `payload`."""
-    parser = make_parser()
-    parsed = parser.parse_args(argv)
-    command: Command = parsed.command
-    if len(parsed.arguments) != len(command.arguments):
-        wanted = " ".join(command.arguments) or "no arguments"
-        parser.error(f"{command.name} takes {wanted}, not {' '.join(parsed.arguments) or 'nothing'}")
-    try:
-        parsed.payload = command.payload(parsed.arguments)
-    except ValueError as error:
-        parser.error(f"{command.name} {' '.join(parsed.arguments)}: {error}")
-    return parsed
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
-
-
-def _destination(text: str) -> str:
-    try:
-        return check_destination(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _command(name: str) -> Command:
-    for command in COMMANDS:
-        if command.name == name:
-            return command
-    names = [command.name for command in COMMANDS]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(names)}"
-    raise argparse.ArgumentTypeError(f"no command {name!r}; {hint}")
+    return cli.run(PROGRAM, lambda: _run(parse(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -133,10 +37,10 @@ def _run(arguments: argparse.Namespace) -> int:
     with Messaging(config.replace(close_timeout=0)) as messaging:
         DebugLevels(LogLevel("0")).serve(messaging)  # the destination `self` is this process
         destinations = find_destinations(arguments.destination, messaging)
-        exchange = Exchange(messaging, command, _nothing if arguments.json else partial(_print, command))
+        exchange = Exchange(messaging, command, _ignore if arguments.json else partial(print_answer, command))
         outcome = exchange.run(destinations, arguments.payload, arguments.timeout)
     if arguments.json:
-        print(json.dumps(_as_json(arguments.destination, outcome)), flush=True)
+        print_json(arguments.destination, outcome)
     fault = outcome.fault(to_all=arguments.destination == "all")
     if fault is None:
         return 0
@@ -144,29 +48,5 @@ def _run(arguments: argparse.Namespace) -> int:
     return cli.EXIT_FAILURE
 
 
-def _print(command: Command, message: Message) -> None:
-    print(command.show(message), flush=True)
-
-
-def _nothing(message: Message) -> None:
-    """With --json, all answers are printed at the end."""
-
-
-def _as_json(destination: str, outcome: Outcome) -> dict[str, object]:
-    return {
-        "destination": destination,
-        "command": outcome.command.name,
-        "delivered": [str(dst) for dst in outcome.delivered],
-        "gone": [str(dst) for dst in outcome.gone],
-        "late": [str(dst) for dst in outcome.late],
-        "failures": {str(dst): reason for dst, reason in outcome.failures.items()},
-        "answers": [
-            {
-                "pid": message.src.pid,
-                "server_id": str(message.src),
-                "type": type_name(message.type),
-                "text": read_text(message.data),
-            }
-            for message in outcome.answers
-        ],
-    }
+def _ignore(message: Message) -> None:
+    """Called for each answer with --json, which prints all answers at the end."""

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Print the results of msgcontrol: answers as lines of text, or the whole outcome as JSON."""
+
+from __future__ import annotations
+
+import json
+
+from msgd.programs.debug_levels import read_text
+from msgd.tools.msgcontrol.commands import Command
+from msgd.tools.msgcontrol.exchange import Outcome
+from msgd.wire.header import Message
+from msgd.wire.message_types import type_name
+
+
+def print_answer(command: Command, message: Message) -> None:
+    """Print an answer as a line of text."""
+    print(command.show(message), flush=True)
+
+
+def print_json(destination: str, outcome: Outcome) -> None:
+    """Print the outcome as one JSON object on one line.  `destination` is the one that the user gave."""
+    print(json.dumps(_as_json(destination, outcome)), flush=True)
+
+
+def _as_json(destination: str, outcome: Outcome) -> dict[str, object]:
+    return {
+        "destination": destination,
+        "command": outcome.command.name,
+        "delivered": [str(dst) for dst in outcome.delivered],
+        "gone": [str(dst) for dst in outcome.gone],
+        "late": [str(dst) for dst in outcome.late],
+        "failures": {str(dst): reason for dst, reason in outcome.failures.items()},
+        "answers": [
+            {
+                "pid": message.src.pid,
+                "server_id": str(message.src),
+                "type": type_name(message.type),
+                "text": read_text(message.data),
+            }
+            for message in outcome.answers
+        ],
+    }

@@ -117,7 +117,7 @@ clients: list[Any] = []
 
 @check
 def make_install() -> None:
-    _, _, commands = run("make", "--no-print-directory", "-C", TREE, "install").partition("or now by\n")
+    _, _, commands = run("make", "--no-print-directory", "-C", TREE, "install").partition("or after these commands:\n")
     run("sh", "-ec", commands)
     SMB_CONF.write_text("[global]\nlog level = 3\n")
     sys.path.insert(0, PACKAGE)

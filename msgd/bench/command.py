@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The description of a subcommand that measures: its name, its help, its options and the function that runs it."""
+"""What the subcommands are made of: the description of a benchmark, and the parser of a subcommand's arguments."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import NamedTuple
 from msgd.bench.results import Result
 from msgd.bench.runner import Session
 from msgd.config import Config
+from msgd.programs import cli
+
+PROGRAM = "msgbench"
 
 
 class BadRequest(Exception):
@@ -38,3 +41,11 @@ def check_fits(option: str, length: int, config: Config) -> None:
     """Raise BadRequest if the configuration does not allow messages of this length."""
     if length > config.max_message_size:
         raise BadRequest(f"{option}: {length} bytes are more than msgd:max message size ({config.max_message_size})")
+
+
+class CommandParser(cli.Parser):
+    """The parser of a subcommand.  Its parameters are those that argparse passes."""
+
+    def __init__(self, *, prog: str, description: str, epilog: str, arguments: str = "[OPTION...]") -> None:
+        super().__init__(prog, description, epilog, usage=f"{prog} {arguments}")
+        self.configfile.default = argparse.SUPPRESS  # a default would override an -s before the command

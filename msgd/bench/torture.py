@@ -13,30 +13,22 @@ The counters are in memory that all processes share, so the counts of killed pro
 from __future__ import annotations
 
 import argparse
-import mmap
 import os
 import random
 import secrets
 import signal
-import struct
 import time
-import zlib
 from collections import Counter
-from multiprocessing.connection import Connection
-from typing import NamedTuple
 
 from msgd.bench import qlen
 from msgd.bench.command import Command, check_fits
-from msgd.bench.endpoints import DATA, FINAL, dispatch_until, serve_until_told
 from msgd.bench.options import add_types, at_least, size
 from msgd.bench.peers.base import START_TIMEOUT
 from msgd.bench.results import Figure, Outcome, Result
 from msgd.bench.runner import Parameters, Session, cases_of, interleave
+from msgd.bench.torture_process import HEADER, Counters, Report, Setup, run_process
 from msgd.bench.workers import Team, Worker, end_all
 from msgd.config import Config
-from msgd.errors import NoSuchProcess, QueueFull
-from msgd.messaging import Messaging
-from msgd.wire.header import Message
 from msgd.wire.server_id import ServerID
 
 _PROCESSES = 8
@@ -44,18 +36,9 @@ _MAX_SIZE = 256 << 10
 _QUEUE_MESSAGES = 200
 """A short queue, so that the senders to a stopped process reach its limit."""
 
-_BURST = 8
-"""Messages sent between two dispatches."""
-
-_BACKLOG_BYTES = 16 << 20
-"""A process whose backlog is larger waits for the others instead of sending."""
-
-_PAUSE = 0.05
 _INCIDENT_PAUSE = (0.02, 0.15)
 """Seconds between two incidents: the bounds of a random time."""
 
-_HEADER = struct.Struct("<QI")
-"""A message's sequence number in its pair, and the checksum of the number and the data."""
 
 _NOISE = 1 << 20
 """Bytes of random data, of which each message holds a part."""
@@ -92,19 +75,6 @@ reordered or damaged, 2 for wrong usage.
 """
 
 
-class _Report(NamedTuple):
-    """What a survivor reports at the end.
-
-    `sent` and `received` count the messages by the other's pid; a doubled message counts once.  `errors` counts
-    those that arrived doubled, reordered or damaged.  `finished` has the pids whose last message has arrived.
-    """
-
-    sent: dict[int, int]
-    received: dict[int, int]
-    errors: dict[str, int]
-    finished: frozenset[int]
-
-
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_types(parser, variants=True)
     parser.add_argument(
@@ -133,7 +103,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(session: Session, arguments: argparse.Namespace) -> Result:
-    check_fits("--max-size", arguments.max_size + _HEADER.size, session.config)
+    check_fits("--max-size", arguments.max_size + HEADER.size, session.config)
     seed = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
     session = session._replace(
         config=session.config.replace(send_queue_messages=min(_QUEUE_MESSAGES, session.config.send_queue_messages))
@@ -158,16 +128,6 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
     return Result("torture", title, (_FIGURE,), rows, settings, counts=_COUNTS)
 
 
-class _Counters:
-    """The counters of one process, in memory shared with the parent so that they survive a kill."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
-        self.values = memoryview(self._memory).cast("Q")
-
-    SENT, DELIVERED, NO_SUCH_PROCESS, QUEUE_FULL = range(4)
-
-
 class _Torture:
     """One run, controlled by the parent."""
 
@@ -182,7 +142,7 @@ class _Torture:
         self._noise = self._rng.randbytes(max(_NOISE, 2 * max_size))
         self._alive: dict[ServerID, Worker] = {}
         self._stopped: Worker | None = None
-        self._counters: list[_Counters] = []
+        self._counters: list[Counters] = []
         self._counts: Counter[str] = Counter()
 
     def run(self) -> Outcome:
@@ -199,10 +159,10 @@ class _Torture:
         reports = self._settle()
         elapsed = time.monotonic() - began
         self._compare(reports)
-        for name, which in (("sent", _Counters.SENT), ("delivered", _Counters.DELIVERED)):
+        for name, which in (("sent", Counters.SENT), ("delivered", Counters.DELIVERED)):
             self._counts[name] = sum(one.values[which] for one in self._counters)
         self._counts["refused"] = sum(
-            one.values[which] for one in self._counters for which in (_Counters.NO_SUCH_PROCESS, _Counters.QUEUE_FULL)
+            one.values[which] for one in self._counters for which in (Counters.NO_SUCH_PROCESS, Counters.QUEUE_FULL)
         )
         self._counts["unread"] = self._counts["sent"] - self._counts["delivered"]
         counts = {name: self._counts[name] for name in _COUNTS}
@@ -213,11 +173,11 @@ class _Torture:
 
     def _start(self) -> Worker:
         number = len(self._counters)
-        counters = _Counters()
+        counters = Counters()
         self._counters.append(counters)
         rng = random.Random(f"{self._seed}/{number}")
-        setup = _Setup(self._noise, self._max_size, rng, counters, self._session.patience)
-        worker = self._team.start(f"process {number}", _run_process, self._config, setup)
+        setup = Setup(self._noise, self._max_size, rng, counters, self._session.patience)
+        worker = self._team.start(f"process {number}", run_process, self._config, setup)
         self._alive[worker.receive(START_TIMEOUT)] = worker
         return worker
 
@@ -249,16 +209,16 @@ class _Torture:
             os.kill(self._stopped.pid, signal.SIGCONT)
             self._stopped = None
 
-    def _settle(self) -> dict[int, _Report]:
+    def _settle(self) -> dict[int, Report]:
         """Tell the survivors to stop sending and to await each other's last messages; return their reports by pid."""
         for worker in self._alive.values():
             worker.send(None)
         patience = 3 * self._session.patience
-        reports: dict[int, _Report] = {worker.pid: worker.receive(patience) for worker in self._alive.values()}
+        reports: dict[int, Report] = {worker.pid: worker.receive(patience) for worker in self._alive.values()}
         end_all(self._alive.values(), patience)
         return reports
 
-    def _compare(self, reports: dict[int, _Report]) -> None:
+    def _compare(self, reports: dict[int, Report]) -> None:
         """Count the errors between each two survivors.  A missing last message counts as lost."""
         for pid, report in reports.items():
             for name, number in report.errors.items():
@@ -266,119 +226,6 @@ class _Torture:
             for sender in reports.keys() - {pid}:
                 self._counts["lost"] += reports[sender].sent.get(pid, 0) - report.received.get(sender, 0)
                 self._counts["lost"] += sender not in report.finished
-
-
-class _Setup(NamedTuple):
-    """What a process is given.  `noise` is the random data from which it cuts its messages."""
-
-    noise: bytes
-    max_size: int
-    rng: random.Random
-    counters: _Counters
-    patience: float
-
-
-def _run_process(channel: Connection, config: Config, setup: _Setup) -> None:
-    with Messaging(config) as messaging:
-        channel.send(messaging.server_id)
-        process = _Process(messaging, channel, setup)
-        process.send_until_told()
-        channel.send(process.finish())
-        serve_until_told(messaging, channel)
-
-
-class _Process:
-    """A process of the torture: it sends, checks what it receives, and counts."""
-
-    def __init__(self, messaging: Messaging, channel: Connection, setup: _Setup) -> None:
-        self._messaging = messaging
-        self._channel = channel
-        self._noise, self._max_size, self._rng, counters, self._patience = setup
-        self._values = counters.values
-        self._others: list[ServerID] = []
-        self._sent: Counter[int] = Counter()
-        self._received: Counter[int] = Counter()
-        self._next: dict[ServerID, int] = {}
-        self._skipped: dict[ServerID, set[int]] = {}
-        self._errors: Counter[str] = Counter()
-        self._finished: set[int] = set()
-        messaging.register(DATA, self._check)
-        messaging.register(FINAL, lambda message: self._finished.add(message.src.pid))
-
-    def _check(self, message: Message) -> None:
-        src, data = message.src, message.data
-        self._values[_Counters.DELIVERED] += 1
-        number, checksum = _HEADER.unpack_from(data)
-        if checksum != zlib.crc32(data[_HEADER.size :], number):
-            self._errors["damaged"] += 1
-        expected = self._next.get(src, 0)
-        if number == expected:
-            self._next[src] = number + 1
-        elif number > expected:
-            self._skipped.setdefault(src, set()).update(range(expected, number))
-            self._next[src] = number + 1
-        elif number in self._skipped.get(src, ()):
-            self._skipped[src].remove(number)
-            self._errors["reordered"] += 1
-        else:
-            self._errors["doubled"] += 1
-            return
-        self._received[src.pid] += 1
-
-    def send_until_told(self) -> None:
-        """Send to the processes that the parent names, and dispatch, until the parent sends None."""
-        messaging = self._messaging
-        serve_until_told(messaging, self._channel)
-        while True:
-            if self._channel.poll():
-                others: list[ServerID] | None = self._channel.recv()
-                if others is None:
-                    return
-                self._others = [one for one in others if one != messaging.server_id]
-            for _ in range(_BURST):
-                if self._others:
-                    self._send(self._rng.choice(self._others))
-            messaging.dispatch()
-            if messaging.statistics().queued_bytes > _BACKLOG_BYTES:
-                messaging.dispatch(_PAUSE)
-
-    def _send(self, dst: ServerID) -> None:
-        # The size is uniform on a logarithmic scale, so that small messages are frequent.
-        length = int((self._max_size + 1) ** self._rng.random()) - 1
-        at = self._rng.randrange(len(self._noise) - length)
-        data = self._noise[at : at + length]
-        number = self._sent[dst.pid]
-        try:
-            self._messaging.send(dst, DATA, _HEADER.pack(number, zlib.crc32(data, number)) + data)
-        except NoSuchProcess:
-            self._values[_Counters.NO_SUCH_PROCESS] += 1
-            self._others.remove(dst)
-        except QueueFull:
-            self._values[_Counters.QUEUE_FULL] += 1
-        else:
-            self._sent[dst.pid] += 1
-            self._values[_Counters.SENT] += 1
-
-    def finish(self) -> _Report:
-        """Send each process a last message, wait for those of the others, and report."""
-        messaging = self._messaging
-        for other in self._others:
-            self._send_last(other)
-        wanted = {other.pid for other in self._others}
-        dispatch_until(messaging, lambda: wanted <= self._finished, self._patience)
-        return _Report(dict(self._sent), dict(self._received), dict(self._errors), frozenset(self._finished))
-
-    def _send_last(self, dst: ServerID) -> None:
-        """Send the last message.  Dispatch meanwhile, because the receiver may be waiting for this process to read."""
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                self._messaging.send(dst, FINAL)
-                return
-            except QueueFull:
-                if time.monotonic() > deadline:
-                    raise
-                self._messaging.dispatch(_PAUSE)
 
 
 COMMAND = Command(

@@ -16,7 +16,7 @@ PROGRAM = "msgcontrol"
 
 _TIMEOUT = 10.0
 
-_USAGE = "msgcontrol [-s FILE] [-t SECONDS] [--json] [-V] DESTINATION COMMAND [ARG...]"
+_USAGE = "msgcontrol [OPTION...] DESTINATION COMMAND [ARG...]"
 
 _DESCRIPTION = "Send a control message to one process or to all of them, and print the answers."
 

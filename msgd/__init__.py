@@ -5,6 +5,7 @@
 from msgd._registry import VERSION as __version__
 from msgd.config import Config
 from msgd.errors import (
+    AlreadyDispatching,
     AlreadyRunning,
     BackendUnavailable,
     ConfigError,
@@ -14,6 +15,7 @@ from msgd.errors import (
     MalformedMessage,
     MessageTooLarge,
     MsgdError,
+    NoHandler,
     NoSuchProcess,
     NotAllowed,
     QueueFull,
@@ -21,14 +23,15 @@ from msgd.errors import (
     TransportError,
     UnsafeDirectory,
 )
-from msgd.messaging import Messaging
+from msgd.messaging import Messaging, Observer, Registration
 from msgd.presence import Process, RendezvousDirectory
-from msgd.results import Broadcast, SendStatus, Statistics
+from msgd.results import Broadcast, SendStatus, Statistics, Survey
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass, MessageType
 from msgd.wire.server_id import ServerID
 
 __all__ = [
+    "AlreadyDispatching",
     "AlreadyRunning",
     "BackendUnavailable",
     "Broadcast",
@@ -44,15 +47,19 @@ __all__ = [
     "MessageType",
     "Messaging",
     "MsgdError",
+    "NoHandler",
     "NoSuchProcess",
     "NotAllowed",
+    "Observer",
     "Process",
     "QueueFull",
+    "Registration",
     "RendezvousDirectory",
     "ReplyTimeout",
     "SendStatus",
     "ServerID",
     "Statistics",
+    "Survey",
     "TransportError",
     "UnsafeDirectory",
     "__version__",

@@ -82,7 +82,7 @@ def message_deregister(msg_type: int, private_data: Any = None) -> None:
 
 
 def message_send_pid(pid: ServerID | int, msg_type: int, data: bytes = b"", duplicates_allowed: bool = True) -> bool:
-    """Send to a process; False if it is gone or its queue is full."""
+    """Send to a process.  Returns False if it is gone or its queue is full."""
     return message_send_pid_with_timeout(pid, msg_type, data, duplicates_allowed, 0)
 
 
@@ -101,8 +101,8 @@ def message_send_pid_with_timeout(
 
 
 def message_send_all(msg_type: int, data: bytes = b"", duplicates_allowed: bool = True) -> int:
-    """Send to every other process; how many took it."""
-    return _context().send_all(msg_type, data, duplicates_allowed=duplicates_allowed)
+    """Send to every other process.  Returns how many took it."""
+    return _context().send_all(msg_type, data, duplicates_allowed=duplicates_allowed).delivered
 
 
 def messages_pending_for_pid(pid: ServerID | int) -> int:
@@ -111,7 +111,7 @@ def messages_pending_for_pid(pid: ServerID | int) -> int:
 
 
 def message_dispatch() -> int:
-    """Run the handlers of what has come in; the number of messages handled."""
+    """Run the handlers of what has come in.  Returns the number of messages handled."""
     return _context().dispatch()
 
 

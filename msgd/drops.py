@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgd.events import DROPPED, fields
 
@@ -43,6 +43,8 @@ class Drops:
 
     def __init__(self, logger: logging.Logger) -> None:
         self.counts: Counter[str] = Counter()
+        self.on_drop: Callable[[str, int], None] | None = None
+        """Called with the reason and the number."""
         self._logger = logger
         self._pace = Pace()
 
@@ -52,6 +54,8 @@ class Drops:
         `detail` goes into the log line, and `about_it` holds further fields for the journal.
         """
         self.counts[reason] += number
+        if self.on_drop is not None:
+            self.on_drop(reason, number)
         new = self._pace.due(reason, number)
         if new:
             extra = fields(DROPPED, REASON=reason, NUMBER=new, **about_it)

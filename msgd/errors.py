@@ -5,7 +5,10 @@
 Rule 1.  An error is raised where the fault is known.  Its text is one line for a person: what is wrong, where, and
          what to do about it.
 Rule 2.  Nothing converts or hides an error on its way up.  The programs print its text and exit with status 1.
-Rule 3.  An argument of the wrong Python type or range is a bug of the caller and raises TypeError or ValueError.
+Rule 3.  Where Python has an error of the same meaning, ours is one of that kind, too: a NoSuchProcess is a
+         ProcessLookupError, a ReplyTimeout a TimeoutError.  Its errno is not set.  TransportError is no OSError: it
+         tells what one has meant, and code that catches what the system says would take it for that.
+Rule 4.  An argument of the wrong Python type or range is a bug of the caller and raises TypeError or ValueError.
 
 docs/errors-and-log.md lists when each error is raised and what the caller can do.
 """
@@ -16,7 +19,15 @@ from collections.abc import Iterable
 
 
 class MsgdError(Exception):
-    """The base class of all errors of this package."""
+    """The base class of all errors of this package.
+
+    `dst`: the destination (a ServerID) and `type`: the message type that it is about, where it is about a message.
+    """
+
+    def __init__(self, *args: object, dst: object | None = None, message_type: int | None = None) -> None:
+        super().__init__(*args)
+        self.dst = dst
+        self.type = message_type
 
 
 class ConfigError(MsgdError):
@@ -42,11 +53,11 @@ class TransportError(MsgdError):
     """The operating system refused: the disk is full, no descriptors are left, a permission is missing."""
 
 
-class NoSuchProcess(MsgdError):
+class NoSuchProcess(MsgdError, ProcessLookupError):
     """The destination does not exist, has closed its endpoint, or its pid now belongs to another process."""
 
 
-class MessageTooLarge(MsgdError):
+class MessageTooLarge(MsgdError, ValueError):
     """The data is longer than `msgd:max message size`, or the transport cannot carry its type or descriptors."""
 
 
@@ -62,7 +73,15 @@ class ContextClosed(MsgdError):
     """The context has been closed."""
 
 
-class ReplyTimeout(MsgdError):
+class NoHandler(MsgdError, LookupError):
+    """The process asked lives, and has no handler for messages of this type: it will not answer."""
+
+
+class AlreadyDispatching(MsgdError):
+    """Another thread dispatches the messages of this process; only one thread may at a time."""
+
+
+class ReplyTimeout(MsgdError, TimeoutError):
     """No answer came before the timeout."""
 
 
@@ -70,11 +89,11 @@ class AlreadyRunning(MsgdError):
     """Another instance holds the pid file, or listens on the socket."""
 
 
-class NotAllowed(MsgdError):
+class NotAllowed(MsgdError, PermissionError):
     """The gateway does not let this user connect, or does not let it send this type of message."""
 
 
-class GatewayClosed(MsgdError):
+class GatewayClosed(MsgdError, ConnectionError):
     """The gateway is not running, or it has ended the connection; the text is its parting message if it sent one."""
 
 

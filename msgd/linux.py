@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import select
 import socket
 import struct
+import sys
 import time
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
@@ -67,13 +69,76 @@ def send_blocking(connected: socket.socket, data: bytes, timeout: float) -> None
 def wait_readable(fd: int, timeout: float | None, watched: int = -1) -> bool:
     """Wait until `fd` or `watched` is readable, and return whether `watched` is.
 
-    `timeout` is in seconds, None for no limit.  `watched` is -1 if there is none.
+    `timeout` is in seconds, None for no limit.  `watched` is -1 if there is none.  Under monkey patching it is the
+    patched module that waits, so that other green threads run; eventlet leaves select.select() only.
     """
+    if not hasattr(select, "poll"):
+        readable, _, _ = select.select([fd] if watched < 0 else [fd, watched], [], [], timeout)
+        return watched in readable
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     if watched >= 0:
         poll.register(watched, select.POLLIN)
     return any(ready == watched for ready, _ in poll.poll(None if timeout is None else timeout * 1000))
+
+
+def unix_socket(kind: int, fileno: int | None = None) -> socket.socket:
+    """A new AF_UNIX socket, or an object for the open one `fileno`.
+
+    It is the interpreter's own kind under gevent's and eventlet's monkey patching too: theirs would switch to another
+    green thread in the middle of a call that is made under a lock.
+    """
+    return cast("socket.socket", _socket_class(socket.AF_UNIX, kind, fileno=fileno))
+
+
+def new_poll() -> select.poll:
+    """A new poll object: gevent's where it has put one in the interpreter's place, so that other green threads run."""
+    return select.poll() if hasattr(select, "poll") else cast("select.poll", _original("select", "poll")())
+
+
+def new_epoll() -> select.epoll:
+    """A new epoll object, under gevent's and eventlet's monkey patching too: they take select.epoll away."""
+    return cast("select.epoll", _epoll_class())
+
+
+def _original(module: str, name: str) -> Any:
+    """What the interpreter has under this name, whether or not gevent or eventlet has put something in its place."""
+    if "gevent.monkey" in sys.modules:
+        return sys.modules["gevent.monkey"].get_original(module, name)
+    if "eventlet.patcher" in sys.modules:
+        return getattr(sys.modules["eventlet.patcher"].original(module), name)
+    return getattr(importlib.import_module(module), name)
+
+
+_epoll_class = _original("select", "epoll")
+_socket_class = _original("socket", "socket")
+
+
+class EventFd:
+    """A descriptor that any thread can make readable (eventfd(2))."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.is_set = False
+
+    def fileno(self) -> int:
+        """The descriptor, readable from set() to clear()."""
+        return self._fd
+
+    def set(self) -> None:
+        """Make it readable."""
+        os.eventfd_write(self._fd, 1)
+        self.is_set = True  # last: whoever sees it finds the descriptor readable, and clears both
+
+    def clear(self) -> None:
+        """Make it unreadable."""
+        self.is_set = False
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._fd)
 
 
 class TimerFd:

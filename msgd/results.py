@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
 
 from msgd.errors import MsgdError
+from msgd.wire.header import Message
 
 
 class SendStatus(enum.Enum):
@@ -23,16 +23,32 @@ class SendStatus(enum.Enum):
     """An identical message is still pending, and duplicates_allowed was False."""
 
 
-class Broadcast(int):
-    """The number of processes that took a broadcast; `failures` says by pid why each of the others did not."""
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """What became of a broadcast: true if anybody took it.
 
-    failures: Mapping[int, MsgdError]
+    `delivered`: the number of processes that took it.  `failures`: why each of the others did not, by pid.
+    """
 
-    def __new__(cls, delivered: int, failures: Mapping[int, MsgdError]) -> Self:
-        """Make the result; immutable as any int."""
-        self = super().__new__(cls, delivered)
-        self.failures = failures
-        return self
+    delivered: int
+    failures: Mapping[int, MsgdError] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.delivered > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What became of a question to everybody: true if anybody answered.
+
+    `answers`: the answer of each process, by pid.  `failures`: why each of the others gave none, by pid.
+    """
+
+    answers: Mapping[int, Message]
+    failures: Mapping[int, MsgdError] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.answers)
 
 
 @dataclass(frozen=True, slots=True)

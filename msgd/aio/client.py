@@ -15,17 +15,18 @@ from types import TracebackType
 from typing import Self
 
 from msgd.client.answers import (
-    Destination,
-    Type,
+    answer_type,
     answering_message,
-    delivered,
+    broadcast_result,
     listed_names,
     listed_processes,
+    longest,
     wire_address,
 )
 from msgd.client.connecting import TIMEOUT, connect, gateway_path, no_gateway
 from msgd.errors import GatewayClosed, ReplyTimeout
-from msgd.results import SendStatus
+from msgd.messaging.arguments import Data, Destination, Type, data_bytes
+from msgd.results import Broadcast, SendStatus
 from msgd.wire.gateway.conversation import Conversation
 from msgd.wire.gateway.limits import CALL_TIMEOUT
 from msgd.wire.gateway.members import Members
@@ -86,33 +87,40 @@ class Client:
             assert message is not None
             yield message
 
-    async def send(self, to: Destination, message_type: Type, data: bytes = b"", *, timeout: float = 0.0) -> SendStatus:
+    async def send(
+        self, dst: Destination, message_type: Type, data: Data = b"", *, timeout: float | None = 0
+    ) -> SendStatus:
         """As Client.send."""
-        answer = await self._ask("send", timeout, data, to=wire_address(to), type=message_type, timeout=timeout or None)
+        seconds = longest(timeout)
+        members = {"to": wire_address(dst), "type": message_type, "timeout": seconds or None}
+        answer = await self._ask("send", seconds, data_bytes(data), **members)
         return SendStatus(answer["status"])
 
-    async def send_all(self, message_type: Type, data: bytes = b"") -> int:
+    async def send_all(self, message_type: Type, data: Data = b"") -> Broadcast:
         """As Client.send_all."""
-        return delivered(await self._ask("send_all", 0.0, data, type=message_type))
+        return broadcast_result(await self._ask("send_all", 0.0, data_bytes(data), type=message_type))
 
-    async def call(
-        self, to: Destination, message_type: Type, data: bytes, answer: Type, timeout: float = CALL_TIMEOUT
+    async def request(
+        self,
+        dst: Destination,
+        message_type: Type,
+        data: Data = b"",
+        reply_type: Type | None = None,
+        timeout: float | None = CALL_TIMEOUT,
     ) -> Message:
-        """As Client.call."""
-        members = await self._ask(
-            "call",
-            timeout,
-            data,
-            to=wire_address(to),
-            type=message_type,
-            answer=answer,
-            timeout=timeout,
-        )
-        return answering_message(members)
+        """As Client.request."""
+        seconds = longest(timeout)
+        members = {
+            "to": wire_address(dst),
+            "type": message_type,
+            "answer": answer_type(message_type, reply_type),
+            "timeout": seconds,
+        }
+        return answering_message(await self._ask("call", seconds, data_bytes(data), **members))
 
-    async def ping(self, to: Destination | None = None, timeout: float = CALL_TIMEOUT) -> None:
+    async def ping(self, dst: Destination | None = None, timeout: float = CALL_TIMEOUT) -> None:
         """As Client.ping."""
-        members = {} if to is None else {"to": wire_address(to), "timeout": timeout}
+        members = {} if dst is None else {"to": wire_address(dst), "timeout": timeout}
         await self._ask("ping", timeout, **members)
 
     async def register(self, *types: Type) -> None:
@@ -158,6 +166,8 @@ class Client:
                     while (answer := self._conversation.take(tag)) is None:
                         await self._progress.wait()
                 return answer
+        except ReplyTimeout:
+            raise  # the gateway's own answer
         except TimeoutError:
             raise ReplyTimeout(f"the gateway did not answer {op} within {seconds:g} seconds") from None
         finally:

@@ -1,146 +1,326 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The asyncio face of a messaging context.
+"""AsyncMessaging: a messaging context in an event loop, with the names and the order of arguments of Messaging.
 
-The running loop watches the context's descriptor and calls dispatch when it is readable; dispatch also sends on what
-is queued, so whoever waits for room is looked after each time: no thread and no polling.  Everything is to be called
-from that loop's thread.
-
-`Client` is a client of the gateway; it is in a file of its own, and named here.
+The loop watches the endpoint's descriptor and dispatches when it is readable; that also sends what is queued, so there
+is no thread and no polling (driver.py).  Handlers run in the loop (consumers.py).  Every call is made from the loop's
+thread.  A call that is cancelled, at whatever await, leaves no descriptor, handler or future behind.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from msgd.aio.client import Client
+from msgd.aio import driver
+from msgd.aio.consumers import BACKLOG_MAX, Inbox, LoopHandler
+from msgd.aio.ends import Ends
 from msgd.config import Config
-from msgd.errors import NoSuchProcess, QueueFull, ReplyTimeout
-from msgd.messaging import REPLY_TIMEOUT, Destination, Messaging
-from msgd.results import SendStatus
+from msgd.errors import ContextClosed, MessageTooLarge, MsgdError, QueueFull
+from msgd.messaging.arguments import Data, Destination, Type, data_bytes, message_type_number
+from msgd.messaging.asking import late
+from msgd.messaging.context import Messaging
+from msgd.messaging.observer import Observer
+from msgd.messaging.registration import Registration
+from msgd.messaging.requests import REPLY_TIMEOUT, reply_type_of
+from msgd.presence import Process
+from msgd.results import Broadcast, SendStatus, Statistics, Survey
 from msgd.wire.header import Message
-from msgd.wire.message_types import MessageClass, type_name
+from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import ServerID
 
-__all__ = ["AsyncMessaging", "Client"]
+CONCURRENCY = 100
+"""Calls of one `async def` handler that run at a time by default."""
 
 
 class AsyncMessaging:
-    """A messaging context driven by the running event loop; an async context manager.
+    """A messaging context driven by the running event loop; an async context manager, which opens and closes it.
 
-    `messaging` is the context itself: register() handlers there (they run in the loop), read its statistics().
+    The arguments are those of Messaging.  Any number of them may live in a loop, and in loops of several threads.
     """
 
     def __init__(
-        self, config: Config | None = None, *, task_id: int | None = None, listens: MessageClass = MessageClass.ALL
+        self,
+        config: Config | None = None,
+        *,
+        task_id: int | None = None,
+        listens: MessageClass = MessageClass.ALL,
+        observer: Observer | None = None,
     ) -> None:
-        self.messaging = Messaging(config, task_id=task_id, listens=listens)
+        self._arguments = {"config": config, "task_id": task_id, "listens": listens, "observer": observer}
+        self._messaging: Messaging | None = None
         self._progress: set[asyncio.Future[None]] = set()
+        self._handlers: list[tuple[int, LoopHandler]] = []
+        self._inboxes: set[Inbox] = set()
 
     async def __aenter__(self) -> Self:
+        if self._messaging is not None:
+            raise ContextClosed("an AsyncMessaging is entered once; make another one")
         self._loop = asyncio.get_running_loop()
-        self._fd = self.messaging.fileno()
-        self._loop.add_reader(self._fd, self._dispatch)
-        self._loop.call_soon(self._dispatch)
+        self._messaging = messaging = Messaging(**self._arguments)  # type: ignore[arg-type]
+        self._endpoint = messaging._endpoint
+        self._driver = driver.join(self._endpoint, self._loop, self._note_progress)
+        self._ends = Ends(self._loop, self._endpoint)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
+        await self.aclose()
+
+    @property
+    def messaging(self) -> Messaging:
+        """The context itself, for what is not here."""
+        if self._messaging is None:
+            raise ContextClosed("this AsyncMessaging is not open: use it inside `async with`")
+        return self._messaging
+
+    @property
+    def server_id(self) -> ServerID:
+        """The address of this context."""
+        return self.messaging.server_id
+
+    # Handlers
+
+    def register(
+        self, message_type: Type, handler: Callable[[Message], Any], *, concurrency: int = CONCURRENCY
+    ) -> Registration:
+        """Call `handler(message)`, a plain or an `async def` function, in this loop for each message of the type.
+
+        `concurrency`: calls of an `async def` handler that run at a time; 1 keeps them one after the other.  What a
+        handler raises is counted and logged.  Returns a handle, whose close() ends it.
+        """
+        number = message_type_number(message_type)
         messaging = self.messaging
+        loop_handler = LoopHandler(self._loop, self._driver, handler, concurrency, self._count_error)
+        registration = messaging.register(number, loop_handler)
+        self._handlers.append((number, loop_handler))
+        return registration
+
+    def deregister(self, message_type: Type, handler: Callable[[Message], Any] | None = None) -> None:
+        """Call `handler` (None: any of the type's) no longer; calls that are running go on."""
+        number = message_type_number(message_type)
+        for one in [one for one in self._handlers if one[0] == number and handler in (None, one[1].handler)]:
+            self._handlers.remove(one)
+            self.messaging.deregister(number, one[1])
+
+    def _count_error(self) -> None:
+        self._endpoint.delivery.handler_errors += 1
+
+    @contextlib.asynccontextmanager
+    async def messages(self, *message_types: Type, maxsize: int = BACKLOG_MAX) -> AsyncIterator[Inbox]:
+        """An inbox of the messages of these types: `async with m.messages(T) as inbox: async for message in inbox`.
+
+        When `maxsize` messages wait in it, this process takes no more in until there is room: senders see a full queue.
+        """
+        messaging = self.messaging
+        inbox = Inbox(self._loop, self._driver, maxsize)
+        registrations = [messaging.register(one, inbox) for one in map(message_type_number, message_types)]
+        self._inboxes.add(inbox)
         try:
-            async with asyncio.timeout(messaging.config.close_timeout):
-                while messaging.statistics().queued_messages:
-                    await self._next_progress()
-        except TimeoutError:
-            pass  # close() counts and logs what is left
-        self._loop.remove_reader(self._fd)
-        messaging.close(timeout=0)
+            yield inbox
+        finally:
+            for registration in registrations:
+                registration.close()
+            self._inboxes.discard(inbox)
+            self._give_up(messaging.server_id, inbox.close())
+
+    def _give_up(self, server_id: ServerID, number: int) -> None:
+        if number:
+            self._endpoint.drops("not handled before close", f"by {server_id}", number)
+
+    # Sending
 
     async def send(
         self,
         dst: Destination,
-        message_type: int,
-        data: bytes = b"",
+        message_type: Type,
+        data: Data = b"",
         *,
         fds: Collection[int] = (),
         duplicates_allowed: bool = True,
-        timeout: float | None = None,
+        timeout: float | None = 0,
     ) -> SendStatus:
-        """Messaging.send, waiting for room at most `timeout` seconds without blocking the loop."""
-        deadline = self._loop.time() + (timeout or 0)
+        """As Messaging.send; it waits for room at most `timeout` seconds, without blocking the loop."""
+        messaging = self.messaging
         while True:
             try:
-                return self.messaging.send(dst, message_type, data, fds=fds, duplicates_allowed=duplicates_allowed)
+                return messaging.send(dst, message_type, data, fds=fds, duplicates_allowed=duplicates_allowed)
             except QueueFull as full:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        await self._next_progress()
-                except TimeoutError:
-                    raise full from None
+                if timeout == 0:
+                    raise
+                deadline = None if timeout is None else self._loop.time() + timeout
+                timeout = await self._wait_for_progress(full, deadline)
+
+    async def _wait_for_progress(self, full: QueueFull, deadline: float | None) -> float | None:
+        """Wait until a dispatch has run: queues may have shrunk.  The seconds left; QueueFull if there are none."""
+        waiting = self._loop.create_future()
+        self._progress.add(waiting)
+        try:
+            with self._driver.urgent():
+                async with asyncio.timeout_at(deadline):
+                    await waiting
+        except TimeoutError:
+            raise full from None
+        finally:
+            self._progress.discard(waiting)
+        return None if deadline is None else max(deadline - self._loop.time(), 1e-9)
+
+    def _note_progress(self) -> None:
+        for waiting in tuple(self._progress):
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def send_all(self, message_type: Type, data: Data = b"", *, duplicates_allowed: bool = True) -> Broadcast:
+        """As Messaging.send_all."""
+        return self.messaging.send_all(message_type, data, duplicates_allowed=duplicates_allowed)
+
+    async def reply(self, message: Message, message_type: Type, data: Data = b"", *, fds: Collection[int] = ()) -> None:
+        """As Messaging.reply."""
+        self.messaging.reply(message, message_type, data, fds=fds)
+
+    # Requests
 
     async def request(
-        self, dst: Destination, message_type: int, data: bytes, reply_type: int, timeout: float = REPLY_TIMEOUT
+        self,
+        dst: Destination,
+        message_type: Type,
+        data: Data = b"",
+        reply_type: Type | None = None,
+        timeout: float | None = REPLY_TIMEOUT,
+        *,
+        fds: Collection[int] = (),
+        answer_from_any: bool = False,
     ) -> Message:
-        """Messaging.request without blocking the loop."""
-        dst = ServerID.of(dst)
-        answer: asyncio.Future[Message] = self._loop.create_future()
+        """As Messaging.request, without blocking the loop; any number may be in flight."""
+        dst, loop = ServerID.of(dst), self._loop
+        settled = loop.create_future()
 
-        def take(message: Message) -> None:
-            if message.src.pid == dst.pid and not answer.done():
-                answer.set_result(message._replace(fds=tuple(os.dup(fd) for fd in message.fds)))
+        def settle() -> None:
+            loop.call_soon_threadsafe(_finish, settled)
 
-        def ended() -> None:
-            self._dispatch()
-            if not answer.done():
-                answer.set_exception(NoSuchProcess(f"{dst} ended before it answered"))
+        beginning = self.messaging.begin_request(
+            dst, message_type, data, reply_type, settle, fds=fds, answer_from_any=answer_from_any
+        )
+        with self._driver.urgent(), beginning as request, self._ends.watching(self.messaging, request):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await settled
+            if not request.is_settled:
+                raise late(dst, message_type_number(message_type), timeout)
+            return request.result()
 
-        watched = self.messaging.watch(dst)
-        self._loop.add_reader(watched, ended)
-        self.messaging.register(reply_type, take)
-        try:
-            await self.send(dst, message_type, data)
-            async with asyncio.timeout(timeout):
-                return await answer
-        except TimeoutError:
-            raise ReplyTimeout(f"{dst} did not answer {type_name(message_type)} within {timeout:g} seconds") from None
-        finally:
-            self.messaging.deregister(reply_type, take)
-            self._loop.remove_reader(watched)
-            os.close(watched)
+    async def survey(
+        self,
+        message_type: Type,
+        data: Data = b"",
+        reply_type: Type | None = None,
+        timeout: float | None = REPLY_TIMEOUT,
+    ) -> Survey:
+        """As Messaging.survey."""
+        number, packed = message_type_number(message_type), data_bytes(data)
+        reply = reply_type_of(number, None if reply_type is None else message_type_number(reply_type))
+        answers: dict[int, Message] = {}
+        failures: dict[int, MsgdError] = {}
+
+        async def ask(dst: ServerID) -> None:
+            try:
+                answers[dst.pid] = await self.request(dst, number, packed, reply, timeout)
+            except MessageTooLarge:
+                raise
+            except MsgdError as error:
+                failures[dst.pid] = error
+
+        asking = [ask(dst) for dst in self.messaging._others(number)]
+        await asyncio.gather(*asking)
+        return Survey(answers, failures)
+
+    # Who is here
 
     async def watch(self, dst: Destination) -> None:
         """Return as soon as the addressed process has ended: the kernel tells, nothing is polled.
 
         A process that only closes its endpoint has not ended.  Raises NoSuchProcess if it does not live now.
         """
-        watched = self.messaging.watch(dst)
-        ended = self._loop.create_future()
-        self._loop.add_reader(watched, _finish, ended)
+        pidfd = self.messaging.watch(dst)
         try:
-            await ended
+            ended = self._loop.create_future()
+            self._loop.add_reader(pidfd, _finish, ended)
+            try:
+                await ended
+            finally:
+                self._loop.remove_reader(pidfd)
         finally:
-            self._loop.remove_reader(watched)
-            os.close(watched)
+            os.close(pidfd)
 
-    def _dispatch(self) -> None:
-        self.messaging.dispatch()
-        for waiting in self._progress:
-            _finish(waiting)
-        self._progress.clear()
+    async def processes(self) -> list[Process]:
+        """As Messaging.processes."""
+        return self.messaging.processes()
 
-    async def _next_progress(self) -> None:
-        """Wait until dispatch has run: queues may have shrunk."""
-        waiting = self._loop.create_future()
-        self._progress.add(waiting)
+    async def is_alive(self, dst: Destination) -> bool:
+        """As Messaging.is_alive."""
+        return self.messaging.is_alive(dst)
+
+    async def add_name(self, name: str) -> None:
+        """As Messaging.add_name."""
+        self.messaging.add_name(name)
+
+    async def remove_name(self, name: str) -> None:
+        """As Messaging.remove_name."""
+        self.messaging.remove_name(name)
+
+    async def lookup(self, name: str) -> list[ServerID]:
+        """As Messaging.lookup."""
+        return self.messaging.lookup(name)
+
+    async def names(self) -> dict[str, list[ServerID]]:
+        """As Messaging.names."""
+        return self.messaging.names()
+
+    def statistics(self) -> Statistics:
+        """As Messaging.statistics."""
+        return self.messaging.statistics()
+
+    # The end
+
+    async def aclose(self, timeout: float | None = None) -> int:
+        """Leave: wait at most `timeout` seconds (`msgd:close timeout`) for queued messages and running handlers.
+
+        Returns the number of messages that could not be delivered.  A second call does nothing.  A cancelled one closes
+        at once.
+        """
+        messaging, self._messaging = self._messaging, None
+        if messaging is None or messaging._closed:
+            return 0
+        seconds = messaging.config.close_timeout if timeout is None else timeout
+        running: list[asyncio.Task[None]] = []
         try:
-            await waiting
+            for _, handler in self._handlers:
+                number, tasks = handler.give_up()
+                running += tasks
+                self._give_up(messaging.server_id, number)
+            for inbox in tuple(self._inboxes):
+                self._give_up(messaging.server_id, inbox.close())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    if running:
+                        await asyncio.wait(running)
+                    while messaging.statistics().queued_messages:
+                        waiting = self._loop.create_future()
+                        self._progress.add(waiting)
+                        await waiting
         finally:
-            self._progress.discard(waiting)
+            for task in running:
+                task.cancel()
+            self._note_progress()  # those that wait for room find the context closed
+            self._ends.close()
+            driver.leave(self._endpoint, self._driver, self._loop, self._note_progress)
+            undelivered = messaging.close(timeout=0)
+        return undelivered
 
 
 def _finish(waiting: asyncio.Future[None]) -> None:

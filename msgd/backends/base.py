@@ -3,48 +3,32 @@
 """The contract of the transports, and the Backend class that states it to the type checker.
 
 A backend is the one endpoint of its process in a rendezvous directory.  Together with the general code above it
-(msgd.messaging), each backend keeps these clauses.  The tests carry the same numbers; tests/backends/contract/README.md
-lists them.
+(msgd.messaging), each backend keeps 14 clauses.  docs/architecture.md has their full text; here are their titles.  The
+tests carry the same numbers; tests/backends/contract/README.md lists them.
 
- 1. Order and count.  Between one sender and one receiver that both stay alive, messages arrive first in, first out,
-    each exactly once.
- 2. Size.  Messages from 0 bytes up to `max message size` (16 MiB by default) arrive whole on every backend.  A larger
-    one raises MessageTooLarge before anything is sent.  Limits of the transport below, such as the size of a
-    datagram, are the backend's to solve.
- 3. Never blocks, never drops silently.  If a receiver is full, the sender queues messages in its own memory, up to a
-    bound in messages and in bytes (both are parameters).  Dispatch or the event loop flushes the queue.  Past the bound
-    send() raises QueueFull; with `timeout=` it first waits for room.  close() flushes the queue for a bounded time and
-    returns the number of messages that it could not deliver.  Each message that is given up is counted; a line with
-    destination and type is logged once a second at most.
- 4. Dead is dead.  Sending to a process that does not exist, or that has closed its endpoint, raises NoSuchProcess at
-    once.  No file, socket or record of a dead process outlives the next clean-up.
- 5. Nobody innocent is touched.  A signal goes only to a process that is proven to be the peer: it holds the lock on its
-    lock file, and the signal goes through a pidfd.  The new owner of a reused pid is never signalled, and never
-    receives a message that was meant for the old one.
- 6. The sender is who it says.  Where the kernel can tell (SCM_CREDENTIALS on dgram, SO_PEERCRED on stream), a message
-    whose source pid is not the kernel's is dropped and counted.  Only root, the same uid and the configured users are
-    heard.
- 7. Fork.  A context that is used in a forked child raises ForkedContext.  reinit() gives the child its own identity.
- 8. Bad bytes.  Any garbage is dropped and counted: short, long, a wrong version, lying lengths, too many fragments,
-    descriptors that nobody asked for.  No exception leaves dispatch, no memory grows without bound, no descriptor
-    leaks.
- 9. A raising handler is logged with its message type, and the messages behind it are still handled.  A BaseException
-    (KeyboardInterrupt, the exception of a signal handler) leaves dispatch, and no message is lost or doubled by it.
-10. Broadcast reaches each live process that listens, once, and reports for each of the others why it was not reached.
-    Its cost for each process does not depend on what the dead have left in the directory.
+ 1. Order and count.  First in, first out between two living processes, each message exactly once.
+ 2. Size.  Up to `msgd:max message size`, messages arrive whole on every backend.
+ 3. Never blocks, never drops silently.  A bounded queue, in memory or (tdb) in the file; past the bound, QueueFull.
+ 4. Dead is dead.  NoSuchProcess at once; nothing of a dead process outlives the next clean-up.
+ 5. Nobody innocent is touched.  Signals and messages go to the process they are meant for, or nowhere.
+ 6. The sender is who it says.  The kernel's word on the sender decides; only trusted users are heard.
+ 7. Fork.  ForkedContext in a child, until reinit().
+ 8. Bad bytes.  Any garbage is dropped and counted, and costs neither memory nor descriptors.
+ 9. A raising handler is logged, and the messages behind it are still handled.
+10. Broadcast reaches each living process that listens, once.
 11. Watch reports the end of a process at once.
 12. Many destinations.  Thousands of them work within the limit on descriptors.
-13. Threads.  Any thread may send and register; one at a time dispatches.  Nothing is lost, doubled or reordered between
-    two processes, and no error outside the closed set is raised.
-14. Strangers' locks decide nothing.  Only write locks count as claims, and nothing waits for a lock without a limit.
+13. Threads.  Any thread may send and register; one at a time dispatches.
+14. Strangers' locks decide nothing.  This clause does not hold yet: SECURITY.md, known limits.
 
-Clauses 13 and 14 have no test of the whole clause yet; a context still belongs to one thread at a time.
+A backend itself is not thread-safe.  The endpoint above it holds a lock around each call, except wait() and wake().
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Collection, Mapping
+import select
+from collections.abc import Callable, Collection, Mapping, Sized
 from typing import ClassVar, NamedTuple
 
 from msgd.config import Config
@@ -76,6 +60,15 @@ class Backend(abc.ABC):
     carries_fds: ClassVar[bool] = True
     """Whether messages on this transport can carry file descriptors."""
 
+    gathers: ClassVar[bool] = False
+    """Whether begin_gathering() and end_gathering() do anything."""
+
+    needs_main_thread: ClassVar[bool] = False
+    """Whether only the main thread can wait for messages, because signals announce them."""
+
+    unsent: Sized = ()
+    """Not empty while messages are queued, so that flush() has something to do."""
+
     def __init__(self, config: Config, presence: Presence, drops: Drops) -> None:
         self.config = config
         self.presence = presence
@@ -104,7 +97,29 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def receive(self, deliver: Deliver) -> None:
-        """Pass received messages to `deliver`, a bounded number of them in each call.  Never blocks."""
+        """Pass received messages to `deliver`, a bounded number of them in each call.  Never blocks.
+
+        `deliver` only keeps the message; handlers run later, outside of this call.  The descriptors in a message that
+        it has been given are its to close.
+        """
+
+    @abc.abstractmethod
+    def wake(self) -> None:
+        """Make fileno() readable until the next receive(), which ends a wait().  Any thread may call this."""
+
+    @abc.abstractmethod
+    def poll_for_room(self) -> select.poll:
+        """A poll object that reports an event when a destination with a queue may have room, and after wake()."""
+
+    def begin_gathering(self) -> None:  # noqa: B027 (most transports send at once)
+        """From now on messages that this thread sends may be kept until end_gathering(), to save system calls."""
+
+    def end_gathering(self) -> bool:
+        """Keep no more.  Returns whether something was kept, which the next flush() sends.
+
+        To be called without the endpoint's lock.
+        """
+        return False
 
     @abc.abstractmethod
     def flush(self, timeout: float = 0.0) -> None:
@@ -138,7 +153,10 @@ class Backend(abc.ABC):
         return {}
 
     def left_behind(self) -> Collection[int]:
-        """The pids, dead or alive, of which this transport keeps something besides the socket."""
+        """The pids of which this transport keeps something besides the socket and which may be dead.
+
+        Clean-up checks each of them, so a living one does no harm here.
+        """
         return ()
 
     def remove(self, pid: int) -> None:  # noqa: B027 (most transports leave nothing behind)

@@ -22,7 +22,7 @@ from msgd.wire.message_types import type_name
 from msgd.wire.server_id import ServerID
 
 
-class Outgoing(NamedTuple):
+class QueuedMessage(NamedTuple):
     """One queued message: its bytes on the wire, our duplicates of its descriptors, and what the log says of it.
 
     `start` precedes `message` on the wire.  It is separate where copying a long message to join them would cost too
@@ -69,14 +69,14 @@ class OutQueue:
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._messages: deque[Outgoing] = deque()
+        self._messages: deque[QueuedMessage] = deque()
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._messages)
 
     @property
-    def head(self) -> Outgoing:
+    def head(self) -> QueuedMessage:
         """The message to send next."""
         return self._messages[0]
 
@@ -96,7 +96,7 @@ class OutQueue:
                 f"pid {dst.pid} does not read: {len(self._messages)} messages ({self.bytes} bytes) wait for it,"
                 f" the bound is {self._max_messages} messages and {self._max_bytes} bytes"
             )
-        self._messages.append(Outgoing(dst, message_type, message, _duplicate(fds), start))
+        self._messages.append(QueuedMessage(dst, message_type, message, _duplicate(fds), start))
         self.bytes += size
 
     def holds(self, message: bytes, start: bytes = b"") -> bool:

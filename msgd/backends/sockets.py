@@ -9,9 +9,9 @@ import resource
 import socket
 
 from msgd.errors import NoSuchProcess
-from msgd.presence import Presence
+from msgd.presence import Presence, Process
 from msgd.presence.socket_path import remove_socket
-from msgd.wire.server_id import ANY_PROCESS, ServerID
+from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 
 _CACHED_MAX = 256
 """The upper bound of cached_destinations()."""
@@ -41,7 +41,16 @@ def bind_socket(unbound: socket.socket, presence: Presence) -> None:
     os.chmod(name, 0o777, dir_fd=directory_fd)  # the directory's mode limits access, and credentials are checked
 
 
+def check_addressed(dst: ServerID, process: Process, messaging_type: str) -> None:
+    """Raise NoSuchProcess if `dst` does not address this process, or if it is reached by another messaging type."""
+    check_unique_id(dst, process.unique_id)
+    if process.messaging_type != messaging_type:
+        raise NoSuchProcess(
+            f"process {dst} uses messaging type {process.messaging_type}; here messaging type = {messaging_type}"
+        )
+
+
 def check_unique_id(dst: ServerID, unique_id: int) -> None:
     """Raise NoSuchProcess if `dst` does not address the present owner of its pid, whose unique id is `unique_id`."""
-    if dst.unique_id != unique_id and dst.unique_id not in ANY_PROCESS:
+    if dst.unique_id != unique_id and dst.unique_id not in ANY_UNIQUE_ID:
         raise NoSuchProcess(f"no process {dst}: its pid now belongs to another one, {dst.pid}/{unique_id}")

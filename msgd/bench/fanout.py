@@ -131,7 +131,7 @@ def _send(channel: Connection, config: Config, listeners: int, data: bytes, seco
         complete = True
         while complete and now < began + seconds:
             for number in range(1, _ROUND + 1):
-                deliveries += messaging.send_all(ACK if number == _ROUND else DATA, data)
+                deliveries += messaging.send_all(ACK if number == _ROUND else DATA, data).delivered
             broadcasts += _ROUND
             complete = dispatch_until(messaging, have_answered, patience)
             wanted += listeners

@@ -115,7 +115,10 @@ class Config:
             yield parameter, getattr(self, parameter.attribute), parameter.attribute in self._given
 
     def _fill(self, values: Mapping[str, Any], source: str | None, origins: Mapping[str, Origin]) -> None:
-        """Set all attributes to the checked values or the defaults; ConfigError if two values contradict each other."""
+        """Set all attributes to the checked values or the defaults.
+
+        Raises ConfigError if two values contradict each other.
+        """
         everything: dict[str, Any] = {}
         for parameter in PARAMETERS:
             name = parameter.attribute

@@ -60,7 +60,7 @@ class Kind(ABC, Generic[T]):
 
     @abstractmethod
     def from_python(self, value: object) -> T:
-        """Check and return a value that a Python program passed and that is not text; TypeError or ValueError."""
+        """Check and return a value that a Python program passed and that is not text.  Raises TypeError, ValueError."""
 
     @abstractmethod
     def format(self, value: T) -> str:
@@ -260,7 +260,10 @@ class LogLevel(int):
     text: str
 
     def __new__(cls, text: str) -> LogLevel:
-        """Use the level of the class `msgd`, if there is one, or else the general level; ValueError for other text."""
+        """Use the level of the class `msgd`, if there is one, or else the general level.
+
+        Raises ValueError for other text.
+        """
         levels: dict[str, int] = {}
         words = [word for word in _SEPARATORS.split(text) if word]
         for position, word in enumerate(words):

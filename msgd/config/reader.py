@@ -84,7 +84,7 @@ class Reading(NamedTuple):
 
 
 def read(path: str) -> Reading:
-    """Read a file and its includes; ConfigError if the file itself cannot be read."""
+    """Read a file and its includes.  Raises ConfigError if the file itself cannot be read."""
     normaliser = _Normaliser()
     try:
         normaliser.take_file(path)
@@ -110,7 +110,7 @@ class _Normaliser:
         self._bytes_left = MAX_BYTES
 
     def take_file(self, path: str) -> None:
-        """Read the lines of a file; OSError or ValueError if it cannot be read."""
+        """Read the lines of a file.  Raises OSError or ValueError if it cannot be read."""
         text = self._read_text(path)
         self._open_files.append(path)
         for number, line in _logical_lines(text):

@@ -6,8 +6,23 @@ context.py is the API; handlers.py finds the handlers of a message; endpoint.py 
 shared by its contexts; loading.py finds the transport.
 """
 
-from msgd.messaging.context import REPLY_TIMEOUT, Destination, Messaging
+from msgd.messaging.arguments import Data, Destination, Type
+from msgd.messaging.context import Messaging
 from msgd.messaging.handlers import Handler, about
 from msgd.messaging.loading import backend_class
+from msgd.messaging.observer import Observer
+from msgd.messaging.registration import Registration
+from msgd.messaging.requests import REPLY_TIMEOUT
 
-__all__ = ["REPLY_TIMEOUT", "Destination", "Handler", "Messaging", "about", "backend_class"]
+__all__ = [
+    "REPLY_TIMEOUT",
+    "Data",
+    "Destination",
+    "Handler",
+    "Messaging",
+    "Observer",
+    "Registration",
+    "Type",
+    "about",
+    "backend_class",
+]

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The endpoint: this process's one place in a rendezvous directory, shared by its contexts.
+"""The endpoint: this process's one place in a rendezvous directory, shared by its contexts and its threads.
 
 Rule 1.  A process has one endpoint in a directory, however many contexts it has there: the lock file and the socket
 carry its pid, and fcntl locks belong to the process.  Contexts differ in their task ids.
 Rule 2.  The process is announced (its unique id is written) only once its transport can be reached.
 Rule 3.  The lock file names the broadcast classes that the contexts listen to, taken together.
-Rule 4.  A forked child has no endpoint.  The fork hook closes the child's copies of the descriptors at once: a socket
-that lives on in a child would swallow messages to the parent once the parent is dead.  Every use of a context then
-raises ForkedContext, until reinit() has given the child an endpoint of its own.
+Rule 4.  `lock` guards the transport, the membership and the tables.  It is held for moments: never while a handler
+runs, and never while a thread waits, except in a process with one thread and in close().  So any thread may send while
+another one dispatches.
+Rule 5.  What is received is put into the inbox under the lock, and delivered from there without it, by the one thread
+whose turn it is (turn.py).  A message that an interrupt leaves in the inbox is delivered by the next dispatch.
+Which endpoints a process has, and what becomes of them at fork and exit, is in process.py.
 """
 
 from __future__ import annotations
@@ -16,25 +19,39 @@ from __future__ import annotations
 import functools
 import logging
 import operator
-import os
+import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 
 from msgd.config import Config
 from msgd.drops import Drops
-from msgd.errors import BackendUnavailable
+from msgd.errors import BackendUnavailable, ContextClosed, ForkedContext, MsgdError, TransportError
 from msgd.linux import LONGEST_WAIT
-from msgd.messaging.handlers import Delivery, Receiver
+from msgd.messaging.descriptors import own_fds
+from msgd.messaging.dispatcher import Dispatcher
+from msgd.messaging.handlers import ContextView, Delivery, about, describe
 from msgd.messaging.loading import backend_class
+from msgd.messaging.observer import Observer
+from msgd.messaging.requests import PendingRequest, Requests
+from msgd.messaging.turn import Turn
 from msgd.presence import Presence
-from msgd.results import Statistics
+from msgd.results import SendStatus, Statistics
+from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass
+from msgd.wire.refusal import FIRST_REQUEST_TASK, NOT_HANDLED, Reason, pack_refusal
+from msgd.wire.server_id import ServerID
 
 logger = logging.getLogger("msgd")
 
-
 MovedTo = Callable[["Endpoint"], None]
 """Called after fork: the context is at this endpoint now, and needs a new server id."""
+
+_ROUNDS_MAX = 1000
+"""Rounds of dispatch_all(): a flood does not keep it for ever."""
+
+_CLEANED_AT_OPEN = 64
+"""Entries that opening an endpoint checks for dead processes: a service without the daemon gathers none of them."""
 
 
 class Endpoint:
@@ -43,28 +60,49 @@ class Endpoint:
     def __init__(self, config: Config, directory: str, classes: MessageClass) -> None:
         self.config = config
         self.directory = directory
-        self.contexts: dict[int, Receiver] = {}
-        self._moved_to: dict[int, MovedTo] = {}
-        self._open(classes)
+        self.contexts: dict[int, ContextView] = {}
+        self.moved_to: dict[int, MovedTo] = {}
+        self.observer: Observer | None = None
+        self.after_rounds: tuple[Callable[[], None], ...] = ()
+        """Called after each round, in the thread that dispatches."""
+        self.open(classes)
 
-    def _open(self, classes: MessageClass) -> None:
-        """Take this process's place.  Raises what Presence and the backend raise; then nothing is left open."""
+    def open(self, classes: MessageClass) -> None:
+        """Take this process's place, in a forked child a new one.
+
+        Raises what Presence and the backend raise; then nothing is left open.
+        """
+        self.lock = threading.RLock()
         self.drops = Drops(logger)
+        self.requests = Requests()
         self.sent = self.sent_bytes = 0
+        self._inbox: deque[Message] = deque()
+        self._dispatcher: Dispatcher | None = None
         self.presence = Presence(self.config)
-        self.delivery = Delivery(self.presence, self.drops, self.contexts)
+        self.delivery = Delivery(self.presence, self.drops, self.contexts, self.requests, self._refuse)
         try:
             self.backend = backend_class(self.config.messaging_type)(self.config, self.presence, self.drops)
-            self.send = self.backend.send
+            self.transmit = self.backend.send
             try:
                 self.presence.announce(classes)
+                self.presence.clean_up_some(_CLEANED_AT_OPEN, self.backend.remove)
             except BaseException:
                 self.backend.close()
                 raise
         except BaseException:
             self.presence.close()
             raise
-        self.forked = False
+        self.turn = Turn(self.lock, self.backend.wake)
+        if self.observer is not None:
+            self.observe(self.observer)
+        self.idle_rounds = 0
+        """Rounds in which nothing had come, counted while threads wait beside the one that dispatches."""
+        self.forked = self.closed = False
+
+    def observe(self, observer: Observer) -> None:
+        """Let the observer see what goes through from now on; it takes the place of an earlier one."""
+        self.observer = self.delivery.observer = observer
+        self.drops.on_drop = observer.dropped
 
     # Contexts
 
@@ -73,73 +111,289 @@ class Endpoint:
         """The broadcast classes that the contexts listen to."""
         return functools.reduce(operator.or_, (one.listens for one in self.contexts.values()), MessageClass(0))
 
-    def choose_task_id(self, wanted: int | None) -> int:
-        """The task id of a new context: the wanted one, or the lowest that is free.  ValueError if it is taken."""
-        if wanted is None:
-            return next(number for number in range(len(self.contexts) + 1) if number not in self.contexts)
-        if wanted in self.contexts:
-            raise ValueError(f"task id {wanted} belongs to another context of this process")
-        return wanted
+    def add(self, wanted: int | None, context: ContextView, moved_to: MovedTo) -> int:
+        """Let a context receive messages.  Returns its task id, the wanted one or the lowest that is free.
 
-    def add(self, task_id: int, context: Receiver, moved_to: MovedTo) -> None:
-        """Let a context receive messages."""
-        self.contexts[task_id] = context
-        self._moved_to[task_id] = moved_to
-        self._announce()
-
-    def remove(self, task_id: int, timeout: float) -> int:
-        """Withdraw a context; with the last one the endpoint closes.  The number of messages not delivered."""
-        del self.contexts[task_id], self._moved_to[task_id]
-        if self.contexts:
+        ValueError if the wanted one is taken.
+        """
+        with self.lock:
+            if wanted in self.contexts:
+                raise ValueError(f"task id {wanted} belongs to another context of this process")
+            free = (number for number in range(len(self.contexts) + 1) if number not in self.contexts)
+            task_id = next(free) if wanted is None else wanted
+            self.contexts[task_id] = context
+            self.moved_to[task_id] = moved_to
             self._announce()
-            return 0
-        del _endpoints[self.directory]
-        return self._close(timeout)
+            return task_id
+
+    def remove(self, task_id: int) -> None:
+        """Withdraw a context."""
+        with self.lock:
+            del self.contexts[task_id], self.moved_to[task_id]
+            if self.contexts:
+                self._announce()
+
+    def adopt(self, forked: Endpoint) -> None:
+        """Take over the contexts of an abandoned endpoint.  ValueError if a task id is taken."""
+        with self.lock:
+            taken = self.contexts.keys() & forked.contexts.keys()
+            if taken:
+                raise ValueError(f"task id {min(taken)} belongs to another context of this process")
+            self.contexts.update(forked.contexts)
+            self.moved_to.update(forked.moved_to)
+            self._announce()
 
     def _announce(self) -> None:
         if self.classes != self.presence.classes:
             self.presence.announce(self.classes)
 
-    # Messages
+    def check_usable(self) -> None:
+        """Raise ForkedContext in a forked child, ContextClosed once the endpoint is closed."""
+        if self.forked:
+            raise ForkedContext(
+                f"this context belongs to pid {self.presence.pid}, which forked this one; call reinit() in the child"
+            )
+        if self.closed:
+            raise ContextClosed("this messaging context has been closed")
 
-    def dispatch(self, timeout: float | None) -> int:
-        """Send what is queued, receive, run handlers; see Messaging.dispatch."""
-        backend, delivery = self.backend, self.delivery
-        before = delivery.handled
-        backend.flush()
-        backend.receive(delivery.deliver)
-        if delivery.handled != before or timeout == 0:
+    # Sending
+
+    def send(
+        self,
+        dst: ServerID,
+        src: ServerID,
+        message_type: int,
+        data: bytes,
+        fds: Collection[int] = (),
+        duplicates_allowed: bool = True,
+    ) -> SendStatus:
+        """Send one message or queue it; see Backend.send."""
+        with self.lock:
+            if self.closed or self.forked:
+                self.check_usable()
+            status = self.backend.send(dst, src, message_type, data, fds, duplicates_allowed)
+            if status is not SendStatus.MERGED:
+                self.sent += 1
+                self.sent_bytes += len(data)
+        if self.observer is not None:
+            self.observer.sent(message_type, len(data))
+        return status
+
+    def _refuse(self, message: Message, reason: Reason) -> None:
+        """Tell the sender of a request at once that there will be no answer."""
+        dst = message.dst._replace(task_id=min(message.dst.task_id, FIRST_REQUEST_TASK - 1))
+        try:
+            self.send(message.src, dst, NOT_HANDLED, pack_refusal(reason, message.type))
+        except MsgdError as error:
+            self.drops("an answer nobody takes", str(error), about_it=about(message))
+
+    # Dispatching
+
+    def dispatch(self, timeout: float | None, *, as_dispatcher: bool = False) -> int:
+        """Send what is queued, receive, run handlers; see Messaging.dispatch.  Raises AlreadyDispatching.
+
+        `as_dispatcher`: the caller is the background dispatcher.
+        """
+        me, turn, delivery = threading.get_ident(), self.turn, self.delivery
+        outermost, before = turn.owner != me, delivery.handled
+        try:
+            if not self._receive(me if outermost else 0, timeout, as_dispatcher):
+                return 0
+            self._deliver()
+            if delivery.handled != before or timeout == 0:
+                return delivery.handled - before
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while self.contexts and not (self.forked or self.closed):
+                left = None if deadline is None else min(deadline - time.monotonic(), LONGEST_WAIT)
+                if left is not None and left <= 0:
+                    break
+                self.backend.wait(left)
+                self.round()
+                if delivery.handled != before:
+                    break
             return delivery.handled - before
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self.contexts and not self.forked:
-            left = None if deadline is None else min(deadline - time.monotonic(), LONGEST_WAIT)
-            if left is not None and left <= 0:
-                break
-            backend.wait(left)
-            backend.flush()
-            backend.receive(delivery.deliver)
-            if delivery.handled != before:
-                break
-        return delivery.handled - before
+        finally:
+            if outermost and turn.owner == me:
+                turn.owner = 0
+                if turn.hosts_waiting or turn.waiters:
+                    turn.notify()
+
+    def dispatch_all(self) -> bool:
+        """Dispatch until nothing comes, a bounded number of rounds.  Returns False if another thread is to dispatch."""
+        me, turn = threading.get_ident(), self.turn
+        outermost = turn.owner != me
+        try:
+            if outermost and not turn.take_as_guest():
+                return False
+            for _ in range(_ROUNDS_MAX):
+                if not self.round():
+                    break
+            return True
+        finally:
+            if outermost:
+                turn.release(me)
+
+    def round(self) -> bool:
+        """Flush, receive once and deliver.  Returns whether anything had come.  For the thread whose turn it is."""
+        return self._receive() and self._deliver()
+
+    def _receive(self, host: int = 0, timeout: float | None = 0, as_dispatcher: bool = False) -> bool:
+        """Flush, and receive once into the inbox.
+
+        Returns False if another thread dispatches, or the endpoint is closed.
+        A `host` that is not 0 is this thread, and takes the turn first: one lock does for both.
+        """
+        with self.lock:
+            if host:
+                turn = self.turn
+                if not (turn.owner or turn.has_dispatcher):
+                    turn.owner, turn.is_guest = host, False
+                elif not turn.take_as_host(timeout, as_dispatcher=as_dispatcher):
+                    return False  # a guest sees to what there is
+            if self.closed or self.forked:
+                return False
+            backend = self.backend
+            if not host or backend.unsent:  # a handler that dispatches may have sent something that was gathered
+                backend.flush()
+            backend.receive(self._inbox.append)
+        return True
+
+    def _deliver(self) -> bool:
+        """Run the handlers of what is in the inbox.  Returns whether there was anything."""
+        inbox, delivery, before = self._inbox, self.delivery, self.delivery.received
+        try:
+            if inbox:
+                if self.backend.gathers:
+                    self._deliver_gathering()
+                else:
+                    delivery.run(inbox)
+            if self.observer is not None:
+                self.observer.dispatched()
+            return delivery.received != before
+        finally:
+            if inbox and not (self.closed or self.forked):
+                self.backend.wake()  # an interrupt has come: the next dispatch is to find what it has left here
+            if self.turn.waiters:
+                self.idle_rounds += delivery.received == before
+                with self.lock:
+                    self.turn.wake_waiters()
+            for after_round in self.after_rounds:
+                after_round()
+
+    def _deliver_gathering(self) -> None:
+        """Run the handlers, and send what they have sent at once for all of them."""
+        backend = self.backend
+        backend.begin_gathering()
+        try:
+            self.delivery.run(self._inbox)
+        finally:
+            if backend.end_gathering():
+                with self.lock:
+                    if not (self.closed or self.forked):
+                        backend.flush()
+
+    # Requests
+
+    def open_request(
+        self,
+        context: ContextView,
+        dst: ServerID,
+        reply_type: int,
+        on_settled: Callable[[], None],
+        *,
+        answer_from_any: bool,
+    ) -> PendingRequest:
+        """A request in flight, before it is sent; close_request() ends it in any case."""
+        with self.lock:
+            request = self.requests.open(
+                context.server_id, dst, reply_type, on_settled, answer_from_any=answer_from_any
+            )
+            context.handlers.expect(reply_type)
+            return request
+
+    def close_request(self, context: ContextView, request: PendingRequest) -> None:
+        """Nobody waits for the answer any more."""
+        with self.lock:
+            self.requests.close(request)
+            context.handlers.expect_no_more(request.reply_type)
+
+    # The background dispatcher
+
+    def start(self) -> None:
+        """Dispatch in a thread of its own from now on.  Does nothing if it does already.
+
+        Raises BackendUnavailable if the transport needs the main thread.
+        """
+        with self.lock:
+            self.check_usable()
+            if self._dispatcher is None:
+                if self.backend.needs_main_thread:
+                    raise BackendUnavailable(
+                        f"messaging type {self.config.messaging_type} is driven by signals, which come to the main"
+                        " thread; dispatch there, or use dgram or stream"
+                    )
+                self.turn.has_dispatcher = True
+                self._dispatcher = Dispatcher(
+                    self.backend.fileno(), lambda: self.dispatch(0, as_dispatcher=True), self.backend.wake
+                )
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop the background dispatcher after the handler that is running, if there is one."""
+        with self.lock:
+            dispatcher, self._dispatcher = self._dispatcher, None
+            self.turn.has_dispatcher = False
+            self.turn.wake_waiters()
+        if dispatcher is not None:
+            dispatcher.stop(timeout)
 
     def statistics(self) -> Statistics:
         """The counters and the depths of the queues."""
         delivery = self.delivery
-        return Statistics(
-            self.sent,
-            self.sent_bytes,
-            delivery.received,
-            delivery.received_bytes,
-            *self.backend.statistics(),
-            delivery.handler_errors,
-            dict(self.drops.counts),
-        )
+        with self.lock:
+            return Statistics(
+                self.sent,
+                self.sent_bytes,
+                delivery.received,
+                delivery.received_bytes,
+                *self.backend.statistics(),
+                delivery.handler_errors,
+                dict(self.drops.counts),
+            )
 
     # The end
 
-    def _flush(self, timeout: float) -> None:
-        """Send what is queued; wait at most `timeout` seconds for receivers that are slow."""
+    def close(self, timeout: float) -> int:
+        """Flush for at most `timeout` seconds and withdraw.
+
+        Returns the number of messages that could not be delivered.
+        """
         deadline = time.monotonic() + timeout
+        self.stop(timeout)
+        me = threading.get_ident()
+        outermost = self.turn.owner != me
+        try:
+            self.closed = True  # from here on nobody else sends, and a thread that dispatches leaves
+            if outermost:
+                self.turn.take_to_close(deadline)
+            with self.lock:
+                self._flush(deadline)
+                undelivered = self.backend.give_up()
+                self.requests.settle_all(lambda: ContextClosed("this messaging context has been closed"))
+                self.backend.close()
+                self.presence.close()
+            while self._inbox:
+                message, fds = own_fds(self._inbox.popleft())
+                self.drops("not handled before close", describe(message), about_it=about(message))
+                fds.close()
+            return undelivered
+        except OSError as error:
+            raise TransportError(f"closing the endpoint in {self.directory}: {error.strerror}") from error
+        finally:
+            if outermost:
+                self.turn.release(me)
+
+    def _flush(self, deadline: float) -> None:
+        """Send what is queued, and wait until the deadline for receivers that are slow."""
         self.backend.flush()
         own = self.presence.pid  # nobody will read what waits for this process itself
         while self.backend.statistics().queued_messages > self.backend.pending(own):
@@ -148,72 +402,15 @@ class Endpoint:
                 break
             self.backend.flush(min(left, LONGEST_WAIT))
 
-    def _close(self, timeout: float) -> int:
-        """Flush for at most `timeout` seconds and withdraw; the number of messages that could not be delivered."""
-        self._flush(timeout)
-        undelivered = self.backend.give_up()
-        self.backend.close()
-        self.presence.close()
-        return undelivered
-
     # Fork
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's endpoint."""
         self.forked = True
+        self.lock = threading.RLock()
+        self._dispatcher = None
+        self.after_rounds = ()
         self.backend.abandon()
         self.presence.abandon()
-
-    def reinit(self) -> None:
-        """In a forked child: give the contexts an endpoint of the child's own.
-
-        It is this one, opened again, or the one that the child has opened in the directory before.
-        """
-        if not self.forked:
-            return
-        other = _endpoints.get(self.directory)
-        if other is None:
-            self._open(self.classes)
-            _endpoints[self.directory] = self
-        else:
-            other._adopt(self)
-        for moved_to in self._moved_to.values():
-            moved_to(other or self)
-
-    def _adopt(self, forked: Endpoint) -> None:
-        taken = self.contexts.keys() & forked.contexts.keys()
-        if taken:
-            raise ValueError(f"task id {min(taken)} belongs to another context of this process")
-        self.contexts.update(forked.contexts)
-        self._moved_to.update(forked._moved_to)
-        self._announce()
-
-
-_endpoints: dict[str, Endpoint] = {}
-"""By lock directory; process-wide, as the fcntl locks behind them are.  Nothing outside this file uses it."""
-
-
-def join(config: Config, classes: MessageClass) -> Endpoint:
-    """The endpoint of this process in the configured directory, opened if there is none yet.
-
-    Raises BackendUnavailable if the process is there with another messaging type, and what opening raises.
-    """
-    directory = os.path.realpath(config.lock_directory)
-    endpoint = _endpoints.get(directory)
-    if endpoint is None:
-        endpoint = _endpoints[directory] = Endpoint(config, directory, classes)
-    elif endpoint.config.messaging_type != config.messaging_type:
-        raise BackendUnavailable(
-            f"this process is in {directory} with messaging type {endpoint.config.messaging_type} already;"
-            f" close that context before using {config.messaging_type}"
-        )
-    return endpoint
-
-
-def _abandon_endpoints() -> None:
-    for endpoint in _endpoints.values():
-        endpoint.abandon()
-    _endpoints.clear()
-
-
-os.register_at_fork(after_in_child=_abandon_endpoints)
+        while self._inbox:
+            own_fds(self._inbox.popleft())[1].close()

@@ -35,7 +35,7 @@ from msgd.presence.socket_path import remove_socket
 def remove_dead(
     lock_dir_fd: int, socket_dir_fd: int, own_pid: int, found: Iterable[int], remove: Callable[[int], None]
 ) -> list[int]:
-    """Remove the sockets and lock files of dead processes, and with `remove` what else there is; returns their pids.
+    """Remove the sockets and lock files of dead processes, and with `remove` what else there is.  Returns their pids.
 
     The pids are those of the files in both directories and those in `found`.  Raises TransportError.
     """
@@ -47,10 +47,10 @@ def remove_dead(
 
 
 def remove_if_dead(lock_dir_fd: int, socket_dir_fd: int, pid: int, remove: Callable[[int], None]) -> bool:
-    """Remove socket and lock file of `pid`, and call remove(pid), if no process holds its lock; whether it did.
+    """Remove socket and lock file of `pid`, and call remove(pid), if no process holds its lock.
 
-    A pid without a lock file gets one for the moment, since there must be something to lock.  Never call it for this
-    process's own pid (Rule 5).  Raises OSError.
+    Returns whether they were removed.  A pid without a lock file gets one for the moment, since there must be something
+    to lock.  Never call it for this process's own pid (Rule 5).  Raises OSError.
     """
     name = str(pid)
     try:

@@ -6,8 +6,8 @@ A process holds an fcntl write lock on `msg.lock/<pid>` for as long as it lives.
 process ends, whatever the reason.  This is the format of Samba's messages_dgm; lock_text.py describes the text of the
 file, shared_words.py the memory that may follow it, and clean_up.py how the files of the dead are removed.
 
-Rule 1. A process is alive if its lock file has a write lock that is held by that very pid.  Nothing else counts: not
-    that the file exists, not a read lock, not a lock held by another pid.
+Rule 1. A process is alive if its lock file is locked by that very pid.  Nothing else counts: not that the file exists,
+    not a lock held by another pid.  A read lock of that pid counts as well (SECURITY.md, known limit 2).
 Rule 2. A process never opens its own lock file a second time.  fcntl locks belong to the process, and closing any
     descriptor of the file would drop the lock.
 Rule 3. A lock counts only if the file still has a name.  Whoever has got one checks st_nlink and begins again if it is
@@ -75,7 +75,7 @@ def open_to_lock(name: str, directory_fd: int) -> int:
 
 
 def try_lock(fd: int) -> bool:
-    """Take the write lock on the whole file if no other process has a lock; whether that worked."""
+    """Take the write lock on the whole file if no other process has a lock.  Returns whether it was taken."""
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, see fcntl(2)
@@ -84,7 +84,10 @@ def try_lock(fd: int) -> bool:
 
 
 def lock_holder(fd: int) -> int | None:
-    """The pid that holds a write lock on the file; None if no other process holds one."""
+    """The pid that holds a lock on the file; None if no other process holds one.
+
+    A read lock counts too: SECURITY.md, known limit 2.
+    """
     kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, _WHOLE_FILE))
     return None if kind == fcntl.F_UNLCK else pid
 
@@ -93,7 +96,7 @@ def lock_holder(fd: int) -> int | None:
 
 
 def open_lock_file(lock_dir_fd: int, pid: int) -> int | None:
-    """Open the lock file of another pid for reading; None if there is none.  Raises TransportError."""
+    """Open the lock file of another pid for reading.  Returns None if there is none.  Raises TransportError."""
     try:
         fd = os.open(str(pid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=lock_dir_fd)
     except OSError as error:
@@ -174,7 +177,7 @@ class LockFile:
             raise TransportError(f"{self._path}: {error.strerror}") from error
 
     def extend(self, data: bytes) -> mmap.mmap:
-        """Put `data` at offset TEXT_MAX of the file, which must not have text yet; returns the whole file, mapped.
+        """Put `data` at offset TEXT_MAX of the file, which must not have text yet.  Returns the whole file, mapped.
 
         From now on the text is padded with newlines.  The mapping is closed with the file.  Raises OSError.
         """
@@ -218,7 +221,7 @@ class LockFile:
                     os.close(fd)
 
     def _blank(self, fd: int) -> bool:
-        """Overwrite the text of a stale file (Rule 5); whether the file is empty, that is: new."""
+        """Overwrite the text of a stale file (Rule 5).  Returns whether the file was empty, that is: new."""
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeDirectory(f"{self._path} is not a regular file; remove it")
@@ -227,7 +230,10 @@ class LockFile:
         return status.st_size == 0
 
     def _back_off(self, holder: int | None, deadline: float) -> None:
-        """Give a cleaner the time to finish; TransportError once it is clear that the holder is not a cleaner."""
+        """Give a cleaner the time to finish.
+
+        Raises TransportError once it is clear that the holder is not a cleaner.
+        """
         if time.monotonic() > deadline:
             raise TransportError(
                 f"{self._path} is locked by pid {holder}, which is not this process:"

@@ -25,7 +25,7 @@ import sys
 from typing import NamedTuple
 
 from msgd.wire.message_types import MessageClass, class_names
-from msgd.wire.server_id import ANY_PROCESS, ServerID
+from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 
 TEXT_MAX = 512
 """The most bytes of text in a lock file.  Samba writes at most 21."""
@@ -76,7 +76,7 @@ class Process(NamedTuple):
 
     def is_addressed_by(self, server_id: ServerID) -> bool:
         """Whether an address with this pid means this process, and not an earlier or a later one with the same pid."""
-        return server_id.unique_id in (self.unique_id, *ANY_PROCESS)
+        return server_id.unique_id in (self.unique_id, *ANY_UNIQUE_ID)
 
     def _value(self, word: str) -> str | None:
         """The value in the line that begins with `word`; None if there is no such line."""

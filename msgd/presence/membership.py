@@ -15,15 +15,17 @@ Rule 3. A process gives up what it owns in this order: names, endpoint, lock fil
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import random
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, TransportError
-from msgd.presence.clean_up import remove_dead
+from msgd.presence.clean_up import remove_dead, remove_if_dead
 from msgd.presence.lock_file import LockFile, pids_in, read_process
 from msgd.presence.lock_text import Process, describe
 from msgd.presence.names.base import Names, living, living_names
@@ -32,7 +34,7 @@ from msgd.presence.open_directory import LOCK_SUBDIRECTORY, MemberDirectories
 from msgd.presence.shared_words import share_words
 from msgd.presence.socket_path import check_socket_directory
 from msgd.wire.message_types import MessageClass
-from msgd.wire.server_id import ANY_PROCESS, ServerID
+from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
@@ -41,7 +43,7 @@ def new_unique_id() -> int:
     """A random 64-bit unique id that is none of the values which mean "whoever has this pid" (Rule 2)."""
     while True:
         unique_id = secrets.randbits(64)
-        if unique_id not in ANY_PROCESS:
+        if unique_id not in ANY_UNIQUE_ID:
             return unique_id
 
 
@@ -89,6 +91,16 @@ class Presence:
         Release the view before close().  Raises OSError.  See shared_words.py.
         """
         return share_words(self._lock_file, first)
+
+    def clean_up_some(self, most: int, remove: Callable[[int], None]) -> None:
+        """Check `most` entries of other processes, chosen at random, and remove what the dead among them left.
+
+        Errors are left to clean_up().
+        """
+        pids = list(pids_in(self.lock_dir_fd) - {self.pid})
+        for pid in random.sample(pids, min(most, len(pids))):
+            with contextlib.suppress(OSError):
+                remove_if_dead(self.lock_dir_fd, self.socket_dir_fd, pid, remove)
 
     def close(self) -> None:
         """Leave: remove the lock file and close everything.  A second call does nothing."""
@@ -148,7 +160,10 @@ class Presence:
     # Names
 
     def add_name(self, name: str, server_id: ServerID) -> None:
-        """Give `name` to a context of this process; others that have it keep it.  ValueError if it is not a name."""
+        """Give `name` to a context of this process; others that have it keep it.
+
+        Raises ValueError if it is not a name.
+        """
         self._open_names().add(name, server_id)
 
     def remove_name(self, name: str, server_id: ServerID) -> None:
@@ -175,7 +190,7 @@ class Presence:
     # The dead
 
     def clean_up(self, found: Iterable[int], remove: Callable[[int], None]) -> list[int]:
-        """Remove the sockets, lock files and names of dead processes; returns the pids that had files.
+        """Remove the sockets, lock files and names of dead processes.  Returns the pids that had files.
 
         `found` holds pids of which the caller has found something else; `remove(pid)` removes that, and is called for
         dead processes only.  Any number of cleaners, Samba's included, can run at once: clean_up.py and names/base.py

@@ -58,7 +58,7 @@ class MemberDirectories:
 
 
 def close_later(opened: contextlib.ExitStack, fd: int) -> int:
-    """Have `opened` close the descriptor; returns it."""
+    """Have `opened` close the descriptor.  Returns the descriptor."""
     opened.callback(os.close, fd)
     return fd
 
@@ -129,7 +129,7 @@ def _open_checked(
 
 
 def _make_directory(name: str, mode: int, parent_fd: int | None, path: str) -> bool:
-    """Create the directory; False if it exists."""
+    """Create the directory.  Returns False if it exists."""
     try:
         os.mkdir(name, mode, dir_fd=parent_fd)
     except FileExistsError:

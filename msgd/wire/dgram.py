@@ -31,7 +31,7 @@ DATAGRAM_MAX = 1024
 WHOLE = struct.Struct("<Q")
 FRAGMENT = struct.Struct("<QQii")
 WHOLE_MAX = DATAGRAM_MAX - WHOLE.size
-FRAGMENT_MAX = DATAGRAM_MAX - FRAGMENT.size
+FRAGMENT_PAYLOAD_MAX = DATAGRAM_MAX - FRAGMENT.size
 COOKIE_MAX = 0xFFFFFFFFFFFFFFFF
 WHOLE_COOKIE = bytes(WHOLE.size)
 """The first bytes of a datagram that is a whole message."""
@@ -40,12 +40,12 @@ WHOLE_COOKIE = bytes(WHOLE.size)
 def fragment(message: bytes, cookie: int, pid: int, socket_number: int, start: int = 0) -> Iterator[bytes]:
     """The datagrams that carry `message` (header and payload) in fragments, from byte `start` on.
 
-    `start` is a multiple of FRAGMENT_MAX.  `cookie` is neither 0 nor that of the previous message with the same pid and
-    socket number.
+    `start` is a multiple of FRAGMENT_PAYLOAD_MAX.  `cookie` is neither 0 nor that of the previous message with the same
+    pid and socket number.
     """
     prefix = FRAGMENT.pack(cookie, len(message), pid, socket_number)
-    for offset in range(start, len(message), FRAGMENT_MAX):
-        yield prefix + message[offset : offset + FRAGMENT_MAX]
+    for offset in range(start, len(message), FRAGMENT_PAYLOAD_MAX):
+        yield prefix + message[offset : offset + FRAGMENT_PAYLOAD_MAX]
 
 
 class _Unfinished:

@@ -26,8 +26,8 @@ MAX_FDS = 127
 class Message(NamedTuple):
     """One message as a handler receives it.
 
-    The descriptors in `fds` are open while the handler runs, and are closed when it returns.  A handler that wants to
-    keep one duplicates it with os.dup().
+    The descriptors in `fds` are open while the handler runs, and are closed when it returns, unless it has called
+    take_fds().
     """
 
     type: int
@@ -35,6 +35,11 @@ class Message(NamedTuple):
     dst: ServerID
     data: bytes
     fds: tuple[int, ...] = ()
+
+    def take_fds(self) -> tuple[int, ...]:
+        """Take the descriptors over: from now on the caller closes them.  Returns () if they have been taken before."""
+        take = getattr(self.fds, "take", None)
+        return self.fds if take is None else take()
 
 
 new_message = tuple.__new__

@@ -25,7 +25,7 @@ UNIQUE_ID_NOT_TO_VERIFY = 0xFFFFFFFFFFFFFFFF
 UNIQUE_ID_UNKNOWN = 0
 """Samba's tools send this when they know only the pid.  A receiver treats it as "not to verify"."""
 
-ANY_PROCESS = frozenset((UNIQUE_ID_UNKNOWN, UNIQUE_ID_NOT_TO_VERIFY))
+ANY_UNIQUE_ID = frozenset((UNIQUE_ID_UNKNOWN, UNIQUE_ID_NOT_TO_VERIFY))
 """The unique ids that address the present owner of a pid, whichever process that is."""
 
 SERVER_ID = struct.Struct("<QIIQ")
@@ -61,7 +61,7 @@ class ServerID(NamedTuple):
     def __str__(self) -> str:
         vnn = "" if self.vnn == NONCLUSTER_VNN else f"{self.vnn}:"
         task = f".{self.task_id}" if self.task_id else ""
-        unique = "" if self.unique_id in ANY_PROCESS else f"/{self.unique_id}"
+        unique = "" if self.unique_id in ANY_UNIQUE_ID else f"/{self.unique_id}"
         return f"{vnn}{self.pid}{task}{unique}"
 
     @classmethod

@@ -17,7 +17,7 @@ data.  This is Samba 3.0's message_rec.  The version says what the record is:
    `PID/<pid>/<source pid>/<unique>/<slot>` NUL.  Data: u64 source unique id, u64 segment number, u64 slot.
 
 4: the start of a segment, always its first record.  Data: u64 segment number.  A slot holds one segment after another,
-   each with a different number.  backends/tdb/outgoing.py explains what segments are for.
+   each with a different number.  backends/tdb/segments.py explains what segments are for.
 
 The key `msgd/space` NUL holds no messages.  It says whether a process is changing the file's free space; a process that
 is killed while it does so leaves it saying so.  See backends/tdb/messages_file.py.
@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
 from msgd.wire.header import Message, new_message
-from msgd.wire.server_id import ANY_PROCESS, NONCLUSTER_VNN, ServerID
+from msgd.wire.server_id import ANY_UNIQUE_ID, NONCLUSTER_VNN, ServerID
 
 RECORD = struct.Struct("=iiiiQ")
 IDS = struct.Struct("=IIQQ")
@@ -111,7 +111,7 @@ def pack_message(dst: ServerID, src: ServerID, message_type: int, data: bytes) -
     dst_pid, dst_task, _, dst_unique = dst
     src_pid, src_task, _, src_unique = src
     try:
-        if dst_task or src_task or dst_unique not in ANY_PROCESS:
+        if dst_task or src_task or dst_unique not in ANY_UNIQUE_ID:
             return RECORD_WITH_IDS.pack(
                 IDS_VERSION, 0, dst_pid, src_pid, IDS.size, dst_task, src_task, dst_unique, src_unique,
                 MESSAGE_VERSION, message_type, dst_pid, src_pid, len(data),

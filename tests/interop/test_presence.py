@@ -9,8 +9,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,7 +48,7 @@ def test_broadcast_from_msgd_reaches_every_process(samba: Samba, messaging: Mess
     answers: list[int] = []
     messaging.register(MessageType.PONG, lambda message: answers.append(message.src.pid))
     result = messaging.send_all(MessageType.PING, b"who is here?")
-    assert (result, result.failures) == (len(here), {})
+    assert (result.delivered, result.failures) == (len(here), {})
     dispatch_until(messaging, lambda: len(answers) >= len(here))
     assert sorted(answers) == sorted(here)
 
@@ -179,3 +181,26 @@ def test_msgstatus(samba: Samba, peer: Peer) -> None:
     assert rows[samba.pid]["command"] == "smbd"
     assert rows[notify_daemon.pid]["names"] == [NOTIFY_DAEMON]
     assert rows[samba.pid]["classes"] == ["GENERAL", "NMBD", "PRINT", "SMBD", "WINBIND"]
+
+
+@needs_names_tdb
+def test_example_that_watches_authentication(samba: Samba) -> None:
+    """examples/watch_authentication.py prints the event of an unknown user, and ends after it."""
+    command = [sys.executable, "examples/watch_authentication.py", "-s", str(samba.msgd_file), "--events", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stderr is not None
+        assert watcher.stderr.readline().startswith("listening as ")
+        user = "somebody%wrong"
+        status, output = samba.run("smbclient", "-s", samba.file, "-p", samba.port, "-U", user, "-c", "exit", SHARE)
+        assert status == 0, output
+        printed, errors = watcher.communicate(timeout=PATIENCE)
+    assert watcher.returncode == 0, errors
+    assert json.loads(printed.splitlines()[0])["Authentication"]["clientAccount"] == "somebody"
+
+
+def test_requests_in_flight_to_smbd(samba: Samba, messaging: Messaging) -> None:
+    """smbd answers to the task id that asked: each of many concurrent requests gets its own answer."""
+    with ThreadPoolExecutor(8) as pool:
+        texts = [b"%d" % number for number in range(8)]
+        asked = [pool.submit(messaging.request, samba.pid, "PING", text, timeout=PATIENCE) for text in texts]
+        assert [one.result().data for one in asked] == texts

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from msgd import MalformedMessage
-from msgd.wire.dgram import DATAGRAM_MAX, FRAGMENT, FRAGMENT_MAX, Reassembler, fragment
+from msgd.wire.dgram import DATAGRAM_MAX, FRAGMENT, FRAGMENT_PAYLOAD_MAX, Reassembler, fragment
 from msgd.wire.header import HEADER_SIZE
 
 TIMEOUT = 60.0
@@ -40,7 +40,7 @@ def test_pieces(size: int) -> None:
 def test_start(message: bytes, cookie: int, pieces: int) -> None:
     """A message that was interrupted continues with the next fragment."""
     datagrams = list(fragment(message, cookie, 1, 2))
-    assert list(fragment(message, cookie, 1, 2, pieces * FRAGMENT_MAX)) == datagrams[pieces:]
+    assert list(fragment(message, cookie, 1, 2, pieces * FRAGMENT_PAYLOAD_MAX)) == datagrams[pieces:]
 
 
 senders = st.tuples(st.integers(1, 4), st.integers(3, 5))

@@ -27,6 +27,7 @@ from msgd.wire.dgram import WHOLE_COOKIE, fragment
 from msgd.wire.gateway.replies import write_answer, write_event
 from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message, pack_header
+from msgd.wire.refusal import Reason, pack_refusal
 from msgd.wire.stream import Hello, pack_frame
 from msgd.wire.tdb_record import (
     SPACE_CHANGING,
@@ -66,6 +67,7 @@ def _golden_ping() -> bytes:
 PACKED: dict[str, bytes] = {
     "server-id": DST.pack(),
     "header": pack_header(DST, SRC, PING),
+    "refusal": pack_refusal(Reason.NO_HANDLER, 0xF200),
     "dgram-whole": WHOLE_COOKIE + pack_header(DST, SRC, PING) + b"hi",
     "dgram-first-fragment": FRAGMENTS[0],
     "dgram-last-fragment": FRAGMENTS[1],

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from msgd import MessageType, ServerID
-from msgd.wire.dgram import FRAGMENT, FRAGMENT_MAX, WHOLE_COOKIE, WHOLE_MAX, Reassembler, fragment
+from msgd.wire.dgram import FRAGMENT, FRAGMENT_PAYLOAD_MAX, WHOLE_COOKIE, WHOLE_MAX, Reassembler, fragment
 from msgd.wire.header import MessageDecoder, pack_header
 from msgd.wire.message_types import TMP_BASE, type_name
 
@@ -114,7 +114,7 @@ def test_encode(capture: Capture) -> None:
 
 def test_sizes() -> None:
     """The limits that wire/dgram.py states."""
-    assert (WHOLE_MAX, FRAGMENT_MAX) == (1016, 1000)
+    assert (WHOLE_MAX, FRAGMENT_PAYLOAD_MAX) == (1016, 1000)
     assert [len(datagram) for datagram in next(one for one in CAPTURES if len(one.datagrams) > 1).datagrams] == [
         1024,
         1024,

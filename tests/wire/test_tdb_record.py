@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from msgd import Message, ServerID
 from msgd.errors import MalformedMessage
-from msgd.wire.server_id import ANY_PROCESS, NONCLUSTER_VNN
+from msgd.wire.server_id import ANY_UNIQUE_ID, NONCLUSTER_VNN
 from msgd.wire.tdb_record import (
     RECORD_TYPE_MAX,
     Continuation,
@@ -93,7 +93,7 @@ def test_pids_of_a_key() -> None:
 
 
 def expected(dst: ServerID, src: ServerID, message_type: int, data: bytes) -> Message:
-    if dst.task_id or src.task_id or dst.unique_id not in ANY_PROCESS:
+    if dst.task_id or src.task_id or dst.unique_id not in ANY_UNIQUE_ID:
         return Message(message_type, src, dst, data)
     return Message(message_type, source_of(src.pid), ServerID(DST), data)
 

@@ -31,17 +31,18 @@ from msgd.backends.base import Backend, BackendStatistics, Deliver
 from msgd.backends.dgram.destination import Destination, connect
 from msgd.backends.dgram.receiving import Receiver
 from msgd.backends.out_queue import OutQueue
-from msgd.backends.sockets import cached_destinations, check_unique_id
+from msgd.backends.sockets import cached_destinations, check_addressed
 from msgd.backends.spin import Spinner
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import NoSuchProcess, TransportError
+from msgd.linux import EventFd, new_epoll, new_poll
 from msgd.presence import Presence
 from msgd.presence.socket_path import remove_socket
 from msgd.results import SendStatus
 from msgd.wire.dgram import WHOLE_COOKIE, WHOLE_MAX
 from msgd.wire.header import pack_header
-from msgd.wire.server_id import ANY_PROCESS, ServerID
+from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 
 _REFUSALS_MAX = 3
 """Refusals in one flush after which a process is given up: it refuses its new socket as well."""
@@ -54,14 +55,17 @@ class DgramBackend(Backend):
         super().__init__(config, presence, drops)
         self._destinations: dict[int, Destination] = {}
         self._blocked: dict[int, Destination] = {}
+        self.unsent = self._blocked
         self._cached_destinations = cached_destinations(1)
-        self._epoll = select.epoll()
+        self._epoll = new_epoll()
+        self._wake_up = EventFd()
         self._spin = Spinner()
         self._poll = partial(self._epoll.poll, 0)
         self._receiver = Receiver(config, presence, drops)
         try:
             self._receiver.bind()
             self._epoll.register(self._receiver.socket, select.EPOLLIN)
+            self._epoll.register(self._wake_up, select.EPOLLIN)
         except OSError as error:
             self.abandon()
             raise TransportError(f"{presence.socket_directory}/{presence.pid}: {error.strerror}") from error
@@ -81,7 +85,7 @@ class DgramBackend(Backend):
         duplicates_allowed: bool = True,
     ) -> SendStatus:
         destination = self._destinations.get(dst.pid)
-        if destination is None or (dst.unique_id != destination.unique_id and dst.unique_id not in ANY_PROCESS):
+        if destination is None or (dst.unique_id != destination.unique_id and dst.unique_id not in ANY_UNIQUE_ID):
             destination = self._find(dst)
         message = pack_header(dst, src, message_type) + data
         queue = destination.queue
@@ -102,10 +106,11 @@ class DgramBackend(Backend):
                 pass
             except ConnectionError:
                 if not self._reconnect(destination):
-                    if dst.unique_id not in ANY_PROCESS:
+                    if dst.unique_id not in ANY_UNIQUE_ID:
                         raise _no_such_process(dst) from None
                     destination = self._find(dst)  # NoSuchProcess unless the pid has a new endpoint
                     queue = destination.queue
+                # The message joins the queue.  The new socket gets it with the next flush, from its first fragment.
             except OSError as error:
                 raise TransportError(f"sending to {dst}: {error.strerror}") from error
         elif not duplicates_allowed and not fds and queue.holds(message):
@@ -120,13 +125,17 @@ class DgramBackend(Backend):
     def flush(self, timeout: float = 0.0) -> None:
         blocked = list(self._blocked.values())
         if timeout and blocked and (len(blocked) > 1 or not blocked[0].has_datagram_at_head):
-            poll = select.poll()
-            for destination in blocked:
-                poll.register(destination.socket, select.POLLOUT)
-            poll.poll(timeout * 1000)
+            self.poll_for_room().poll(timeout * 1000)
             timeout = 0.0
         for destination in blocked:
             self._flush(destination, timeout)
+
+    def poll_for_room(self) -> select.poll:
+        poll = new_poll()
+        poll.register(self._wake_up, select.POLLIN)
+        for destination in self._blocked.values():
+            poll.register(destination.socket, select.POLLOUT)
+        return poll
 
     def _flush(self, destination: Destination, timeout: float = 0.0) -> None:
         """Send the destination's queue until its socket is full; the first send may block for `timeout`."""
@@ -151,7 +160,10 @@ class DgramBackend(Backend):
     # The table of destinations
 
     def _find(self, dst: ServerID) -> Destination:
-        """The destination that the lock file of `dst.pid` names now, connected; NoSuchProcess if there is none."""
+        """The destination that the lock file of `dst.pid` names now, connected.
+
+        Raises NoSuchProcess if there is none.
+        """
         process = self.presence.process(dst.pid)
         destination = self._destinations.get(dst.pid)
         if destination is not None and (process is None or process.unique_id != destination.unique_id):
@@ -159,7 +171,7 @@ class DgramBackend(Backend):
             destination = None
         if process is None:
             raise _no_such_process(dst)
-        check_unique_id(dst, process.unique_id)
+        check_addressed(dst, process, self.config.messaging_type)
         if destination is None:
             connected = connect(self.presence, process.pid)
             if connected is None:
@@ -172,7 +184,7 @@ class DgramBackend(Backend):
     def _reconnect(self, destination: Destination) -> bool:
         """Connect again to a process that refused.
 
-        False if nobody listens there now, or another process; the destination is then forgotten.
+        Returns False if nobody listens there now, or another process does; the destination is then forgotten.
         """
         process = self.presence.process(destination.pid)
         is_same = process is not None and process.unique_id == destination.unique_id
@@ -218,7 +230,12 @@ class DgramBackend(Backend):
             self._epoll.poll(timeout)  # one call and no set-up: each message of a ping-pong waits here
         return False
 
+    def wake(self) -> None:
+        self._wake_up.set()
+
     def receive(self, deliver: Deliver) -> None:
+        if self._wake_up.is_set:
+            self._wake_up.clear()
         self._receiver.receive(deliver)
 
     # Statistics
@@ -246,6 +263,7 @@ class DgramBackend(Backend):
     def abandon(self) -> None:
         self._receiver.close()
         self._epoll.close()
+        self._wake_up.close()
         for destination in self._destinations.values():
             destination.socket.close()
             destination.queue.discard()

@@ -23,9 +23,9 @@ from collections.abc import Collection
 from msgd.backends.out_queue import OutQueue
 from msgd.drops import Drops
 from msgd.errors import TransportError
-from msgd.linux import send_blocking
+from msgd.linux import send_blocking, unix_socket
 from msgd.presence import Presence, Process
-from msgd.wire.dgram import COOKIE_MAX, FRAGMENT_MAX, WHOLE_COOKIE, WHOLE_MAX, fragment
+from msgd.wire.dgram import COOKIE_MAX, FRAGMENT_PAYLOAD_MAX, WHOLE_COOKIE, WHOLE_MAX, fragment
 from msgd.wire.message_types import type_name
 
 _LONGEST_BLOCKING_SEND = 1.0
@@ -69,11 +69,11 @@ class Destination:
         if len(message) <= WHOLE_MAX:
             self.socket.sendmsg([WHOLE_COOKIE, message], rights, socket.MSG_DONTWAIT)
             return
-        number, last = self.socket.fileno(), len(message) - FRAGMENT_MAX
+        number, last = self.socket.fileno(), len(message) - FRAGMENT_PAYLOAD_MAX
         for datagram in fragment(message, self._cookie, self._own_pid, number, self._sent_bytes):
             with_it = rights if self._sent_bytes >= last else []
             self.socket.sendmsg([datagram], with_it, socket.MSG_DONTWAIT)
-            self._sent_bytes += FRAGMENT_MAX
+            self._sent_bytes += FRAGMENT_PAYLOAD_MAX
 
     def send_queued(self, drops: Drops, timeout: float = 0.0) -> None:
         """Send the queue, head first, until it is empty.
@@ -122,10 +122,9 @@ def connect(presence: Presence, pid: int) -> socket.socket | None:
     """A socket connected to the endpoint of `pid`, None if nobody listens there; TransportError if it fails."""
     connected = None
     try:
-        connected = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        # The program may have set a default timeout for sockets, which would make this one non-blocking.
-        connected.setblocking(True)
+        connected = unix_socket(socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         connected.connect(f"/proc/self/fd/{presence.socket_dir_fd}/{pid}")
+        connected.setblocking(True)  # for send_blocking(); all else says MSG_DONTWAIT
         return connected
     except OSError as error:
         if connected is not None:

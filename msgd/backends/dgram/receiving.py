@@ -6,7 +6,7 @@ Rule 1. The kernel names the sender of each datagram (SO_PASSCRED).  Its pid mus
         its uid must be root's, ours or a trusted one.
 Rule 2. Nothing in a datagram is used before it is checked.  What is wrong is dropped and counted; no exception leaves
         receive() because of what a peer sent.
-Rule 3. Every descriptor that arrives is closed, at the latest when its message has been handled.
+Rule 3. Every descriptor that arrives is closed here, unless it leaves with a message that is delivered.
 Rule 4. What a peer can make this process keep is bounded: credentials by number, unfinished messages by the
         Reassembler.
 
@@ -27,7 +27,7 @@ from msgd.backends.sockets import bind_socket
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import MalformedMessage
-from msgd.linux import CREDENTIALS_SIZE, Credentials
+from msgd.linux import CREDENTIALS_SIZE, Credentials, unix_socket
 from msgd.presence import Presence
 from msgd.wire.dgram import DATAGRAM_MAX, WHOLE_COOKIE, Reassembler
 from msgd.wire.header import HEADER_SIZE, MAX_FDS, MessageDecoder
@@ -53,6 +53,7 @@ class Receiver:
     def __init__(self, config: Config, presence: Presence, drops: Drops) -> None:
         self.socket = new_socket()
         self.is_closed = False
+        """Whether close() was called, which a signal's handler may have done while receive() runs."""
         self.reassembler: Final = Reassembler(
             config.max_message_size + HEADER_SIZE,
             config.reassembly_bytes,
@@ -70,7 +71,10 @@ class Receiver:
         bind_socket(self.socket, self._presence)
 
     def close(self) -> None:
-        """Close the socket; receive() returns as soon as the handler that called this has returned."""
+        """Close the socket.
+
+        A signal's handler may call this in the middle of receive(), which then returns after the message at hand.
+        """
         self.is_closed = True
         self.socket.close()
 
@@ -115,6 +119,7 @@ class Receiver:
             message = self._decoder.decode(whole, 0, tuple(fds))
             if message.src.pid != pid:
                 raise MalformedMessage(f"its source says pid {message.src.pid}")
+            fds = array.array("i")  # they belong to the message now
             deliver(message)
         except MalformedMessage as error:
             self._drops("malformed or forged", f"a datagram of {_describe(credentials)}: {error}")
@@ -155,7 +160,7 @@ class _UntrustedUser(Exception):
 
 def new_socket() -> socket.socket:
     """A datagram socket that does not block, not yet bound."""
-    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    return unix_socket(socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
 
 def _split_ancillary(ancillary: Ancillary) -> tuple[bytes, array.array[int]]:

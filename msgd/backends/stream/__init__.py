@@ -2,14 +2,14 @@
 # Copyright: The msgd authors
 """The stream transport: AF_UNIX connections that carry messages both ways, kept in a cache.
 
-A message goes from a sender to a handler through these files:
+A message goes from a sender to the endpoint of its receiver through these files:
 
     backend.py      send()                         the face that the Backend contract asks for
     outgoing.py     written at once, gathered, or queued
     connection.py   write()                        one socket: a stream out, a stream in
     wire/stream.py  pack_frame() ... FrameReader   the bytes
     connection.py   receive()
-    incoming.py     receive()                      order across streams, delivery to the handler
+    incoming.py     receive()                      order across streams, delivery to the endpoint
 
 Beside that way stand
 

@@ -2,11 +2,13 @@
 # Copyright: The msgd authors
 """The Backend face of the stream transport: it joins the parts and does nothing else.
 
-send(), flush() and wait() are bound to the parts in the constructor, which saves a Python call for each message.
+send(), flush(), wait() and gathering are bound to the parts in the constructor, which saves a Python call for each
+message.
 """
 
 from __future__ import annotations
 
+import select
 from collections.abc import Collection
 
 from msgd.backends.base import Backend, BackendStatistics, Deliver
@@ -29,6 +31,8 @@ from msgd.wire.server_id import ServerID
 class StreamBackend(Backend):
     """The stream endpoint of this process."""
 
+    gathers = True
+
     def __init__(self, config: Config, presence: Presence, drops: Drops) -> None:
         super().__init__(config, presence, drops)
         self._poller = Poller()
@@ -38,9 +42,12 @@ class StreamBackend(Backend):
         self._outgoing = Outgoing(config, drops, self._poller, self._peers, self._pool, self._connector)
         self._listener = Listener(presence, drops, self._poller, self._pool)
         self._incoming = Incoming(drops, self._poller, self._pool, self._listener, self._connector)
+        self.unsent = self._peers.blocked
         self.send = self._outgoing.send  # type: ignore[method-assign]
         self.flush = self._outgoing.flush  # type: ignore[method-assign]
         self.wait = self._poller.wait  # type: ignore[method-assign]
+        self.begin_gathering = self._outgoing.begin_gathering  # type: ignore[method-assign]
+        self.end_gathering = self._outgoing.end_gathering  # type: ignore[method-assign]
         try:
             self._listener.open()
         except OSError as error:
@@ -62,12 +69,25 @@ class StreamBackend(Backend):
         return self._outgoing.send(dst, src, message_type, data, fds, duplicates_allowed)
 
     def receive(self, deliver: Deliver) -> None:
-        self._outgoing.begin_round()
+        if self._poller.wake_up.is_set:
+            self._poller.wake_up.clear()
         try:
             if self._incoming.receive(deliver):
                 self._incoming.receive(deliver)  # the connections just accepted may hold messages already
         finally:
-            self._outgoing.end_round()
+            self._outgoing.reconnect_blocked()
+
+    def wake(self) -> None:
+        self._poller.wake_up.set()
+
+    def poll_for_room(self) -> select.poll:
+        return self._outgoing.poll_for_room()
+
+    def begin_gathering(self) -> None:
+        self._outgoing.begin_gathering()
+
+    def end_gathering(self) -> bool:
+        return self._outgoing.end_gathering()
 
     def flush(self, timeout: float = 0.0) -> None:
         self._outgoing.flush(timeout)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 
-from msgd.backends.sockets import check_unique_id
+from msgd.backends.sockets import check_addressed
 from msgd.backends.stream.connection import Connection, connect, no_such_process
 from msgd.backends.stream.peers import Peer, Peers
 from msgd.backends.stream.poller import RETRY_INTERVAL, Poller
@@ -30,6 +30,8 @@ from msgd.errors import NoSuchProcess, TransportError
 from msgd.presence import Presence
 from msgd.wire.server_id import ServerID
 from msgd.wire.stream import Hello
+
+_MESSAGING_TYPE = "stream"
 
 
 class Connector:
@@ -54,7 +56,7 @@ class Connector:
             peer = None
         if process is None:
             raise no_such_process(dst.pid)
-        check_unique_id(dst, process.unique_id)
+        check_addressed(dst, process, _MESSAGING_TYPE)
         if peer is None:
             peer = self._peers.new(process.pid, process.unique_id)
         if peer.connection is None and not peer.queue:
@@ -69,7 +71,7 @@ class Connector:
             self._pool.end(peer.connection)
 
     def _connect(self, peer: Peer) -> bool:
-        """Connect to a process; False if that must wait.  Raises NoSuchProcess, TransportError."""
+        """Connect to a process.  Returns False if that must wait.  Raises NoSuchProcess, TransportError."""
         if self._pool.make_room(ours=True):
             try:
                 connected = connect(self._presence, peer.pid)
@@ -82,7 +84,7 @@ class Connector:
         return False
 
     def reconnect(self, peer: Peer) -> bool:
-        """Connect to a process for which messages wait; False if that must wait, or if the process is gone."""
+        """Connect to a process for which messages wait.  Returns False if that must wait, or if the process is gone."""
         if time.monotonic() < peer.retry_at:
             return False
         try:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from msgd.errors import MalformedMessage, NoSuchProcess, TransportError
-from msgd.linux import Credentials
+from msgd.linux import Credentials, unix_socket
 from msgd.presence import Presence
 from msgd.wire.header import MAX_FDS, Message
 from msgd.wire.stream import HELLO_SIZE, FrameReader, Hello
@@ -40,7 +40,7 @@ _NOT_LISTENING = frozenset((errno.ENOENT, errno.ECONNREFUSED, errno.EPROTOTYPE))
 
 def new_socket() -> socket.socket:
     """A non-blocking stream socket.  Raises OSError."""
-    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    return unix_socket(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
 
 def no_such_process(pid: int) -> NoSuchProcess:
@@ -159,7 +159,7 @@ class Connection:
         return None
 
     def receive_hello(self) -> Hello | None:
-        """Receive the hello or more of it; None while it is not complete.  Raises what receive() raises."""
+        """Receive the hello or more of it.  Returns None while it is not complete.  Raises what receive() raises."""
         missing = HELLO_SIZE - len(self._hello_bytes)
         if missing:
             self._hello_bytes += self._receive(missing)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""How messages arrive: one round of reading, the order of streams, and delivery to the handlers.
+"""How messages arrive: one round of reading, the order of streams, and delivery to the endpoint.
 
 Rule 1. A connection that has ended is read to its end before it is closed (pool.py, rule 1).  Half a frame at the end
 is dropped and counted only if the process that wrote it is dead; a living one writes the frame again elsewhere.
@@ -20,9 +20,10 @@ Rule 4. A connection whose bytes cannot be understood is closed unread, and coun
 Rule 5. Long messages that are arriving hold at most `receive buffer bytes`.  Past that, the connection that has waited
 longest for more is ended; its process writes the message again.
 
-Rule 6. Handlers may dispatch, close the endpoint and raise.  An inner receive() first delivers what the outer one has
-read.  After a BaseException the rest is delivered by the next receive(); the timer wakes it up, because no
-socket reports messages that have been read already.
+Rule 6. A signal's handler may run in the middle of receive(); it may dispatch, close the endpoint and raise.  (Handlers
+of messages run later, outside of receive().)  An inner receive() first delivers what the outer one has read.  After a
+BaseException the rest is delivered by the next receive(); the timer wakes it up, because no socket reports messages
+that have been read already.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Incoming:
         self._undelivered.clear()
 
     def _read(self, connection: Connection, deliver: Deliver) -> bool:
-        """Receive once and deliver what that completes; False if there was nothing to receive."""
+        """Receive once and deliver what that completes.  Returns False if there was nothing to receive."""
         try:
             if connection.hello is None:
                 self._take_hello(connection, deliver)
@@ -169,15 +170,14 @@ class Incoming:
         self._undelivered.pop(connection, None)
 
     def _deliver_with_fds(self, message: Message, deliver: Deliver) -> None:
-        try:
-            if LOST_FD in message.fds:
-                self._drops("no descriptors left", f"{type_name(message.type)} from {message.src}")
-            else:
-                deliver(message)
-        finally:
-            for fd in message.fds:
-                if fd != LOST_FD:
-                    os.close(fd)
+        """Deliver a message with its descriptors, which are its own from now on, unless some got lost."""
+        if LOST_FD not in message.fds:
+            deliver(message)
+            return
+        self._drops("no descriptors left", f"{type_name(message.type)} from {message.src}")
+        for fd in message.fds:
+            if fd != LOST_FD:
+                os.close(fd)
 
     # The end of a stream
 

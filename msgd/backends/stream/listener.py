@@ -14,12 +14,14 @@ may still be in the backlog (incoming.py, rule 3).
 
 from __future__ import annotations
 
+import socket
+
 from msgd.backends.sockets import bind_socket
 from msgd.backends.stream.connection import new_socket
 from msgd.backends.stream.poller import RETRY_INTERVAL, Poller
 from msgd.backends.stream.pool import Pool
 from msgd.drops import Drops
-from msgd.linux import Credentials
+from msgd.linux import Credentials, unix_socket
 from msgd.presence import Presence
 
 _BACKLOG = 4096
@@ -47,11 +49,11 @@ class Listener:
         self._poller.watch(self.fd)
 
     def accept(self) -> bool:
-        """Accept what waits in the backlog, as far as there is room; whether there are new connections."""
+        """Accept what waits in the backlog, as far as there is room.  Returns whether there are new connections."""
         return self._accept(_ACCEPTS_PER_ROUND, within_bounds=True)
 
     def accept_all(self) -> bool:
-        """Accept everything that waits in the backlog; whether there are new connections."""
+        """Accept everything that waits in the backlog.  Returns whether there are new connections."""
         return self._accept(_BACKLOG + 1, within_bounds=False)
 
     def resume(self) -> None:
@@ -69,7 +71,7 @@ class Listener:
                 self._pause()
                 break
             try:
-                connected, _ = self._socket.accept()
+                new, _ = self._socket.accept()
             except BlockingIOError:
                 break
             except OSError:  # no descriptors left
@@ -77,6 +79,7 @@ class Listener:
                     continue
                 self._pause()
                 break
+            connected = unix_socket(socket.SOCK_STREAM, new.detach())
             pid, uid, _ = Credentials.of_peer(connected)
             if uid not in self._presence.trusted_uids:
                 connected.close()

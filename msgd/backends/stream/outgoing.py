@@ -4,7 +4,8 @@
 
 Gathering
 
-Rule 1. What handlers send while receive() runs is gathered, and written once per connection when receive() ends.
+Rule 1. What handlers send is gathered, and written once for each connection when the handlers have run.  Messages of
+other threads are not: nobody knows how long the handlers will take.
 
 Rule 2. Before the first gathered message a write of no bytes tells whether the process still reads, so that send()
 raises NoSuchProcess in time.
@@ -25,20 +26,22 @@ dropped.
 from __future__ import annotations
 
 import select
+import threading
 from collections.abc import Collection, Sequence
 
-from msgd.backends.out_queue import Outgoing as QueuedMessage
+from msgd.backends.out_queue import QueuedMessage
 from msgd.backends.stream.connecting import Connector
 from msgd.backends.stream.peers import Peer, Peers
 from msgd.backends.stream.poller import Poller
 from msgd.backends.stream.pool import Pool
 from msgd.config import Config
 from msgd.drops import Drops
-from msgd.errors import TransportError
+from msgd.errors import NoSuchProcess, TransportError
+from msgd.linux import new_poll
 from msgd.results import SendStatus
 from msgd.wire.header import MessageDecoder
 from msgd.wire.message_types import type_name
-from msgd.wire.server_id import ANY_PROCESS, ServerID
+from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 from msgd.wire.stream import FRAME_SIZE, HEADER_OFFSET, pack_frame
 
 _COPIED_MAX = 4096
@@ -63,8 +66,10 @@ class Outgoing:
         self._connector = connector
         self._by_pid = peers.by_pid
         self._blocked = peers.blocked
-        self._rounds = 0
-        """How many receive() calls are running, one inside the other."""
+        self._depth = 0
+        """How many begin_gathering() are in force, one inside the other."""
+        self._gatherer = 0
+        """The thread whose messages are gathered, as threading.get_ident() gives it."""
         self._gathering: list[Peer] = []
         """The peers with gathered messages."""
         self._gather_messages = config.send_queue_messages
@@ -87,7 +92,7 @@ class Outgoing:
         if peer is not None and dst.pid in self._blocked:
             self._flush(peer)
             peer = self._by_pid.get(dst.pid)
-        if peer is None or (dst.unique_id != peer.unique_id and dst.unique_id not in ANY_PROCESS):
+        if peer is None or (dst.unique_id != peer.unique_id and dst.unique_id not in ANY_UNIQUE_ID):
             peer = self._connector.find(dst)
         size = FRAME_SIZE + len(data)
         start, rest = pack_frame(dst, src, message_type, len(data), len(fds)), data
@@ -95,13 +100,15 @@ class Outgoing:
             start, rest = b"", start + data
         written = 0
         if peer.pid not in self._blocked:
-            if self._rounds and not fds and size <= self._gather_bytes:
+            if self._depth and not fds and size <= self._gather_bytes and self._gatherer == threading.get_ident():
                 return self._gather(peer, dst, start + rest, duplicates_allowed)
             if peer.gathered:
                 self._write_gathered(peer)
                 return self.send(dst, src, message_type, data, fds, duplicates_allowed)
             try:
                 peer, written = self._write(peer, dst, (start, rest) if start else (rest,), fds)
+            except NoSuchProcess:
+                raise
             except OSError as error:
                 raise TransportError(f"sending to {dst}: {error.strerror}") from error
             if written == size:
@@ -142,15 +149,18 @@ class Outgoing:
 
     # Gathering
 
-    def begin_round(self) -> None:
-        """receive() begins: gather what handlers send from now on."""
-        self._rounds += 1
+    def begin_gathering(self) -> None:
+        """Handlers are about to run: gather what this thread sends from now on."""
+        self._gatherer = threading.get_ident()
+        self._depth += 1
 
-    def end_round(self) -> None:
-        """receive() is about to return: write what was gathered, and connect to those that have lost a connection."""
-        self._rounds -= 1
-        while self._gathering:
-            self._write_gathered(self._gathering.pop())
+    def end_gathering(self) -> bool:
+        """The handlers have run.  Returns whether something was gathered, which flush() writes."""
+        self._depth -= 1
+        return bool(self._gathering)
+
+    def reconnect_blocked(self) -> None:
+        """Connect to the processes that have lost a connection while messages wait for them."""
         if self._blocked:
             for peer in tuple(self._blocked.values()):
                 if peer.connection is None:
@@ -206,18 +216,20 @@ class Outgoing:
         if not self._blocked:
             return
         if timeout:
-            self._wait_for_room(timeout)
+            self.poll_for_room().poll(timeout * 1000)
         for peer in list(self._blocked.values()):
             self._flush(peer)
 
-    def _wait_for_room(self, timeout: float) -> None:
-        poll = select.poll()
+    def poll_for_room(self) -> select.poll:
+        """See Backend.poll_for_room."""
+        poll = new_poll()
+        poll.register(self._poller.wake_up, select.POLLIN)
         for peer in self._blocked.values():
             if peer.connection is not None:
                 poll.register(peer.connection.fd, select.POLLOUT)
             else:
                 poll.register(self._poller.timer_fd, select.POLLIN)
-        poll.poll(timeout * 1000)
+        return poll
 
     def _flush(self, peer: Peer) -> None:
         """Write the queue of a process, as far as it takes it."""
@@ -271,7 +283,7 @@ class Outgoing:
             del self._by_pid[peer.pid]
 
     def give_up(self) -> int:
-        """Drop everything that is queued, counting and logging it; the number of messages."""
+        """Drop everything that is queued, counting and logging it.  Returns the number of messages."""
         number = 0
         for peer in tuple(self._blocked.values()):
             if peer.connection is not None:

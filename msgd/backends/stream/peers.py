@@ -4,7 +4,7 @@
 
 Rule 1. A peer is in the table while it has a connection that is written to, or messages that wait, or both.
 
-Rule 2. A message waits in one of two places.  `gathered` holds what handlers have sent in this round of receive();
+Rule 2. A message waits in one of two places.  `gathered` holds what handlers have sent in this round of dispatch;
 `queue` holds what the socket did not take.  Nothing is gathered while the queue holds anything, so the two never
 compete for the order of messages.
 
@@ -38,7 +38,7 @@ class Peer:
         self.sent_bytes = 0
         """Bytes of the queue's head that the connection has taken."""
         self.gathered: list[bytes] = []
-        """Frames sent by handlers in this round of receive()."""
+        """Frames sent by handlers in this round of dispatch."""
         self.gathered_bytes = 0
         self.refusals = 0
         """Connections in a row that the process has ended with the queue's head cut."""

@@ -18,7 +18,7 @@ import select
 from functools import partial
 
 from msgd.backends.spin import Spinner
-from msgd.linux import TimerFd, wait_readable
+from msgd.linux import EventFd, TimerFd, new_epoll, wait_readable
 
 _EVENTS_PER_POLL = 32
 """Sockets that one round of receive() serves at most, so that a flood does not keep dispatch from its other work."""
@@ -31,7 +31,9 @@ class Poller:
     """An epoll instance, its timer, and the events that wait() has found."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
+        self._epoll = new_epoll()
+        self.wake_up = EventFd()
+        self._epoll.register(self.wake_up, select.EPOLLIN)
         self._timer = TimerFd()
         self.timer_fd = self._timer.fileno()
         self._epoll.register(self.timer_fd, select.EPOLLIN)
@@ -86,6 +88,7 @@ class Poller:
         return self._poll_now()
 
     def close(self) -> None:
-        """Close both descriptors."""
+        """Close its descriptors."""
         self._epoll.close()
+        self.wake_up.close()
         self._timer.close()

@@ -112,7 +112,7 @@ class Pool:
                     self._reserve = new_socket()
 
     def release_reserve(self) -> bool:
-        """Close the reserved descriptor, so that one can be opened; False if that has been done already."""
+        """Close the reserved descriptor, so that one can be opened.  Returns False if that has been done already."""
         if self._reserve is None:
             return False
         self._reserve.close()
@@ -131,7 +131,7 @@ class Pool:
                 self.end(connection)
 
     def make_room(self, *, ours: bool) -> bool:
-        """Make room for one more connection that we open (`ours`) or accept; False if there is none now."""
+        """Make room for one more connection that we open (`ours`) or accept.  Returns False if there is none now."""
         if self._has_room(ours=ours):
             return True
         stalled_since = time.monotonic() - _STALLED

@@ -24,6 +24,7 @@ incomplete is skipped and counted.
 from __future__ import annotations
 
 import os
+import select
 from collections import Counter
 from collections.abc import Collection, Mapping
 
@@ -38,9 +39,10 @@ from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, TAKING
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import MessageTooLarge, QueueFull, TransportError
+from msgd.linux import new_poll
 from msgd.presence import Presence, RendezvousDirectory
 from msgd.results import SendStatus
-from msgd.wire.server_id import ANY_PROCESS, ServerID
+from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 from msgd.wire.tdb_record import RECORD_TYPE_MAX, count_messages, key_pid, key_source_pid, pack_message, queue_key
 
 _SENT = SendStatus.SENT
@@ -53,10 +55,14 @@ class TdbBackend(Backend):
     """The endpoint of this process in messages.tdb."""
 
     carries_fds = False
+    needs_main_thread = True
 
     def __init__(self, config: Config, presence: Presence, drops: Drops) -> None:
         super().__init__(config, presence, drops)
         self._closed = False
+        """Whether abandon() was called, which a signal's handler may have done while receive() runs."""
+        self._polled_for_room = False
+        """Whether the next flush() ends the sleep that poll_for_room() has announced."""
         self._doorbell = Doorbell()
         try:
             self._file = MessagesFile(config, presence)
@@ -106,7 +112,7 @@ class TdbBackend(Backend):
         outgoing = self._open_destinations.get(pid)
         if (
             outgoing is None
-            or (unique_id != outgoing.destination.unique_id and unique_id not in ANY_PROCESS)
+            or (unique_id != outgoing.destination.unique_id and unique_id not in ANY_UNIQUE_ID)
             or not outgoing.destination.is_alive()
         ):
             outgoing = self._destinations.find(dst)
@@ -116,15 +122,16 @@ class TdbBackend(Backend):
         words = destination.words
         record = pack_message(dst, src, message_type, data)
         try:
-            if not duplicates_allowed and outgoing.is_pending(record):
-                return SendStatus.MERGED
-            if words[TAKING]:
-                destination.spin_while_taking()
-            outgoing.append(record)
-        except RuntimeError as error:
-            self._file.repair(error)
-            with tdb_errors():
-                outgoing.append_checked(record)
+            try:
+                if not duplicates_allowed and outgoing.is_pending(record):
+                    return SendStatus.MERGED
+                if words[TAKING]:
+                    destination.spin_while_taking()
+                outgoing.append(record)
+            except RuntimeError as error:
+                self._file.repair(error)
+                with tdb_errors():
+                    outgoing.append_checked(record)
         except QueueFull:
             self._destinations.note_full(outgoing)
             raise
@@ -135,6 +142,10 @@ class TdbBackend(Backend):
 
     def flush(self, timeout: float = 0.0) -> None:
         """Nothing waits in this process; with a `timeout`, wait until a full destination takes something."""
+        if self._polled_for_room:
+            self._polled_for_room = False
+            self._sleep.begin_work()
+            self._sleep.end_work()
         if timeout and self._destinations.are_full:
             self._sleep.wait_until(self._destinations.some_have_room, self._destinations.full_pidfds, timeout)
 
@@ -152,6 +163,19 @@ class TdbBackend(Backend):
         return 0
 
     # Receiving
+
+    def wake(self) -> None:
+        self._doorbell.ring()
+
+    def poll_for_room(self) -> select.poll:
+        self._polled_for_room = True
+        self._sleep.announce()
+        if self._destinations.some_have_room():
+            self._doorbell.ring()
+        poll = new_poll()
+        for fd in (self._doorbell.fileno(), *self._destinations.full_pidfds()):
+            poll.register(fd, select.POLLIN)
+        return poll
 
     def receive(self, deliver: Deliver) -> None:
         self._sleep.begin_work()
@@ -193,9 +217,10 @@ class TdbBackend(Backend):
         return depths
 
     def left_behind(self) -> Collection[int]:
-        """The pids that have records, except living processes without a lock file: those can be Samba 3.0's.
+        """The pids that have records and do not exist.
 
-        A slot belongs to its receiver; an empty one belongs to its source as well.
+        A pid that exists is left out even if it has no lock file, since it can be a process of Samba 3.0.  A slot
+        belongs to its receiver; an empty one belongs to its source as well.
         """
         pids = self._file.repairing(self._pids_of_records)
         return {pid for pid in pids if not os.path.exists(f"/proc/{pid}")}

@@ -22,6 +22,7 @@ import os
 import signal
 import time
 
+from msgd.backends.sockets import check_addressed
 from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, TAKING
 from msgd.errors import NoSuchProcess, TransportError
 from msgd.presence import Presence, Process
@@ -126,15 +127,21 @@ def open_destination(dst: ServerID, presence: Presence, own_words: memoryview) -
     try:
         mapped = map_words(presence.lock_dir_fd, dst.pid)
         if mapped is None:
+            process = presence.process(dst.pid)
+            if process is not None:
+                check_addressed(dst, process, "tdb")
             raise NoSuchProcess(f"process {dst} takes no messages of type tdb here")
+    except NoSuchProcess:
+        os.close(pidfd)
+        raise
     except OSError as error:
         os.close(pidfd)
         raise TransportError(f"sending to {dst}: {error.strerror}") from error
     except BaseException:
         os.close(pidfd)
         raise
-    process, memory, lock_fd = mapped
-    destination = Destination(process, pidfd, shared_words(memory), memory, lock_fd)
+    there, memory, lock_fd = mapped
+    destination = Destination(there, pidfd, shared_words(memory), memory, lock_fd)
     try:
         _check_reachable(destination, dst)
     except BaseException:

@@ -110,7 +110,7 @@ class Destinations:
             relieved = [
                 outgoing
                 for outgoing in self._full.values()
-                if not outgoing.destination.is_alive() or outgoing.discount_taken()
+                if not outgoing.destination.is_alive() or outgoing.uncount_taken()
             ]
         for outgoing in relieved:
             del self._full[outgoing.destination.pid]

@@ -33,7 +33,7 @@ from msgd.backends.tdb.messages_file import ROOM
 from msgd.backends.tdb.words import GRANTS
 from msgd.errors import TransportError
 from msgd.presence import Presence
-from msgd.wire.server_id import ANY_PROCESS, ServerID
+from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 from msgd.wire.tdb_record import CONTINUATION_SIZE
 
 QUOTA = 2048
@@ -65,7 +65,7 @@ class Grants:
     def give(self, source: ServerID) -> None:
         """Give this sender a grant, if it has none and one is free or belongs to a dead sender."""
         unique_id = source.unique_id
-        if unique_id in self._given or unique_id in ANY_PROCESS:
+        if unique_id in self._given or unique_id in ANY_UNIQUE_ID:
             return
         if len(self._given) == len(GRANTS):
             self._take_one_from_the_dead()

@@ -5,14 +5,15 @@
 Rule 1. A process takes its messages from the record PID/<pid>, and every sender appends to it.  libtdb copies the whole
 old value for each append, so the record must stay short: up to DEEP bytes of messages (grants.py).
 
-Rule 2. A sender that finds the record deep continues in segments of its own (segments.py).  As soon as the receiver has
-taken everything, the sender goes back to PID/<pid>.  So the messages of a pair stay in order, each is in the file once,
-and a message costs the same however deep the queue is.
+Rule 2. A sender that finds the record deep continues in segments of its own (segments.py).  As soon as the sender has
+seen that the receiver has taken everything, it goes back to PID/<pid>.  It checks that only every CHECK_AFTER messages,
+and when a segment is full.  So messages between two processes stay in order, each is in the file once, and a message
+costs the same however deep the queue is.
 
 Rule 3. What a dead sender has sent still arrives: nothing waits in the sender's own memory.
 
 Rule 4. The number and the bytes of our messages that wait are bounded.  We know upper bounds of both.  What we append
-is counted first; it is discounted only when we have seen that the receiver has taken it.
+is counted first; it is uncounted only when we have seen that the receiver has taken it.
 
 The quota makes the common case cheap.  As long as it lasts, append() appends without looking at anything.  In
 PID/<pid> it is the quota of grants.py; in a segment it also ends where the segment or the bounds end.
@@ -90,7 +91,7 @@ class Outgoing:
         self._count_unchecked()
         segments, size = self.segments, len(record)
         is_full = bool(segments.waiting) and not segments.waiting[-1].has_room(size)
-        if segments.are_taken(is_full):
+        if segments.check_taken(is_full):
             self._go_back_to_record()
         if not segments.continuation:
             if self._append_to_record(record):
@@ -117,7 +118,7 @@ class Outgoing:
     # PID/<pid>
 
     def _append_to_record(self, record: bytes) -> bool:
-        """Append to PID/<pid>; or announce a segment there, and return False."""
+        """Append to PID/<pid>, or announce a segment there.  Returns whether the record was appended."""
         size = len(record)
         if self._has_grant and size <= self._bounds.quota and self._has_record_room(size):
             self._append_after_check(record)
@@ -139,7 +140,7 @@ class Outgoing:
         return False
 
     def _has_record_room(self, size: int) -> bool:
-        """Check the depth of PID/<pid>, and whether a record of `size` bytes may go there."""
+        """Check the depth of PID/<pid>.  Returns whether a record of `size` bytes may go there."""
         value = self._tdb.get(self.key)
         if value is None:
             if self.destination.has_ended():
@@ -163,7 +164,7 @@ class Outgoing:
     def _continue_in_segment(self, key: bytes, size: int) -> None:
         slot = self.segments.slots.choose(size)
         if self.segments.waiting:
-            self.discount_taken()
+            self.uncount_taken()
         self.segments.announce(key, slot)
 
     def _go_back_to_record(self) -> None:
@@ -180,14 +181,14 @@ class Outgoing:
         keys = (self.key, *(slot.key for slot in self.segments.waiting))
         return any(holds(self._tdb.get(key) or b"", record) for key in keys)
 
-    def discount_taken(self) -> bool:
-        """Discount what the receiver has taken in the meantime; return whether there may be room now."""
+    def uncount_taken(self) -> bool:
+        """Uncount what the receiver has taken in the meantime; return whether there may be room now."""
         self._count_unchecked()
         segments = self.segments
         if not segments.continuation:
             return len(self._tdb.get(self.key) or b"") <= CROWDED
         if segments.waiting:
-            taken = segments.discount_taken()
+            taken = segments.uncount_taken()
         else:
             taken = segments.continuation not in (self._tdb.get(self.key) or b"")
         if taken:  # then what was in PID/<pid> before the segments has been taken, too
@@ -198,7 +199,7 @@ class Outgoing:
         """Raise QueueFull if `size` bytes more exceed the bounds; one message of any size may always wait."""
         if self._is_within_bounds(size):
             return
-        self.discount_taken()
+        self.uncount_taken()
         if not self._is_within_bounds(size):
             messages, waiting_bytes = self._waiting()
             raise QueueFull(

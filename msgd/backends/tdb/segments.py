@@ -135,8 +135,8 @@ class Segments:
         """The segments that are not known to be taken; the last one is open."""
         self.messages = self.bytes = 0
         """The sums over `waiting`."""
-        self.unchecked = 0
-        """Messages that we have appended since are_taken() last checked."""
+        self.since_check = 0
+        """Messages that we have appended since check_taken() last checked."""
         self._pid = pid
         self._source = source
         self._tdb = file.tdb
@@ -153,7 +153,7 @@ class Segments:
         except BaseException:
             if record not in (self._tdb.get(key) or b""):
                 self.continuation, self.announced = before, None
-                self.unchecked = CHECK_AFTER
+                self.since_check = CHECK_AFTER
                 self.slots.put_back(slot, was_spare)
             raise
 
@@ -183,13 +183,17 @@ class Segments:
         slot.bytes += size
         self.messages += messages
         self.bytes += size
-        self.unchecked += messages
+        self.since_check += messages
 
-    def are_taken(self, is_full: bool) -> bool:
-        """Whether the receiver has taken everything; this is checked from time to time, and if the segment is full."""
-        if not self.waiting or not (is_full or self.unchecked >= CHECK_AFTER):
+    def check_taken(self, is_full: bool) -> bool:
+        """Check whether the receiver has taken everything, and return whether it has.
+
+        Returns False without a check unless the segment is full, or CHECK_AFTER messages have been appended since the
+        last one.
+        """
+        if not self.waiting or not (is_full or self.since_check >= CHECK_AFTER):
             return False
-        self.unchecked = 0
+        self.since_check = 0
         return not self._tdb.get(self.waiting[-1].key)
 
     def end(self) -> None:
@@ -204,19 +208,19 @@ class Segments:
             slot.messages = slot.bytes = 0
             self.slots.spare.append(slot)
 
-    def discount_taken(self) -> bool:
-        """Discount what the receiver has taken in the meantime; return whether it has taken anything."""
+    def uncount_taken(self) -> bool:
+        """Uncount what the receiver has taken in the meantime; return whether it has taken anything."""
         taken = False
         while len(self.waiting) > 1 and not self._tdb.get(self.waiting[0].key):
-            self._discount(self.waiting[0])
+            self._uncount(self.waiting[0])
             self.slots.spare.append(self.waiting.popleft())
             taken = True
         if self.waiting[0].messages and not self._tdb.get(self.waiting[0].key):
-            self._discount(self.waiting[0])
+            self._uncount(self.waiting[0])
             taken = True
         return taken
 
-    def _discount(self, slot: Slot) -> None:
+    def _uncount(self, slot: Slot) -> None:
         self.messages -= slot.messages
         self.bytes -= slot.bytes
         slot.messages = slot.bytes = 0

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from msgd.backends.spin import Spinner
 from msgd.backends.tdb.doorbell import Doorbell
 from msgd.backends.tdb.words import AWAKE, EPOCH
-from msgd.linux import wait_readable
+from msgd.linux import new_poll, wait_readable
 
 _SPINS_CROWDED = 128
 """Spins before sleep if other processes want the processors: a signal costs both sides as much as 20 messages."""
@@ -67,7 +67,7 @@ class Sleep:
             return False
         previous = self._doorbell.begin_listening()
         try:
-            self._announce()
+            self.announce()
             if self._has_messages():
                 return False
             is_readable = wait_readable(self._doorbell.fileno(), timeout, watched)
@@ -85,9 +85,9 @@ class Sleep:
         self._doorbell.drain()
         previous = self._doorbell.begin_listening()
         try:
-            self._announce()
+            self.announce()
             if not is_done():
-                poll = select.poll()
+                poll = new_poll()
                 for fd in (self._doorbell.fileno(), *fds()):
                     poll.register(fd, select.POLLIN)
                 poll.poll(timeout * 1000)
@@ -98,7 +98,7 @@ class Sleep:
             self._words[EPOCH] = AWAKE
             self.end_work()
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
         """From now on senders signal."""
         self._epoch += 1
         self._words[EPOCH] = self._epoch
@@ -106,6 +106,6 @@ class Sleep:
     def _prepare(self) -> None:
         """Prepare for a sleep outside of our control: fileno() is readable now or a sender will signal."""
         self._doorbell.arm()
-        self._announce()
+        self.announce()
         if self._has_messages():
             self._doorbell.ring()

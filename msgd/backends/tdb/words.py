@@ -2,8 +2,8 @@
 # Copyright: The msgd authors
 """The words of shared memory in which a receiver tells its senders about itself.
 
-They are in the receiver's lock file (presence/lock_file.py).  The receiver alone writes them; senders map them
-read-only. Each word is read and written in one step.  A killed sender therefore never leaves a wrong value behind.
+They are in the receiver's lock file (presence/shared_words.py).  The receiver alone writes them; senders map them
+read-only.  Each word is read and written in one step.  A killed sender therefore never leaves a wrong value behind.
 """
 
 from __future__ import annotations

@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""A messaging context that counts its messages, for the metrics."""
+"""What the daemon's processes count of their messages, for the metrics."""
 
 from __future__ import annotations
 
 import bisect
-import time
-from collections.abc import Collection
-from dataclasses import dataclass, field
 
 from msgd.config import Config
 from msgd.daemon.metrics.counters import Counters
-from msgd.messaging import Destination, Handler, Messaging
-from msgd.results import SendStatus
+from msgd.messaging import Messaging, Observer
 from msgd.wire.header import Message
 from msgd.wire.message_types import class_names, message_class
 
@@ -29,87 +25,53 @@ GAUGES = (QUEUED_MESSAGES, QUEUED_BYTES, BLOCKED)
 """Counters that hold a current value, not a total."""
 
 
-class MeteredMessaging(Messaging):
-    """A context that counts into `counters`: messages and bytes by class, the time in handlers, drops, queues.
+class Meter(Observer):
+    """Counts into `counters`: messages and bytes by class, the time in handlers, drops, queues.
 
-    A message without a handler counts as a drop, not as received.  A message with handlers counts once:
-    _count_received() is registered before the first handler.
+    A message that nobody handles counts as a drop, and not as received.
     """
 
-    def __init__(self, config: Config, counters: Counters) -> None:
+    def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        super().__init__(config)
-        self.handlers.defaults = {
-            message_type: (self._count_received, *(_Metered(handler, counters) for handler in handlers))
-            for message_type, handlers in self.handlers.defaults.items()
-        }
+        self._messaging: Messaging | None = None
 
-    def register(self, message_type: int, handler: Handler) -> None:
-        if message_type not in self.handlers.registered:
-            super().register(message_type, self._count_received)
-        super().register(message_type, _Metered(handler, self._counters))
+    def attach(self, messaging: Messaging) -> None:
+        """Read the queues of this context from now on."""
+        self._messaging = messaging
 
-    def deregister(self, message_type: int, handler: Handler | None = None) -> None:
-        super().deregister(message_type, None if handler is None else _Metered(handler, self._counters))
-        if self.handlers.registered.get(message_type) == (self._count_received,):
-            super().deregister(message_type)
+    def sent(self, message_type: int, length: int) -> None:
+        self._count("out", message_type, length)
+        self.dispatched()
 
-    def _count_received(self, message: Message) -> None:
-        _count(self._counters, "in", message.type, message.data)
+    def received(self, message: Message) -> None:
+        self._count("in", message.type, len(message.data))
 
-    def send(
-        self,
-        dst: Destination,
-        message_type: int,
-        data: bytes = b"",
-        *,
-        fds: Collection[int] = (),
-        duplicates_allowed: bool = True,
-        timeout: float | None = None,
-    ) -> SendStatus:
-        status = super().send(dst, message_type, data, fds=fds, duplicates_allowed=duplicates_allowed, timeout=timeout)
-        _count(self._counters, "out", message_type, data)
-        self._note_queues()
-        return status
+    def handled(self, message: Message, seconds: float) -> None:
+        self._counters.add(NANOSECONDS, int(seconds * 1e9))
+        self._counters.add(f"{BUCKET}{bisect.bisect_left(BUCKETS, seconds)}")
 
-    def dispatch(self, timeout: float | None = 0) -> int:
-        handled = super().dispatch(timeout)
-        self._note_queues()
-        return handled
+    def dropped(self, reason: str, number: int) -> None:
+        self._counters.add(DROPS + reason, number)
 
-    def _note_queues(self) -> None:
-        counters, statistics = self._counters, self.statistics()
-        counters.set(QUEUED_MESSAGES, statistics.queued_messages)
-        counters.set(QUEUED_BYTES, statistics.queued_bytes)
-        counters.set(BLOCKED, statistics.blocked_destinations)
-        counters.set(HANDLER_ERRORS, statistics.handler_errors)
-        for reason, number in statistics.drops.items():
-            counters.set(DROPS + reason, number)
+    def dispatched(self) -> None:
+        if self._messaging is not None:
+            counters, statistics = self._counters, self._messaging.statistics()
+            counters.set(QUEUED_MESSAGES, statistics.queued_messages)
+            counters.set(QUEUED_BYTES, statistics.queued_bytes)
+            counters.set(BLOCKED, statistics.blocked_destinations)
+            counters.set(HANDLER_ERRORS, statistics.handler_errors)
+
+    def _count(self, direction: str, message_type: int, length: int) -> None:
+        name = f"{direction} {class_names(message_class(message_type)).lower()}"
+        self._counters.add(MESSAGES + name)
+        self._counters.add(BYTES + name, length)
 
 
 def open_messaging(config: Config, counters: Counters | None) -> Messaging:
     """A messaging context, metered if there are counters."""
-    return Messaging(config) if counters is None else MeteredMessaging(config, counters)
-
-
-@dataclass
-class _Metered:
-    """A handler with its time measured; equal for equal handlers, so that it can be deregistered."""
-
-    handler: Handler
-    counters: Counters = field(compare=False)
-
-    def __call__(self, message: Message) -> None:
-        began = time.perf_counter_ns()
-        try:
-            self.handler(message)
-        finally:
-            took = time.perf_counter_ns() - began
-            self.counters.add(NANOSECONDS, took)
-            self.counters.add(f"{BUCKET}{bisect.bisect_left(BUCKETS, took / 1e9)}")
-
-
-def _count(counters: Counters, direction: str, message_type: int, data: bytes) -> None:
-    name = f"{direction} {class_names(message_class(message_type)).lower()}"
-    counters.add(MESSAGES + name)
-    counters.add(BYTES + name, len(data))
+    if counters is None:
+        return Messaging(config)
+    meter = Meter(counters)
+    messaging = Messaging(config, observer=meter)
+    meter.attach(messaging)
+    return messaging

@@ -30,6 +30,9 @@ from msgd.wire.server_id import ServerID
 _MOST_NAMED = 10
 """How many processes an error message names; there may be thousands."""
 
+_LATE_ROUNDS = 2
+"""Rounds of dispatch after the deadline that found something: a PING to this process itself, and its PONG."""
+
 
 @dataclass
 class Outcome:
@@ -142,8 +145,9 @@ class Exchange:
             is_over = left <= 0  # poll once more after the deadline: this process may have been delayed
             ready = poll.poll(max(0.0, left) * 1000)
             ended = [targets_by_pidfd[fd] for fd, _ in ready if fd in targets_by_pidfd]
-            while self._messaging.dispatch() and time.monotonic() < deadline:
-                pass
+            late_rounds = 0
+            while self._messaging.dispatch() and late_rounds < _LATE_ROUNDS:
+                late_rounds += time.monotonic() >= deadline
             self._record_progress(outcome)
             for target in ended:
                 poll.unregister(target.pidfd)

@@ -43,7 +43,7 @@ class LineReader:
         self._buffer += data
 
     def next_line(self) -> bytes | None:
-        """The next line without its newline; None if none is complete.  MalformedMessage if it is too long."""
+        """The next line without its newline; None if none is complete.  Raises MalformedMessage if it is too long."""
         end = self._buffer.find(b"\n", self._searched)
         self._searched = len(self._buffer)
         if (end if end >= 0 else len(self._buffer)) > self.max_bytes:
@@ -51,7 +51,10 @@ class LineReader:
         return None if end < 0 else self._take(end, end + 1)
 
     def last_line(self) -> bytes | None:
-        """At the end of the stream, when next_line() is None: the bytes without a newline, None if none."""
+        """The bytes without a newline; None if there are none.
+
+        Call it at the end of the stream, when next_line() is None.
+        """
         return self._take(len(self._buffer), len(self._buffer)) if self._buffer else None
 
     def _take(self, end: int, next_start: int) -> bytes:

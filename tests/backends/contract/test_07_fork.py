@@ -34,6 +34,7 @@ MESSAGE = Message(TEXT, ServerID(1), ServerID(1), b"")
 
 USES: dict[str, Callable[[Messaging], object]] = {
     "add_name": lambda messaging: messaging.add_name("name"),
+    "begin_request": lambda messaging: messaging.begin_request(1, TEXT, b"", TEXT, print).__enter__(),
     "clean_up": lambda messaging: messaging.clean_up(),
     "close": lambda messaging: messaging.close(),
     "deregister": lambda messaging: messaging.deregister(TEXT),
@@ -50,7 +51,10 @@ USES: dict[str, Callable[[Messaging], object]] = {
     "request": lambda messaging: messaging.request(1, TEXT, b"", TEXT),
     "send": lambda messaging: messaging.send(messaging.server_id, TEXT),
     "send_all": lambda messaging: messaging.send_all(TEXT),
+    "start": lambda messaging: messaging.start(),
     "statistics": lambda messaging: messaging.statistics(),
+    "stop": lambda messaging: messaging.stop(),
+    "survey": lambda messaging: messaging.survey(TEXT, b"", TEXT),
     "watch": lambda messaging: messaging.watch(1),
 }
 NOT_USES = {"reinit"}
@@ -58,7 +62,7 @@ NOT_USES = {"reinit"}
 
 
 def test_uses_list_every_method() -> None:
-    methods = {name for name in vars(Messaging) if not name.startswith("_") and callable(getattr(Messaging, name))}
+    methods = {name for name in dir(Messaging) if not name.startswith("_") and callable(getattr(Messaging, name))}
     assert methods == USES.keys() | NOT_USES
 
 

@@ -33,7 +33,7 @@ def broadcast_with_few_descriptors(peers: list[Peer], channel: Channel) -> None:
     config = channel.recv()
     with Messaging(config) as messaging:
         results = [messaging.send_all(TEXT, text) for text in (b"first", b"second")]
-        channel.send([(int(result), dict(result.failures)) for result in results])
+        channel.send([(result.delivered, dict(result.failures)) for result in results])
         channel.recv()
 
 

@@ -317,7 +317,7 @@ def test_send_all(messaging: Messaging, start: StartPeer) -> None:
     peers, dead = [start() for _ in range(3)], start()
     dead.kill()
     result = messaging.send_all(TEXT, b"to all")
-    assert result == 3
+    assert result.delivered == 3
     assert result.failures == {}
     for peer in peers:
         assert peer.call(take_data, 1) == [b"to all"]
@@ -330,7 +330,7 @@ def test_send_all_tells_who_did_not_take_it(make_config: MakeConfig, start: Star
         with pytest.raises(QueueFull):
             fill(messaging, peers[0].server_id)
         result = messaging.send_all(TEXT, b"to all")
-        assert result == 1
+        assert result.delivered == 1
         assert list(result.failures) == [peers[0].pid]
         assert "does not read" in str(result.failures[peers[0].pid])
         assert peers[1].call(take_data, 1) == [b"to all"]
@@ -346,9 +346,21 @@ def test_dispatch_with_timeout(messaging: Messaging) -> None:
 def test_data_may_be_any_bytes_like(messaging: Messaging, peer: Peer) -> None:
     data = bytearray(b"changes after the call" * 100)
     for one in (data, memoryview(data), bytes(data)):
-        messaging.send(peer.server_id, TEXT, one)  # type: ignore[arg-type]
+        messaging.send(peer.server_id, TEXT, one)
     data[:7] = b"changed"
     with pytest.raises(TypeError):
         messaging.send(peer.server_id, TEXT, "text")  # type: ignore[arg-type]
     assert peer.call(take_data, 3) == [b"changes after the call" * 100] * 3
     assert not is_gone(messaging, peer.pid)
+
+
+def test_process_with_another_messaging_type(config: Config, make_config: MakeConfig, start: StartPeer) -> None:
+    """It is there, and the error says how it is reached."""
+    other = "stream" if config.messaging_type == "dgram" else "dgram"
+    peer = start(make_config(messaging_type=other))
+    with Messaging(config) as messaging:
+        with pytest.raises(NoSuchProcess, match=f"uses messaging type {other}; here messaging type = "):
+            messaging.send(peer.server_id, TEXT)
+        result = messaging.send_all(TEXT)
+        assert not result
+        assert set(result.failures) == {peer.pid}

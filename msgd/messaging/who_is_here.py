@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The part of a context that tells who is in the directory: processes, their ends, and their names."""
+
+from __future__ import annotations
+
+from msgd.errors import MsgdError
+from msgd.messaging.arguments import Destination
+from msgd.messaging.endpoint import Endpoint
+from msgd.messaging.handlers import logger
+from msgd.presence import Process
+from msgd.wire.server_id import ServerID
+
+
+class WhoIsHere:
+    """Messaging's calls about processes and names.  All raise ContextClosed and ForkedContext."""
+
+    server_id: ServerID
+    _endpoint: Endpoint
+    _names: set[str]
+
+    def _check_usable(self) -> None:
+        raise NotImplementedError
+
+    def processes(self) -> list[Process]:
+        """The living processes of the directory, this one included."""
+        with self._endpoint.lock:
+            self._check_usable()
+            return list(self._endpoint.presence.processes())
+
+    def is_alive(self, dst: Destination) -> bool:
+        """Whether the addressed process lives."""
+        with self._endpoint.lock:
+            self._check_usable()
+            return self._endpoint.presence.is_alive(ServerID.of(dst))
+
+    def watch(self, dst: Destination) -> int:
+        """A pidfd of the addressed process, readable once it has ended; the caller closes it.
+
+        Raises NoSuchProcess if it does not live.
+        """
+        with self._endpoint.lock:
+            self._check_usable()
+            return self._endpoint.presence.watch(ServerID.of(dst))
+
+    def add_name(self, name: str) -> None:
+        """Let this context be found by `name`, beside any others that have it, until remove_name() or close().
+
+        A forked child does not have its parent's names.  Raises ValueError for what cannot be a name.
+        """
+        with self._endpoint.lock:
+            self._check_usable()
+            self._endpoint.presence.add_name(name, self.server_id)
+            self._names.add(name)
+
+    def remove_name(self, name: str) -> None:
+        """Take this name away from the context, if it has it."""
+        with self._endpoint.lock:
+            self._check_usable()
+            if name in self._names:
+                self._endpoint.presence.remove_name(name, self.server_id)
+                self._names.discard(name)
+
+    def lookup(self, name: str) -> list[ServerID]:
+        """The living processes that have the name, in the order in which they took it; often one, or none."""
+        with self._endpoint.lock:
+            self._check_usable()
+            return self._endpoint.presence.lookup(name)
+
+    def names(self) -> dict[str, list[ServerID]]:
+        """All names of living processes, and which processes have them."""
+        with self._endpoint.lock:
+            self._check_usable()
+            return self._endpoint.presence.names()
+
+    def clean_up(self) -> list[int]:
+        """Remove what dead processes left in the directory.  Returns the pids of which there was more than a name."""
+        with self._endpoint.lock:
+            self._check_usable()
+            backend = self._endpoint.backend
+            return self._endpoint.presence.clean_up(backend.left_behind(), backend.remove)
+
+    def pending(self, dst: Destination) -> int:
+        """The number of messages known to wait for the destination's process: it has not taken them yet."""
+        with self._endpoint.lock:
+            self._check_usable()
+            return self._endpoint.backend.pending(ServerID.of(dst).pid)
+
+    def _give_up_names(self) -> None:
+        """Remove this context's names.  Whoever next finds one dead removes what a full disk has kept."""
+        try:
+            for name in self._names:
+                self._endpoint.presence.remove_name(name, self.server_id)
+        except MsgdError as error:
+            logger.error("removing the names of %s: %s", self.server_id, error)
+        self._names.clear()

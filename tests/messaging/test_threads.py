@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Threads: any may send, ask and register; one dispatches at a time; nothing is lost, doubled or reordered."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import threading
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from msgd import AlreadyDispatching, BackendUnavailable, Config, ContextClosed, Message, Messaging, QueueFull, ServerID
+from tests.backends.conftest import StartPeer
+from tests.messaging.test_requests import ANSWER, ASK, echo
+from tests.support.harness import PATIENCE, TEXT, Peer, Session, serve
+
+SECONDS = float(os.environ.get("MSGD_SOAK", "1"))
+"""How long the soak runs for each messaging type; an issue asks for 60."""
+
+_NUMBERED = struct.Struct("<IQ")
+THREADS = 8
+END = 0xF3FF
+
+
+def count_in_order(session: Session, senders: int) -> dict[tuple[int, int], int]:
+    """Receive numbered messages until each thread has said how many there were; the number of each."""
+    following: dict[tuple[int, int], int] = defaultdict(int)
+    ended: dict[tuple[int, int], int] = {}
+
+    def take(message: Message) -> None:
+        thread, number = _NUMBERED.unpack(message.data)
+        key = message.src.pid, thread
+        assert number == following[key], f"{key}: {number} came where {following[key]} was due"
+        following[key] += 1
+
+    def end(message: Message) -> None:
+        thread, number = _NUMBERED.unpack(message.data)
+        ended[message.src.pid, thread] = number
+
+    session.messaging.register(TEXT, take)
+    session.messaging.register(END, end)
+    while len(ended) < senders:
+        session.messaging.dispatch(None)
+    assert session.messaging.statistics().handler_errors == 0
+    assert dict(following) == ended
+    return dict(following)
+
+
+def send_from_threads(session: Session, receivers: list[ServerID], seconds: float) -> int:
+    """Send numbered messages from THREADS threads to all receivers, one thread dispatching meanwhile."""
+    messaging, stop = session.messaging, threading.Event()
+
+    def send(thread: int) -> int:
+        number, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            for _ in range(16):
+                for dst in receivers:
+                    messaging.send(dst, TEXT, _NUMBERED.pack(thread, number), timeout=PATIENCE)
+                number += 1
+        for dst in receivers:
+            messaging.send(dst, END, _NUMBERED.pack(thread, number), timeout=PATIENCE)
+        return number
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        sending = [pool.submit(send, thread) for thread in range(THREADS)]
+        while not all(one.done() for one in sending):
+            messaging.dispatch(0.01)
+        total = sum(one.result() for one in sending)
+    while messaging.statistics().queued_messages:
+        messaging.dispatch(0.01)
+    stop.set()
+    return total
+
+
+def test_soak(start: StartPeer) -> None:
+    """Eight threads in each of two processes send to two others: every message once, in order for each thread."""
+    senders, receivers = [start(), start()], [start(), start()]
+    addresses = [one.server_id for one in receivers]
+    for one in receivers:
+        one.begin(count_in_order, THREADS * len(senders))
+    for one in senders:
+        one.begin(send_from_threads, addresses, SECONDS)
+    sent = sum(one.channel.poll(SECONDS + PATIENCE) and one.hear() for one in senders)
+    for one in receivers:
+        assert one.channel.poll(SECONDS + PATIENCE)
+        assert sum(one.hear().values()) == sent
+    assert sent > 0
+
+
+def test_second_dispatcher_is_refused(messaging: Messaging) -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait(message: Message) -> None:
+        inside.set()
+        leave.wait(PATIENCE)
+
+    messaging.register(TEXT, wait)
+    messaging.send(messaging.server_id, TEXT)
+
+    def second() -> None:
+        assert inside.wait(PATIENCE)
+        try:
+            with pytest.raises(AlreadyDispatching, match="another thread dispatches"):
+                messaging.dispatch()
+        finally:
+            leave.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(second)
+        assert messaging.dispatch(PATIENCE) == 1
+        refused.result()
+
+
+def test_handler_may_dispatch(messaging: Messaging) -> None:
+    seen: list[bytes] = []
+
+    def outer(message: Message) -> None:
+        seen.append(message.data)
+        messaging.dispatch()
+
+    messaging.register(TEXT, outer)
+    for text in (b"one", b"two"):
+        messaging.send(messaging.server_id, TEXT, text)
+    while len(seen) < 2:
+        messaging.dispatch(PATIENCE)
+    assert seen == [b"one", b"two"]
+
+
+def test_requests_beside_a_dispatching_thread(messaging: Messaging, peer: Peer) -> None:
+    peer.begin(echo)
+    with ThreadPoolExecutor(4) as pool:
+        texts = [b"%d" % number for number in range(40)]
+        asked = [pool.submit(messaging.request, peer.server_id, ASK, text, ANSWER, PATIENCE) for text in texts]
+        while not all(one.done() for one in asked):
+            messaging.dispatch(0.01)
+        assert [one.result().data for one in asked] == texts
+
+
+def test_guest_gives_way_to_dispatch(messaging: Messaging, peer: Peer) -> None:
+    """A thread that waits for an answer dispatches meanwhile; it is no reason for dispatch() to be refused."""
+    got: list[bytes] = []
+    messaging.register(TEXT, lambda message: got.append(message.data))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(messaging.request, peer.server_id, ASK, b"late", ANSWER, PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while not messaging._endpoint.turn.owner and time.monotonic() < deadline:
+            os.sched_yield()
+        messaging.send(messaging.server_id, TEXT, b"mine")
+        while not got:
+            messaging.dispatch(0.05)
+        peer.begin(echo)
+        while not asked.done():
+            messaging.dispatch(0.01)
+        assert asked.result().data == b"late"
+
+
+def fill(messaging: Messaging, dst: ServerID) -> None:
+    """Send until the destination's queue is at its bound."""
+    with contextlib.suppress(QueueFull):
+        while True:
+            messaging.send(dst, TEXT, b"x")
+
+
+def test_send_waits_for_room_in_a_thread(make_config: object, start: StartPeer) -> None:
+    config: Config = make_config(send_queue_messages=10)  # type: ignore[operator]
+    peer = start(config)
+    with Messaging(config) as messaging:
+        fill(messaging, peer.server_id)
+        with ThreadPoolExecutor(2) as pool:
+            waiting = [pool.submit(messaging.send, peer.server_id, TEXT, b"y", timeout=PATIENCE) for _ in range(2)]
+            peer.begin(serve)
+            for one in waiting:
+                one.result()
+
+
+def test_close_ends_the_dispatch_of_another_thread(config: Config) -> None:
+    messaging = Messaging(config)
+    with ThreadPoolExecutor(1) as pool:
+        dispatching = pool.submit(messaging.dispatch, None)
+        deadline = time.monotonic() + PATIENCE
+        while not messaging._endpoint.turn.owner and time.monotonic() < deadline:
+            os.sched_yield()
+        messaging.close()
+        assert dispatching.result(PATIENCE) == 0
+    with pytest.raises(ContextClosed):
+        messaging.send(messaging.server_id, TEXT)
+
+
+# The background dispatcher
+
+
+def test_background_dispatcher(config: Config, peer: Peer) -> None:
+    messaging = Messaging(config)
+    if config.messaging_type == "tdb":
+        with pytest.raises(BackendUnavailable, match="main"):
+            messaging.start()
+        messaging.close()
+        return
+    got = threading.Event()
+    threads: list[str] = []
+
+    def take(message: Message) -> None:
+        threads.append(threading.current_thread().name)
+        got.set()
+
+    messaging.register(TEXT, take)
+    messaging.start()
+    messaging.start()
+    messaging.send(messaging.server_id, TEXT)
+    assert got.wait(PATIENCE)
+    assert threads == ["msgd-dispatcher"]
+    messaging.close()
+    assert "msgd-dispatcher" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_background_dispatcher_stops_when_its_handler_closes(config: Config) -> None:
+    if config.messaging_type == "tdb":
+        return
+    messaging = Messaging(config)
+    closed = threading.Event()
+
+    def close(message: Message) -> None:
+        messaging.close()
+        closed.set()
+
+    messaging.register(TEXT, close)
+    messaging.start()
+    messaging.send(messaging.server_id, TEXT)
+    assert closed.wait(PATIENCE)

@@ -6,25 +6,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from msgd.errors import MalformedMessage
+from msgd.errors import MalformedMessage, TransportError
+from msgd.messaging.arguments import Destination, Type, message_type_number
+from msgd.messaging.requests import reply_type_of
+from msgd.results import Broadcast
+from msgd.wire.gateway.limits import MAX_TIMEOUT
 from msgd.wire.gateway.members import Members
-from msgd.wire.gateway.replies import read_message
+from msgd.wire.gateway.replies import ERRORS, read_message
 from msgd.wire.header import Message
 from msgd.wire.server_id import ServerID
 
-Destination = ServerID | int | str
-Type = int | str
 
-
-def wire_address(to: Destination) -> int | str:
+def wire_address(dst: Destination) -> int | str:
     """A destination as the protocol writes it."""
-    return str(to) if isinstance(to, ServerID) else to
+    return str(dst) if isinstance(dst, ServerID) else dst
 
 
-def delivered(answer: Mapping[str, object]) -> int:
-    """The number in the answer to send_all."""
+def longest(timeout: float | None) -> float:
+    """A timeout in seconds, as the protocol has it: None, for ever, is the longest that it knows."""
+    return MAX_TIMEOUT if timeout is None else timeout
+
+
+def answer_type(message_type: Type, reply_type: Type | None) -> Type:
+    """The type that answers a request: the one given, or Samba's; TypeError if neither is known."""
+    return reply_type_of(message_type_number(message_type), None) if reply_type is None else reply_type
+
+
+def broadcast_result(answer: Mapping[str, object]) -> Broadcast:
+    """What the answer to send_all says."""
     number: int = Members(dict(answer)).take_number("delivered", 0, 1 << 31)
-    return number
+    failures = answer.get("failures")
+    if not isinstance(failures, dict):
+        raise MalformedMessage("the gateway's answer to send_all holds no failures")
+    return Broadcast(number, {int(pid): ERRORS.get(code, TransportError)(code) for pid, code in failures.items()})
 
 
 def answering_message(answer: Mapping[str, object]) -> Message:

@@ -23,17 +23,18 @@ from types import TracebackType
 from typing import Self
 
 from msgd.client.answers import (
-    Destination,
-    Type,
+    answer_type,
     answering_message,
-    delivered,
+    broadcast_result,
     listed_names,
     listed_processes,
+    longest,
     wire_address,
 )
 from msgd.client.connecting import TIMEOUT, connect, gateway_path, no_gateway
 from msgd.errors import ReplyTimeout
-from msgd.results import SendStatus
+from msgd.messaging.arguments import Data, Destination, Type, data_bytes
+from msgd.results import Broadcast, SendStatus
 from msgd.wire.gateway.conversation import Conversation
 from msgd.wire.gateway.limits import CALL_TIMEOUT
 from msgd.wire.gateway.members import Members
@@ -85,40 +86,45 @@ class Client:
         """A descriptor that polls readable when the gateway has sent something; receive(timeout=0) then reads it."""
         return self._socket.fileno()
 
-    def send(self, to: Destination, message_type: Type, data: bytes = b"", *, timeout: float = 0.0) -> SendStatus:
+    def send(self, dst: Destination, message_type: Type, data: Data = b"", *, timeout: float | None = 0) -> SendStatus:
         """Send a message; if the receiver's queue is full, have the gateway wait `timeout` seconds for room.
 
         Raises what Messaging.send() raises, NotAllowed, and GatewayClosed.
         """
-        answer = self._ask("send", timeout, data, to=wire_address(to), type=message_type, timeout=timeout or None)
+        seconds = longest(timeout)
+        members = {"to": wire_address(dst), "type": message_type, "timeout": seconds or None}
+        answer = self._ask("send", seconds, data_bytes(data), **members)
         return SendStatus(answer["status"])
 
-    def send_all(self, message_type: Type, data: bytes = b"") -> int:
-        """Send to every living process; the number of processes that took it."""
-        answer = self._ask("send_all", 0.0, data, type=message_type)
-        return delivered(answer)
+    def send_all(self, message_type: Type, data: Data = b"") -> Broadcast:
+        """Send to every living process.  Returns the number of processes that took it."""
+        return broadcast_result(self._ask("send_all", 0.0, data_bytes(data), type=message_type))
 
-    def call(
-        self, to: Destination, message_type: Type, data: bytes, answer: Type, timeout: float = CALL_TIMEOUT
+    def request(
+        self,
+        dst: Destination,
+        message_type: Type,
+        data: Data = b"",
+        reply_type: Type | None = None,
+        timeout: float | None = CALL_TIMEOUT,
     ) -> Message:
-        """Send a message and return the first message of the type `answer` that its receiver sends back.
+        """Send a message and return the first message of `reply_type` that its receiver sends back.
 
-        Raises what send() raises, NoSuchProcess if the receiver ends first, ReplyTimeout.
+        `reply_type` may be left out for Samba's pairs, such as PING and PONG.  Raises what send() raises, NoSuchProcess
+        if the receiver ends first, ReplyTimeout.
         """
-        members = self._ask(
-            "call",
-            timeout,
-            data,
-            to=wire_address(to),
-            type=message_type,
-            answer=answer,
-            timeout=timeout,
-        )
-        return answering_message(members)
+        seconds = longest(timeout)
+        members = {
+            "to": wire_address(dst),
+            "type": message_type,
+            "answer": answer_type(message_type, reply_type),
+            "timeout": seconds,
+        }
+        return answering_message(self._ask("call", seconds, data_bytes(data), **members))
 
-    def ping(self, to: Destination | None = None, timeout: float = CALL_TIMEOUT) -> None:
-        """Return when the process has answered a PING (None: when the gateway has); errors as call()."""
-        members = {} if to is None else {"to": wire_address(to), "timeout": timeout}
+    def ping(self, dst: Destination | None = None, timeout: float = CALL_TIMEOUT) -> None:
+        """Return when the process has answered a PING (None: when the gateway has); errors as request()."""
+        members = {} if dst is None else {"to": wire_address(dst), "timeout": timeout}
         self._ask("ping", timeout, **members)
 
     def register(self, *types: Type) -> None:
@@ -146,7 +152,7 @@ class Client:
         return events.popleft() if events else None
 
     def _ask(self, op: str, patience: float = 0.0, data: bytes = b"", /, **members: object) -> Mapping[str, object]:
-        """Send a request and wait for its answer; `patience`: how long the gateway was told to wait."""
+        """Send a request and wait for its answer.  `patience` is how long the gateway was told to wait."""
         tag, line = self._conversation.ask(op, data, **members)
         self._unsent += line
         deadline = time.monotonic() + self._timeout + patience
@@ -157,7 +163,7 @@ class Client:
         return answer
 
     def _exchange(self, deadline: float | None) -> bool:
-        """Wait until something can be written or read, and do so.  False if the deadline passes first.
+        """Wait until something can be written or read, and do so.  Returns False if the deadline passes first.
 
         Both at once: a gateway whose backlog for us is full does not read until we do.
         """

@@ -20,7 +20,10 @@ _SHORTEST_WAIT = 1e-3
 
 
 def gateway_path(path: str | None) -> str:
-    """Where the gateway listens: `path`, else the configured path.  GatewayClosed if there is to be no gateway."""
+    """Where the gateway listens: `path`, else the configured path.
+
+    Raises GatewayClosed if there is to be no gateway.
+    """
     path = Config.load().listen if path is None else path
     if not path:
         raise GatewayClosed("there is no gateway: msgd:listen is empty")

@@ -71,7 +71,7 @@ class Children:
         return self._per_uid[uid]
 
     def start(self, uid: int, body: Callable[[LetIn], int]) -> int:
-        """Fork a child that runs `body` and exits with the status it returns; its pid.
+        """Fork a child that runs `body` and exits with the status it returns.  Returns its pid.
 
         Signals are blocked until `body` calls its argument.  If `body` raises, the child logs it and exits with 1.
         OSError if fork() fails.

@@ -31,7 +31,7 @@ many containers, 2**30, that is more memory than the machine has.  The daemon ne
 
 
 def run_detached(program: str, pid_file: PidFile, serve: Callable[[Callable[[], None]], None]) -> int:
-    """Run `serve(ready)` in a daemon that holds `pid_file`; the exit status, in both processes.
+    """Run `serve(ready)` in a daemon that holds `pid_file`.  Returns the exit status, in both processes.
 
     The invoking process returns when the daemon has called `ready`, or has failed; then it prints the error to stderr.
     """

@@ -84,7 +84,7 @@ class Listener:
         return self._socket.fileno()
 
     def accept(self) -> socket.socket | None:
-        """The next client; None if none waits.  OSError if the system is out of descriptors or memory."""
+        """The next client; None if none waits.  Raises OSError if the system is out of descriptors or memory."""
         try:
             return self._socket.accept()[0]
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):

@@ -103,7 +103,10 @@ class Gateway:
                 client.close()
 
     def _admit(self, client: socket.socket) -> bool:
-        """Start a connection process for the client, or refuse it; whether there is one now."""
+        """Start a connection process for the client, or refuse it.
+
+        Returns whether a connection process was started.
+        """
         config, children = self._settings.config, self._children
         peer = Peer.of(client)
         if not peer.may_connect(config):

@@ -2,8 +2,8 @@
 # Copyright: The msgd authors
 """The calls of one client that wait for their answers.
 
-Rule 1.  A message answers the oldest call that it can answer: its type is the one asked for, and it comes from the
-process that was asked.
+Rule 1.  A call is a request of the context (messaging/requests.py), so each gets its own answer, and a process of
+msgd's that handles no such type says so at once.
 
 Rule 2.  A call ends with its answer, when its time is over, or when the process asked has ended.
 
@@ -13,18 +13,18 @@ The context is dispatched until a dispatch handles no message: then whatever the
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from msgd.daemon.gateway.subscriptions import Subscriptions
 from msgd.daemon.loop import Loop, LoopTimer
 from msgd.errors import MsgdError, NoSuchProcess, QueueFull, ReplyTimeout
 from msgd.messaging import Messaging
+from msgd.messaging.requests import PendingRequest
 from msgd.wire.gateway.limits import MAX_CALLS
 from msgd.wire.gateway.replies import write_answer, write_message, write_refusal
 from msgd.wire.gateway.requests import Asked, Call
-from msgd.wire.header import Message
 from msgd.wire.message_types import type_name
 
 _NEXT_TURN = 0.001
@@ -37,20 +37,22 @@ class _PendingCall:
     request: Call
     timer: LoopTimer
     pidfd: int
+    in_flight: contextlib.ExitStack
+    pending: PendingRequest
     has_ended: bool = False
     """Whether the process asked has ended; its last messages may be unread."""
 
 
 class Calls:
-    """The pending calls; `reply` takes the line that answers one."""
+    """The pending calls; `reply` takes the line that answers one, `no_memory` the length of an answer without room."""
 
     def __init__(
-        self, messaging: Messaging, loop: Loop, subscriptions: Subscriptions, reply: Callable[[bytes], None]
+        self, messaging: Messaging, loop: Loop, reply: Callable[[bytes], None], no_memory: Callable[[int], None]
     ) -> None:
         self._messaging = messaging
         self._loop = loop
-        self._subscriptions = subscriptions
         self._reply = reply
+        self._no_memory = no_memory
         self._pending: list[_PendingCall] = []
 
     def __len__(self) -> int:
@@ -68,27 +70,30 @@ class Calls:
         """
         if len(self._pending) >= MAX_CALLS:
             raise QueueFull(f"{len(self._pending)} calls wait for their answers, which is the limit")
-        pidfd = self._messaging.watch(request.to)
-        try:
-            self._messaging.send(request.to, request.type, request.data)
-        except MsgdError:
-            os.close(pidfd)
-            raise
-        timer = self._loop.call_later(request.timeout or _NEXT_TURN, lambda: self._time_out(call))
-        call = _PendingCall(asked, request, timer, pidfd)
+        with contextlib.ExitStack() as in_flight:
+            pidfd = self._messaging.watch(request.to)
+            in_flight.callback(os.close, pidfd)
+            beginning = self._messaging.begin_request(
+                request.to, request.type, request.data, request.answer, lambda: self._finish(call)
+            )
+            pending = in_flight.enter_context(beginning)
+            timer = self._loop.call_later(request.timeout or _NEXT_TURN, lambda: self._time_out(call))
+            call = _PendingCall(asked, request, timer, pidfd, in_flight.pop_all(), pending)
         self._pending.append(call)
         self._loop.on_readable(pidfd, lambda: self._note_end(call))
-        self._subscriptions.add(request.answer)
 
-    def answer(self, message: Message) -> bool:
-        """Whether the message was the answer to a call."""
-        for call in self._pending:
-            request = call.request
-            if request.answer == message.type and request.to.pid == message.src.pid:
-                members = {"answer": write_message(message)}
-                self._settle(call, write_answer(call.asked.op, call.asked.tag, members))
-                return True
-        return False
+    def _finish(self, call: _PendingCall) -> None:
+        """The answer has come, or the word that there will be none."""
+        try:
+            message = call.pending.result()
+            line = write_answer(call.asked.op, call.asked.tag, {"answer": write_message(message)})
+        except MemoryError:
+            assert call.pending.answer is not None
+            self._no_memory(len(call.pending.answer.data))
+        except MsgdError as error:
+            self._refuse(call, error)
+        else:
+            self._settle(call, line)
 
     def after_dispatch(self, handled: int) -> None:
         """The context has been dispatched and has handled so many messages."""
@@ -112,6 +117,5 @@ class Calls:
         self._pending.remove(call)
         call.timer.cancel()
         self._loop.on_readable(call.pidfd, None)
-        os.close(call.pidfd)
-        self._subscriptions.remove(call.request.answer)
+        call.in_flight.close()
         self._reply(line)

@@ -8,7 +8,8 @@ A line's way, in one direction:
                               |   ^
                         the messaging context
 
-Rule 1.  The callbacks of events only take in what has come: bytes into the LineReader, messages into the session.
+Rule 1.  The callbacks take in what has come, or send what waits: bytes go into the LineReader, messages into the
+session, and lines of the Outbox to the client.
 Once a turn of the loop _end_turn() does the rest, in this order: requests, sending, and choosing what to poll for.
 
 Rule 2.  What may be done is the state's to say (state.py).  What happens is reported to it, and it is kept nowhere
@@ -74,7 +75,7 @@ class Connection:
         """Runs when the context has to be dispatched in the next turn, whether or not it is readable."""
 
     def run(self, lifeline: int | None, let_signals_in: LetIn) -> str:
-        """Serve the client to the end; the reason of the end, for the log."""
+        """Serve the client to the end.  Returns the reason of the end, for the log."""
         loop, messaging = self._loop, self._messaging
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.on_signal(signum, lambda: self._stop("the connection process was told to end"))
@@ -104,7 +105,7 @@ class Connection:
         self._idle_timer.restart()
         if not data:
             self._state.on(Event.EOF)
-        elif self._state.takes_lines:
+        elif self._state.takes_input:
             self._lines.feed(data)
 
     def _dispatch(self) -> None:
@@ -153,7 +154,7 @@ class Connection:
 
     def _note_backlog(self) -> None:
         """Tell the state whether the backlog is over its bound."""
-        if self._outbox.is_full == self._state.is_full or not self._state.takes_lines:
+        if self._outbox.is_full == self._state.is_full or not self._state.may_say:
             return
         if self._outbox.is_full:
             self._state.on(Event.FILL)
@@ -176,7 +177,7 @@ class Connection:
         return self._state.is_finished and self._state.does_requests and not is_waiting
 
     def _choose_events(self) -> None:
-        """Poll for what the state allows; where nothing is read from the client, for its hangup."""
+        """Poll for what the state allows.  Where nothing is read from the client, poll for its hangup."""
         loop, state, fd = self._loop, self._state, self._client.fileno()
         reads = state.reads(has_room=not self._lines.is_full)
         loop.on_readable(fd, self._read if reads else None)
@@ -201,7 +202,7 @@ class Connection:
 
     def _end_stalled(self) -> None:
         """Of its backlog the client gets the line that has begun to leave, then the last word."""
-        if self._state.takes_lines:
+        if self._state.may_say:
             self._outbox.cut()
             seconds = self._settings.config.client_stall_timeout
             self._session.say_bye(STALLED, f"nothing was read for {seconds:g} seconds (msgd:client stall timeout)")

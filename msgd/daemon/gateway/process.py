@@ -42,7 +42,7 @@ def serve(
     counters: Counters | None,
     let_signals_in: LetIn,
 ) -> int:
-    """Be the connection process of a client to its end; the exit status.
+    """Be the connection process of a client to its end.  Returns the exit status.
 
     `lifeline` is the pipe whose end of file ends this process; None if there is none.  `counters` is where it counts
     its messages, if it does.  `let_signals_in` is called once signals can be handled.

@@ -24,7 +24,6 @@ from msgd.daemon.gateway.outbox import Outbox
 from msgd.daemon.gateway.peer import Peer
 from msgd.daemon.gateway.permission import SendPermission
 from msgd.daemon.gateway.state import ConnectionState, Event
-from msgd.daemon.gateway.subscriptions import Subscriptions
 from msgd.daemon.loop import Loop, LoopTimer
 from msgd.daemon.settings import Settings
 from msgd.errors import MsgdError, QueueFull
@@ -77,8 +76,7 @@ class Session:
         self._outbox = outbox
         self._state = state
         self._permission = SendPermission(peer, settings)
-        self._subscriptions = Subscriptions(messaging, self._receive)
-        self._calls = Calls(messaging, loop, self._subscriptions, self._say)
+        self._calls = Calls(messaging, loop, self._say, self._no_memory)
         self._registered: set[int] = set()
         self._held: _HeldSend | None = None
 
@@ -108,7 +106,7 @@ class Session:
                 self._say(write_answer(asked.op, asked.tag, answer))
 
     def dispatch(self) -> None:
-        """Take in the messages that are there; there may be room for a held send, and processes may have ended."""
+        """Take in the messages that are there, try a held send again, and settle the calls to ended processes."""
         handled = self._messaging.dispatch()
         if self._held is not None:
             self._try_held(self._held, is_last=False)
@@ -116,20 +114,20 @@ class Session:
 
     def say_bye(self, code: str, text: str) -> None:
         """Say the last word, if it has not been said."""
-        if self._state.takes_lines:
+        if self._state.may_say:
             self._say(write_bye(code, text))
             self._state.why = text
             self._state.on(Event.BYE)
             logger.debug("the last word to %s is %s: %s", self._peer, code, text)
 
     def _say(self, line: bytes) -> None:
-        if self._state.takes_lines:
+        if self._state.may_say:
             self._outbox.append(line)
 
     # Requests
 
     def _do(self, asked: Asked) -> Mapping[str, object] | None:
-        """The members of the answer; None if the answer comes later.  MsgdError refuses the request."""
+        """The members of the answer; None if the answer comes later.  A MsgdError refuses the request."""
         match asked.request:
             case Hello():
                 return self._hello()
@@ -139,7 +137,7 @@ class Session:
                 self._permission.check(message_type)
                 delivered = self._messaging.send_all(message_type, data)
                 failures = {str(pid): error_code(error) for pid, error in delivered.failures.items()}
-                return {"delivered": int(delivered), "failures": failures}
+                return {"delivered": delivered.delivered, "failures": failures}
             case Register(types):
                 return self._register(types)
             case Deregister(types):
@@ -204,14 +202,14 @@ class Session:
         if len(self._registered) + len(new) > MAX_TYPES:
             raise QueueFull(f"a client may be registered for {MAX_TYPES} types at most")
         for message_type in new:
-            self._subscriptions.add(message_type)
+            self._messaging.register(message_type, self._receive)
         self._registered |= new
         return {}
 
     def _deregister(self, types: tuple[int, ...]) -> Mapping[str, object]:
         for message_type in self._registered.intersection(types):
             self._registered.discard(message_type)
-            self._subscriptions.remove(message_type)
+            self._messaging.deregister(message_type, self._receive)
         return {}
 
     # Messages
@@ -219,10 +217,11 @@ class Session:
     def _receive(self, message: Message) -> None:
         """Handle a message.  The context logs what a handler raises; running out of memory must not end there."""
         try:
-            if not self._calls.answer(message) and message.type in self._registered:
-                self._say(write_event(message))
+            self._say(write_event(message))
         except MemoryError:
-            text = f"no memory for a message of {len(message.data)} bytes (msgd:client memory)"
-            about_it = fields(CONNECTION_FAILED, **self._peer.fields)
-            logger.error("the connection of %s: %s", self._peer, text, extra=about_it)
-            self.say_bye(FAILED, text)
+            self._no_memory(len(message.data))
+
+    def _no_memory(self, length: int) -> None:
+        text = f"no memory for a message of {length} bytes (msgd:client memory)"
+        logger.error("the connection of %s: %s", self._peer, text, extra=fields(CONNECTION_FAILED, **self._peer.fields))
+        self.say_bye(FAILED, text)

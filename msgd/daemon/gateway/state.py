@@ -146,7 +146,7 @@ class ConnectionState:
         """Once the connection is over, or the last word is said: the reason, for the log."""
 
     def on(self, event: Event) -> None:
-        """Take note of what has happened.  KeyError if it cannot happen in this state."""
+        """Take note of what has happened.  Raises KeyError if it cannot happen in this state."""
         if self.ours is Ours.CLOSED:
             return
         if event is Event.EOF:
@@ -164,9 +164,14 @@ class ConnectionState:
         return self.ours not in (Ours.FULL, Ours.HELD_AND_FULL, Ours.CLOSED)
 
     @property
-    def takes_lines(self) -> bool:
+    def may_say(self) -> bool:
         """Whether a line for the client may join the backlog: until the last word has."""
         return self.ours in (Ours.SERVING, Ours.HELD, Ours.FULL, Ours.HELD_AND_FULL)
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether bytes from the client are kept.  After the last word they are discarded."""
+        return self.may_say
 
     @property
     def has_last_word(self) -> bool:

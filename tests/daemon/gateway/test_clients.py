@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from msgd import (
+    Broadcast,
     GatewayClosed,
     MalformedMessage,
     MessageTooLarge,
@@ -54,9 +55,9 @@ def test_a_client(place: Place) -> None:
             assert (received.data, received.src, received.dst.pid) == (expected, peer.server_id, client.server_id.pid)
         assert {client.server_id, peer.server_id} <= set(client.processes())
         assert client.names()[f"msgd-connection-{os.geteuid()}"] == [client.server_id]
-        assert client.send_all(TEXT, b"all") == 2
+        assert client.send_all(TEXT, b"all") == Broadcast(2)
         assert peer.call(take_data, 1) == [b"all"]
-        levels = client.call(msgd.pid, "REQ_DEBUGLEVEL", b"", answer=MessageType.DEBUGLEVEL)
+        levels = client.request(msgd.pid, "REQ_DEBUGLEVEL")
         assert levels.data == b"all:3 msgd:3\n\0"
         client.deregister(TEXT)
         peer.call(send_many, client.server_id, [b"three"])
@@ -69,7 +70,7 @@ def test_errors_are_messagings(place: Place) -> None:
     msgd = place.msgd()
     with Client(place.gateway) as client, Peer(place.config) as peer:
         with pytest.raises(ReplyTimeout, match="did not answer"):
-            client.call(peer.server_id, TEXT, b"", answer=TEXT, timeout=0.05)
+            client.request(peer.server_id, TEXT, b"", TEXT, timeout=0.05)
         with pytest.raises(MalformedMessage, match="'PANG' is not a message type"):
             client.send(msgd.pid, "PANG")
         peer.call(close)
@@ -92,7 +93,7 @@ def test_what_is_too_large_for_the_gateway_is_not_sent(place: Place) -> None:
     with Client(place.gateway) as client, Peer(place.config) as peer:
         with pytest.raises(MessageTooLarge, match=r"3073 bytes of data; msgd:max message size is 3072 there"):
             client.send(peer.server_id, TEXT, bytes(3073))
-        for ask in (client.send, partial(client.call, answer=TEXT)):
+        for ask in (client.send, partial(client.request, reply_type=TEXT)):
             with pytest.raises(MessageTooLarge, match=TOO_LONG):
                 ask(peer.server_id, TEXT, b"\xff" * 3072)  # is longer in base64
         with pytest.raises(MessageTooLarge, match=TOO_LONG):
@@ -218,8 +219,8 @@ def test_an_asyncio_client(place: Place) -> None:
             with pytest.raises(NoSuchProcess):
                 await client.send(99999999, TEXT)
             with pytest.raises(ReplyTimeout):
-                await client.call(peer.server_id, TEXT, b"", TEXT, timeout=0.05)
-            assert await client.send_all(TEXT, b"all") == 2
+                await client.request(peer.server_id, TEXT, b"", TEXT, timeout=0.05)
+            assert await client.send_all(TEXT, b"all") == Broadcast(2)
             assert peer.server_id in await client.processes()
             assert (await client.names())[f"msgd-connection-{os.geteuid()}"] == [client.server_id]
             assert await asyncio.to_thread(peer.call, take_data, 3) == [b"text", b"", b"all"]

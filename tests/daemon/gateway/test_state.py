@@ -42,7 +42,9 @@ def test_closed_is_final() -> None:
     for event in Event:
         state = after(Event.GONE, event)
         assert state.is_closed
-        assert not any((state.does_requests, state.takes_messages, state.takes_lines, state.reads(has_room=True)))
+        assert not any(
+            (state.does_requests, state.takes_messages, state.may_say, state.takes_input, state.reads(has_room=True))
+        )
 
 
 def test_what_cannot_happen_is_a_bug() -> None:
@@ -79,7 +81,8 @@ def test_after_the_last_word_input_is_read_to_be_discarded() -> None:
     state = after(Event.HOLD, Event.BYE)
     assert state.has_last_word
     assert state.reads(has_room=False)
-    assert not state.takes_lines
+    assert not state.may_say
+    assert not state.takes_input
     state.on(Event.FLUSHED)
     assert state.reads(has_room=False)
     state.on(Event.EOF)

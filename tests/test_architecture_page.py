@@ -20,14 +20,16 @@ CLAUSES = [int(number) for number in re.findall(r"^(\d+)\. \*\*", PAGE, re.MULTI
 
 
 def _methods_by_class() -> dict[str, set[str]]:
-    """What each class of the package, or those of its name, define, without what they inherit."""
+    """What each class of the package, or those of its name, define, with what their bases of the package define."""
     methods: dict[str, set[str]] = {}
+    bases: dict[str, set[str]] = {}
     for path in (ROOT / "msgd").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 functions = (one.name for one in ast.walk(node) if isinstance(one, ast.FunctionDef))
                 methods.setdefault(node.name, set()).update(functions)
-    return methods
+                bases.setdefault(node.name, set()).update(one.id for one in node.bases if isinstance(one, ast.Name))
+    return {name: found.union(*(methods.get(base, set()) for base in bases[name])) for name, found in methods.items()}
 
 
 DEFINED = _methods_by_class()

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""What the documentation shows works: the programs of docs/api.md and those in examples/ are run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from msgd._registry import MESSAGING_MODULES
+from tests.support.daemons import ENVIRONMENT, PATIENCE
+
+ROOT = Path(__file__).parents[1]
+TYPES = [module.name for module in MESSAGING_MODULES]
+PROGRAMS = dict(
+    zip(
+        ("messaging", "requests", "threads", "asyncio"),
+        re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE | re.DOTALL),
+        strict=True,
+    )
+)
+EXPECTED = {
+    "messaging": r"hello from pid \d+\n",
+    "requests": r"b'QUIET'\n3\nTrue\n",
+    "threads": re.escape(f"{[b'%d%d' % (n, n) for n in range(8)]}\n"),
+    "asyncio": r"\[b'one!', b'two!'\]\nb'news'\n",
+}
+
+
+def run(*command: str) -> str:
+    """What the program prints; it must exit with 0 and say nothing on stderr but what msgd logs."""
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("messaging_type", TYPES)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_of_the_page(scratch: Path, name: str, messaging_type: str) -> None:
+    program = PROGRAMS[name].replace(
+        "lock_directory=DIRECTORY)", f'lock_directory=DIRECTORY, messaging_type="{messaging_type}")'
+    )
+    assert re.fullmatch(EXPECTED[name], run("-c", program.replace("DIRECTORY", repr(str(scratch / "run")))))
+
+
+def test_prefork_service() -> None:
+    output = run("examples/prefork_service.py", "3").splitlines()
+    assert len(output) == 4
+    assert all(re.fullmatch(r"worker \d+ dropped \d+ entries", line) for line in output[:3])
+    assert output[3] == "3 workers have ended"
+
+
+def test_asyncio_service() -> None:
+    output = run("examples/asyncio_service.py").splitlines()
+    assert output[0] == "squares: " + " ".join(str(n * n) for n in range(20))
+    assert output[-1] == "the server has ended"
+
+
+def test_passing_descriptors() -> None:
+    assert run("examples/passing_descriptors.py") == "written by the child\n"

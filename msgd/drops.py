@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -47,16 +48,18 @@ class Drops:
         """Called with the reason and the number."""
         self._logger = logger
         self._pace = Pace()
+        self._lock = threading.Lock()
 
     def __call__(self, reason: str, detail: str, number: int = 1, about_it: Mapping[str, object] = {}) -> None:
         """Count `number` messages as dropped for `reason`, which is one of a few fixed phrases.
 
         `detail` goes into the log line, and `about_it` holds further fields for the journal.
         """
-        self.counts[reason] += number
+        with self._lock:
+            self.counts[reason] += number
+            new = self._pace.due(reason, number)
         if self.on_drop is not None:
             self.on_drop(reason, number)
-        new = self._pace.due(reason, number)
         if new:
             extra = fields(DROPPED, REASON=reason, NUMBER=new, **about_it)
             text = "dropped %d message%s, %s: %s"

@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import sys
+import threading
 import time
 from typing import Any, NamedTuple, Self, cast
 
@@ -119,6 +120,7 @@ class EventFd:
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.RLock()
         self.is_set = False
 
     def fileno(self) -> int:
@@ -127,7 +129,9 @@ class EventFd:
 
     def set(self) -> None:
         """Make it readable."""
-        os.eventfd_write(self._fd, 1)
+        with self._lock:  # a thread that wakes another may come after that has closed it
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
         self.is_set = True  # last: whoever sees it finds the descriptor readable, and clears both
 
     def clear(self) -> None:
@@ -138,7 +142,9 @@ class EventFd:
 
     def close(self) -> None:
         """Close the descriptor."""
-        os.close(self._fd)
+        with self._lock:
+            fd, self._fd = self._fd, -1
+        os.close(fd)
 
 
 class TimerFd:

@@ -119,13 +119,14 @@ class AsyncMessaging:
         """
         messaging = self.messaging
         inbox = Inbox(self._loop, self._driver, maxsize)
-        registrations = [messaging.register(one, inbox) for one in map(message_type_number, message_types)]
+        numbers = [message_type_number(one) for one in message_types]
         self._inboxes.add(inbox)
         try:
-            yield inbox
+            with contextlib.ExitStack() as registrations:
+                for number in numbers:
+                    registrations.enter_context(messaging.register(number, inbox))
+                yield inbox
         finally:
-            for registration in registrations:
-                registration.close()
             self._inboxes.discard(inbox)
             self._give_up(messaging.server_id, inbox.close())
 
@@ -201,7 +202,8 @@ class AsyncMessaging:
         settled = loop.create_future()
 
         def settle() -> None:
-            loop.call_soon_threadsafe(_finish, settled)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+                loop.call_soon_threadsafe(_finish, settled)
 
         beginning = self.messaging.begin_request(
             dst, message_type, data, reply_type, settle, fds=fds, answer_from_any=answer_from_any
@@ -299,9 +301,10 @@ class AsyncMessaging:
         seconds = messaging.config.close_timeout if timeout is None else timeout
         running: list[asyncio.Task[None]] = []
         try:
-            for _, handler in self._handlers:
+            for message_type, handler in self._handlers:
+                messaging.deregister(message_type, handler)
                 number, tasks = handler.give_up()
-                running += tasks
+                running += [task for task in tasks if task is not asyncio.current_task()]
                 self._give_up(messaging.server_id, number)
             for inbox in tuple(self._inboxes):
                 self._give_up(messaging.server_id, inbox.close())

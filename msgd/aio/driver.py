@@ -51,9 +51,11 @@ class Driver:
     def join(self, loop: Loop, on_progress: Callable[[], None]) -> None:
         """A context of the running loop is there; `on_progress` is called in that loop after each dispatch."""
         with self._lock:
+            for closed in [one for one in self._loops if one.is_closed()]:  # it has ended without aclose()
+                del self._loops[closed]
             self._loops.setdefault(loop, []).append(on_progress)
-            if self._owner is None:
-                self._owner = loop
+            if self._owner is None or self._owner.is_closed():
+                self._owner, self._is_watching = loop, False
         if self._owner is loop:
             self._watch()
             loop.call_soon(self._dispatch)

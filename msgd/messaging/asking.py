@@ -105,12 +105,17 @@ class Asking:
         """
         dst, number, packed = ServerID.of(dst), message_type_number(message_type), data_bytes(data)
         reply = reply_type_of(number, None if reply_type is None else message_type_number(reply_type))
-        request = self._endpoint.open_request(self, dst, reply, on_settled, answer_from_any=answer_from_any)
+        endpoint, expected = self._endpoint, self.handlers
+        with endpoint.lock:
+            request = endpoint.requests.open(self.server_id, dst, reply, on_settled, answer_from_any=answer_from_any)
+            expected.expect(reply)
         try:
             self._send(dst, self.server_id._replace(task_id=request.task_id), number, packed, fds, True, 0)
             yield request
         finally:
-            self._endpoint.close_request(self, request)
+            with endpoint.lock:
+                endpoint.requests.close(request)
+                expected.expect_no_more(reply)
 
     def survey(
         self,

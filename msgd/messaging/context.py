@@ -39,9 +39,9 @@ from msgd.messaging.waiting import wait_for_room
 from msgd.messaging.who_is_here import WhoIsHere
 from msgd.results import Broadcast, SendStatus, Statistics
 from msgd.wire.header import MAX_FDS, Message
-from msgd.wire.message_types import TYPE_MAX, MessageClass, MessageType, message_class
+from msgd.wire.message_types import TYPE_MAX, MessageClass, MessageType
 from msgd.wire.refusal import FIRST_REQUEST_TASK
-from msgd.wire.server_id import EVERY_TASK, NONCLUSTER_VNN, ServerID
+from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
 
 H = TypeVar("H", bound=Handler)
 
@@ -262,15 +262,6 @@ class Messaging(WhoIsHere, Asking):
             except (NoSuchProcess, QueueFull, TransportError) as error:
                 failures[dst.pid] = error
         return Broadcast(delivered, failures)
-
-    def _others(self, message_type: int) -> list[ServerID]:
-        """The addresses of the other processes that listen to the type's class."""
-        kind, own_pid = message_class(message_type), self.server_id.pid
-        return [
-            ServerID(one.pid, EVERY_TASK if one.is_ours else 0, unique_id=one.unique_id)
-            for one in self.processes()
-            if one.pid != own_pid and kind in one.classes
-        ]
 
     def reply(self, message: Message, message_type: Type, data: Data = b"", *, fds: Collection[int] = ()) -> None:
         """Answer a message from its handler; an asker that is gone or does not read is counted, not raised."""

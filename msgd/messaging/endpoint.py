@@ -26,14 +26,14 @@ from collections.abc import Callable, Collection
 
 from msgd.config import Config
 from msgd.drops import Drops
-from msgd.errors import BackendUnavailable, ContextClosed, ForkedContext, MsgdError, TransportError
+from msgd.errors import BackendUnavailable, ContextClosed, ForkedContext, MsgdError
 from msgd.linux import LONGEST_WAIT
 from msgd.messaging.descriptors import own_fds
 from msgd.messaging.dispatcher import Dispatcher
-from msgd.messaging.handlers import ContextView, Delivery, about, describe
+from msgd.messaging.handlers import ContextView, Delivery, about
 from msgd.messaging.loading import backend_class
 from msgd.messaging.observer import Observer
-from msgd.messaging.requests import PendingRequest, Requests
+from msgd.messaging.requests import Requests
 from msgd.messaging.turn import Turn
 from msgd.presence import Presence
 from msgd.results import SendStatus, Statistics
@@ -76,7 +76,7 @@ class Endpoint:
         self.drops = Drops(logger)
         self.requests = Requests()
         self.sent = self.sent_bytes = 0
-        self._inbox: deque[Message] = deque()
+        self.inbox: deque[Message] = deque()
         self._dispatcher: Dispatcher | None = None
         self.presence = Presence(self.config)
         self.delivery = Delivery(self.presence, self.drops, self.contexts, self.requests, self._refuse)
@@ -248,19 +248,19 @@ class Endpoint:
                 turn = self.turn
                 if not (turn.owner or turn.has_dispatcher):
                     turn.owner, turn.is_guest = host, False
-                elif not turn.take_as_host(timeout, as_dispatcher=as_dispatcher):
+                elif not turn.take_as_host(None if as_dispatcher else timeout, as_dispatcher=as_dispatcher):
                     return False  # a guest sees to what there is
             if self.closed or self.forked:
                 return False
             backend = self.backend
             if not host or backend.unsent:  # a handler that dispatches may have sent something that was gathered
                 backend.flush()
-            backend.receive(self._inbox.append)
+            backend.receive(self.inbox.append)
         return True
 
     def _deliver(self) -> bool:
         """Run the handlers of what is in the inbox.  Returns whether there was anything."""
-        inbox, delivery, before = self._inbox, self.delivery, self.delivery.received
+        inbox, delivery, before = self.inbox, self.delivery, self.delivery.received
         try:
             if inbox:
                 if self.backend.gathers:
@@ -285,37 +285,12 @@ class Endpoint:
         backend = self.backend
         backend.begin_gathering()
         try:
-            self.delivery.run(self._inbox)
+            self.delivery.run(self.inbox)
         finally:
             if backend.end_gathering():
                 with self.lock:
                     if not (self.closed or self.forked):
                         backend.flush()
-
-    # Requests
-
-    def open_request(
-        self,
-        context: ContextView,
-        dst: ServerID,
-        reply_type: int,
-        on_settled: Callable[[], None],
-        *,
-        answer_from_any: bool,
-    ) -> PendingRequest:
-        """A request in flight, before it is sent; close_request() ends it in any case."""
-        with self.lock:
-            request = self.requests.open(
-                context.server_id, dst, reply_type, on_settled, answer_from_any=answer_from_any
-            )
-            context.handlers.expect(reply_type)
-            return request
-
-    def close_request(self, context: ContextView, request: PendingRequest) -> None:
-        """Nobody waits for the answer any more."""
-        with self.lock:
-            self.requests.close(request)
-            context.handlers.expect_no_more(request.reply_type)
 
     # The background dispatcher
 
@@ -333,16 +308,22 @@ class Endpoint:
                         " thread; dispatch there, or use dgram or stream"
                     )
                 self.turn.has_dispatcher = True
-                self._dispatcher = Dispatcher(
-                    self.backend.fileno(), lambda: self.dispatch(0, as_dispatcher=True), self.backend.wake
-                )
+                dispatch = functools.partial(self.dispatch, 0, as_dispatcher=True)
+                self._dispatcher = Dispatcher(self.backend.fileno(), dispatch, self.backend.wake, self._note_end)
+
+    def _note_end(self) -> None:
+        """The background dispatcher has ended by an error: others may dispatch again."""
+        with self.lock:
+            self._dispatcher = None
+            self.turn.has_dispatcher = False
+            self.turn.notify()
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop the background dispatcher after the handler that is running, if there is one."""
         with self.lock:
             dispatcher, self._dispatcher = self._dispatcher, None
             self.turn.has_dispatcher = False
-            self.turn.wake_waiters()
+            self.turn.notify()
         if dispatcher is not None:
             dispatcher.stop(timeout)
 
@@ -360,48 +341,6 @@ class Endpoint:
                 dict(self.drops.counts),
             )
 
-    # The end
-
-    def close(self, timeout: float) -> int:
-        """Flush for at most `timeout` seconds and withdraw.
-
-        Returns the number of messages that could not be delivered.
-        """
-        deadline = time.monotonic() + timeout
-        self.stop(timeout)
-        me = threading.get_ident()
-        outermost = self.turn.owner != me
-        try:
-            self.closed = True  # from here on nobody else sends, and a thread that dispatches leaves
-            if outermost:
-                self.turn.take_to_close(deadline)
-            with self.lock:
-                self._flush(deadline)
-                undelivered = self.backend.give_up()
-                self.requests.settle_all(lambda: ContextClosed("this messaging context has been closed"))
-                self.backend.close()
-                self.presence.close()
-            while self._inbox:
-                message, fds = own_fds(self._inbox.popleft())
-                self.drops("not handled before close", describe(message), about_it=about(message))
-                fds.close()
-            return undelivered
-        except OSError as error:
-            raise TransportError(f"closing the endpoint in {self.directory}: {error.strerror}") from error
-        finally:
-            if outermost:
-                self.turn.release(me)
-
-    def _flush(self, deadline: float) -> None:
-        """Send what is queued, and wait until the deadline for receivers that are slow."""
-        self.backend.flush()
-        own = self.presence.pid  # nobody will read what waits for this process itself
-        while self.backend.statistics().queued_messages > self.backend.pending(own):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            self.backend.flush(min(left, LONGEST_WAIT))
-
     # Fork
 
     def abandon(self) -> None:
@@ -412,5 +351,5 @@ class Endpoint:
         self.after_rounds = ()
         self.backend.abandon()
         self.presence.abandon()
-        while self._inbox:
-            own_fds(self._inbox.popleft())[1].close()
+        while self.inbox:
+            own_fds(self.inbox.popleft())[1].close()

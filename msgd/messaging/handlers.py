@@ -62,6 +62,16 @@ class HandlerTable:
         else:
             self.registered.pop(message_type, None)
 
+    def remove_one(self, message_type: int, handler: Handler) -> None:
+        """Remove one registration of a handler, and leave others of the same."""
+        left = list(self.registered.get(message_type, ()))
+        if handler in left:
+            left.remove(handler)
+        if left:
+            self.registered[message_type] = tuple(left)
+        else:
+            self.registered.pop(message_type, None)
+
     def expect(self, reply_type: int) -> None:
         """One more request waits for an answer of the type."""
         self.expected[reply_type] += 1
@@ -134,7 +144,8 @@ class Delivery:
             handlers = table.registered.get(message_type) or table.defaults.get(message_type)
             if handlers is None or table.expected or self.observer is not None:
                 del inbox[0]
-                self._deliver_to(context, message)
+                if not self._deliver_to(context, message):
+                    self._refuse_request(message, Reason.NO_HANDLER)
                 continue
             self.received += 1
             self.received_bytes += len(data)
@@ -156,7 +167,8 @@ class Delivery:
             if unique_id not in self._unique_ids or pid != self._pid:
                 self._drop("for a process or task that is gone", message)
             elif context is not None:
-                self._deliver_to(context, message)
+                if not self._deliver_to(context, message):
+                    self._refuse_request(message, Reason.NO_HANDLER)
             elif task_id == EVERY_TASK:
                 self._deliver_to_all(message)
             else:
@@ -164,8 +176,11 @@ class Delivery:
         finally:
             fds.close()
 
-    def _deliver_to(self, context: ContextView, message: Message) -> None:
-        """Run the handlers of a context, and settle a request of its that this may be the answer to."""
+    def _deliver_to(self, context: ContextView, message: Message) -> bool:
+        """Run the handlers of a context, or settle a request of its that this may be the answer to.
+
+        Returns False if the context has no handler for the message, which is a drop.
+        """
         self.received += 1
         self.received_bytes += len(message.data)
         table = context.handlers
@@ -175,12 +190,11 @@ class Delivery:
             if self.observer is not None:
                 self.observer.received(message)
             expected.settle(answer=own_fds(message)[0])
-            return
+            return True
         handlers = table.registered.get(message.type) or table.defaults.get(message.type)
         if handlers is None:
             self._drop("of a type without handler", message)
-            self._refuse_request(message, Reason.NO_HANDLER)
-            return
+            return False
         self.handled += 1
         if self.observer is not None:
             self.observer.received(message)
@@ -194,6 +208,7 @@ class Delivery:
             finally:
                 if self.observer is not None:
                     self.observer.handled(message, time.perf_counter() - began)
+        return True
 
     def _deliver_to_all(self, message: Message) -> None:
         """Deliver a broadcast to each context that listens to its class, as a message to that one."""
@@ -201,11 +216,13 @@ class Delivery:
         listening = [task_id for task_id, context in tuple(self._contexts.items()) if kind in context.listens]
         if not listening:
             self._drop("of a class nobody listens to", message)
-            self._refuse_request(message, Reason.NO_HANDLER)
+        is_handled = False
         for task_id in listening:
             context = self._contexts.get(task_id)
             if context is not None:  # an earlier handler may have closed it
-                self._deliver_to(context, message._replace(dst=message.dst._replace(task_id=task_id)))
+                is_handled |= self._deliver_to(context, message._replace(dst=message.dst._replace(task_id=task_id)))
+        if not is_handled:
+            self._refuse_request(message, Reason.NO_HANDLER)
 
     def _answer(self, request: PendingRequest | None, message: Message) -> None:
         """Settle the request that the message has come to."""

@@ -20,6 +20,7 @@ import warnings
 
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, MsgdError
+from msgd.messaging.closing import close
 from msgd.messaging.endpoint import Endpoint, MovedTo
 from msgd.messaging.handlers import ContextView
 from msgd.wire.message_types import MessageClass
@@ -30,6 +31,10 @@ _endpoints: dict[str, Endpoint] = {}
 """By lock directory; process-wide, as the fcntl locks behind them are.  Nothing outside this file uses it."""
 
 _lock = threading.RLock()
+_closed = threading.Condition(_lock)
+"""Notified when an endpoint has been closed: until then nobody opens another in its directory."""
+_GRACE = 2.0
+"""Seconds that opening waits for another thread's close(), besides that one's timeout."""
 
 
 def join(
@@ -42,8 +47,15 @@ def join(
     taken, and what opening raises.
     """
     directory = os.path.realpath(config.lock_directory)
-    with _lock:
+    with _closed:
         endpoint = _endpoints.get(directory)
+        if endpoint is not None and endpoint.closed:
+            _closed.wait_for(lambda: directory not in _endpoints, endpoint.config.close_timeout + _GRACE)
+            endpoint = _endpoints.get(directory)
+        if endpoint is not None and endpoint.closed:
+            raise BackendUnavailable(
+                f"another thread is still closing this process's context in {directory}; try again"
+            )
         if endpoint is None:
             endpoint = _endpoints[directory] = Endpoint(config, directory, classes)
         elif endpoint.config.messaging_type != config.messaging_type:
@@ -60,8 +72,14 @@ def leave(endpoint: Endpoint, task_id: int, timeout: float) -> int:
         endpoint.remove(task_id)
         if endpoint.contexts:
             return 0
-        _endpoints.pop(endpoint.directory, None)
-    return endpoint.close(timeout)
+        endpoint.closed = True
+    try:
+        return close(endpoint, timeout)
+    finally:
+        with _closed:
+            if _endpoints.get(endpoint.directory) is endpoint:
+                del _endpoints[endpoint.directory]
+            _closed.notify_all()
 
 
 def reinit(endpoint: Endpoint) -> None:
@@ -100,8 +118,9 @@ class _ForkHooks:
         _lock.release()
 
     def in_child(self) -> None:
-        global _lock
+        global _lock, _closed
         _lock = threading.RLock()
+        _closed = threading.Condition(_lock)
         self._held.clear()
         for endpoint in _endpoints.values():
             endpoint.abandon()
@@ -116,10 +135,10 @@ os.register_at_fork(before=_hooks.before, after_in_parent=_hooks.in_parent, afte
 def _close_endpoints() -> None:
     """Leave no lock file and no socket behind a process that ends without closing its contexts."""
     for endpoint in tuple(_endpoints.values()):
-        text = f"unclosed messaging context in {endpoint.directory}; use `with Messaging(...)`, or call close()"
-        warnings.warn(text, ResourceWarning, stacklevel=2)
         try:
             for task_id in tuple(endpoint.contexts):
                 leave(endpoint, task_id, endpoint.config.close_timeout)
         except MsgdError as error:
             logger.error("closing the messaging context in %s at exit: %s", endpoint.directory, error)
+        text = f"unclosed messaging context in {endpoint.directory}; use `with Messaging(...)`, or call close()"
+        warnings.warn(text, ResourceWarning, stacklevel=2)

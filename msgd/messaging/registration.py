@@ -17,13 +17,16 @@ class Registration:
     def __init__(self, table: HandlerTable, lock: threading.RLock, message_type: int, handler: Handler) -> None:
         self._table = table
         self._lock = lock
+        self._is_closed = False
         self.message_type = message_type
         self.handler = handler
 
     def close(self) -> None:
         """Call the handler no more.  A second call does nothing."""
         with self._lock:
-            self._table.remove(self.message_type, self.handler)
+            if not self._is_closed:
+                self._is_closed = True
+                self._table.remove_one(self.message_type, self.handler)
 
     def __enter__(self) -> Self:
         return self

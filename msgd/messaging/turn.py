@@ -99,7 +99,7 @@ class Turn:
             if self.has_dispatcher and not as_dispatcher:
                 raise AlreadyDispatching("the background dispatcher dispatches here; call stop() first")
             if self.owner:
-                self._wait_for_guest(timeout)
+                self._wait_for_turn(timeout, as_dispatcher=as_dispatcher)
             if not self.owner:
                 self.owner, self.is_guest = threading.get_ident(), False
         return self.owner == threading.get_ident()
@@ -141,18 +141,20 @@ class Turn:
             self._free.notify_all()
             self.wake_waiters()
 
-    def _wait_for_guest(self, timeout: float | None) -> None:
+    def _wait_for_turn(self, timeout: float | None, *, as_dispatcher: bool) -> None:
+        """Wait until a guest has left; the background dispatcher waits for a host as well, until it is stopped."""
         if timeout == 0 and self.is_guest:
             return  # the guest sees to what there is
         deadline = None if timeout is None else time.monotonic() + timeout
         self.hosts_waiting += 1
         try:
-            while self.owner:
-                if not self.is_guest:
+            while self.owner and (self.has_dispatcher or not as_dispatcher):
+                if not self.is_guest and not as_dispatcher:
                     raise AlreadyDispatching(
                         "another thread dispatches the messages of this process; only one may: leave it to that thread"
                     )
-                self._wake()
+                if self.is_guest:
+                    self._wake()
                 left = LONGEST_WAIT if deadline is None else deadline - time.monotonic()
                 if left <= 0 or not self._free.wait(left):
                     break

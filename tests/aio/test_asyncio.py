@@ -19,7 +19,7 @@ from msgd import Config, Message, Messaging, NoHandler, NoSuchProcess, QueueFull
 from msgd.aio import AsyncMessaging
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.messaging.test_requests import ANSWER, ASK, echo, hold_back
-from tests.support.harness import PATIENCE, TEXT, Peer, open_fds, send_many, serve
+from tests.support.harness import PATIENCE, TEXT, Peer, Session, open_fds, send_many, serve
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -323,3 +323,74 @@ def test_descriptors(config: Config, run: Run) -> None:
     os.close(kept[0])
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(kept[2])
+
+
+def test_inbox_of_a_type_that_is_none(config: Config, run: Run) -> None:
+    """It leaves no registration behind."""
+
+    async def main() -> None:
+        async with AsyncMessaging(config) as messaging:
+            with pytest.raises(ValueError, match="NOSUCHTYPE"):
+                async with messaging.messages(TEXT, "NOSUCHTYPE", maxsize=1):
+                    raise AssertionError
+            assert not messaging.messaging.handlers.registered
+
+    run(main())
+
+
+def test_loop_that_ended_without_aclose(config: Config, run: Run) -> None:
+    """The next loop takes over."""
+    kept: list[AsyncMessaging] = []
+
+    async def first() -> None:
+        kept.append(AsyncMessaging(config))
+        await kept[0].__aenter__()
+
+    async def second() -> None:
+        got: list[bytes] = []
+        async with AsyncMessaging(config) as messaging:
+            messaging.register(TEXT, lambda message: got.append(message.data))
+            await messaging.send(messaging.server_id, TEXT, b"x")
+            while not got:
+                await asyncio.sleep(0.001)
+
+    run(first())
+    run(second())
+    kept[0].messaging.close()
+
+
+def test_handler_that_closes_its_context(config: Config, run: Run) -> None:
+    async def main() -> None:
+        closed = asyncio.Event()
+
+        async def handler(message: Message) -> None:
+            await messaging.aclose()
+            closed.set()
+
+        messaging = AsyncMessaging(config)
+        await messaging.__aenter__()
+        messaging.register(TEXT, handler)
+        await messaging.send(messaging.server_id, TEXT)
+        async with asyncio.timeout(3):
+            await closed.wait()
+
+    run(main())
+
+
+def test_survey_of_a_process_with_two_contexts(config: Config, peer: Peer, run: Run) -> None:
+    """One of them answers: the other's having no handler does not count."""
+    peer.begin(echo_in_the_second)
+
+    async def main() -> None:
+        async with AsyncMessaging(config) as messaging:
+            result = await messaging.survey(ASK, b"?", ANSWER, PATIENCE)
+        assert {pid: answer.data for pid, answer in result.answers.items()} == {peer.pid: b"?"}
+
+    run(main())
+
+
+def echo_in_the_second(session: Session) -> None:
+    """Answer in another context than the session's."""
+    second = Messaging(session.config)
+    second.register(ASK, lambda message: second.reply(message, ANSWER, message.data))
+    serve(session)

@@ -198,3 +198,17 @@ def test_registration(messaging: Messaging) -> None:
     while len(got) < 3:
         messaging.dispatch(PATIENCE)
     assert got == ["decorated", "handle", "decorated"]
+
+
+def test_a_registration_ends_itself_alone(messaging: Messaging) -> None:
+    got: list[Message] = []
+    first = messaging.register(TEXT, got.append)
+    second = messaging.register(TEXT, got.append)
+    first.close()
+    first.close()
+    messaging.send(messaging.server_id, TEXT)
+    while not got:
+        messaging.dispatch(PATIENCE)
+    assert len(got) == 1
+    second.close()
+    assert not messaging.handlers.registered

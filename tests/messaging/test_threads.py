@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -232,3 +233,50 @@ def test_background_dispatcher_stops_when_its_handler_closes(config: Config) -> 
     messaging.start()
     messaging.send(messaging.server_id, TEXT)
     assert closed.wait(PATIENCE)
+
+
+def test_close_at_once_ends_the_dispatch_of_another_thread(config: Config) -> None:
+    """close(timeout=0), as aclose() ends, gives the other thread the moment that it needs to leave."""
+    messaging = Messaging(config)
+    with ThreadPoolExecutor(1) as pool:
+        dispatching = pool.submit(messaging.dispatch, None)
+        deadline = time.monotonic() + PATIENCE
+        while not messaging._endpoint.turn.owner and time.monotonic() < deadline:
+            os.sched_yield()
+        messaging.close(timeout=0)
+        assert dispatching.result(PATIENCE) == 0
+
+
+def test_nobody_dispatches_beside_the_background_dispatcher(config: Config) -> None:
+    """It sleeps between messages, and has its place all the same; a handler's SystemExit does not end it."""
+    if config.messaging_type == "tdb":
+        return
+    with Messaging(config) as messaging:
+        messaging.register(ASK, lambda message: messaging.reply(message, ANSWER))
+        messaging.register(TEXT, lambda message: sys.exit(1))
+        messaging.start()
+        messaging.send(messaging.server_id, TEXT)
+        for _ in range(50):
+            with pytest.raises(AlreadyDispatching, match=r"stop\(\) first"):
+                messaging.dispatch()
+            messaging.request(messaging.server_id, ASK, b"", ANSWER, PATIENCE)
+        messaging.stop()
+        messaging.dispatch()
+        messaging.start()
+        messaging.request(messaging.server_id, ASK, b"", ANSWER, PATIENCE)
+
+
+def test_opening_while_another_thread_closes(config: Config, peer: Peer) -> None:
+    """The new context waits for the old one to be gone: it never shares the files of one that is closing."""
+    if config.messaging_type == "tdb":
+        return
+    for _ in range(20):
+        messaging = Messaging(config)
+        fill(messaging, peer.server_id)
+        with ThreadPoolExecutor(2) as pool:
+            closing = pool.submit(messaging.close, 0.05)
+            opened = pool.submit(Messaging, config).result(PATIENCE)
+            closing.result(PATIENCE)
+        opened.send(opened.server_id, ASK)
+        assert os.path.exists(f"{config.lock_directory}/msg.lock/{os.getpid()}")
+        opened.close(timeout=0)

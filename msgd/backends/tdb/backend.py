@@ -165,7 +165,8 @@ class TdbBackend(Backend):
     # Receiving
 
     def wake(self) -> None:
-        self._doorbell.ring()
+        if not self._closed:
+            self._doorbell.ring()
 
     def poll_for_room(self) -> select.poll:
         self._polled_for_room = True

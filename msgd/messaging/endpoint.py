@@ -197,9 +197,10 @@ class Endpoint:
         me, turn, delivery = threading.get_ident(), self.turn, self.delivery
         outermost, before = turn.owner != me, delivery.handled
         try:
-            if not self._receive(me if outermost else 0, timeout, as_dispatcher):
-                return 0
-            self._deliver()
+            if self._receive(me if outermost else 0, timeout, as_dispatcher):
+                self._deliver()
+            elif turn.owner != me:
+                return 0  # a guest sees to what there is
             if delivery.handled != before or timeout == 0:
                 return delivery.handled - before
             deadline = None if timeout is None else time.monotonic() + timeout
@@ -208,7 +209,8 @@ class Endpoint:
                 if left is not None and left <= 0:
                     break
                 self.backend.wait(left)
-                self.round()
+                if self._receive():
+                    self._deliver()
                 if delivery.handled != before:
                     break
             return delivery.handled - before
@@ -240,8 +242,9 @@ class Endpoint:
     def _receive(self, host: int = 0, timeout: float | None = 0, as_dispatcher: bool = False) -> bool:
         """Flush, and receive once into the inbox.
 
-        Returns False if another thread dispatches, or the endpoint is closed.
-        A `host` that is not 0 is this thread, and takes the turn first: one lock does for both.
+        A `host` that is not 0 is this thread, and takes the turn first: one lock does for both.  Returns whether
+        _deliver() has something to do: not if nothing has come and nobody is to be told of the round, nor if another
+        thread dispatches, or the endpoint is closed.
         """
         with self.lock:
             if host:
@@ -253,10 +256,14 @@ class Endpoint:
             if self.closed or self.forked:
                 return False
             backend = self.backend
-            if not host or backend.unsent:  # a handler that dispatches may have sent something that was gathered
+            if backend.unsent or (backend.gathers and not host):  # a handler that dispatches may have sent something
                 backend.flush()
-            backend.receive(self.inbox.append)
-        return True
+            try:
+                backend.receive(self.inbox.append)
+            except BaseException:
+                backend.wake()  # a signal's handler has raised: the next dispatch is to find what has come
+                raise
+        return bool(self.inbox or self.turn.waiters or self.after_rounds or self.observer)
 
     def _deliver(self) -> bool:
         """Run the handlers of what is in the inbox.  Returns whether there was anything."""

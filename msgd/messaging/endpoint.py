@@ -26,11 +26,11 @@ from collections.abc import Callable, Collection
 
 from msgd.config import Config
 from msgd.drops import Drops
-from msgd.errors import BackendUnavailable, ContextClosed, ForkedContext, MsgdError
+from msgd.errors import BackendUnavailable, ContextClosed, ForkedContext
 from msgd.linux import LONGEST_WAIT
 from msgd.messaging.descriptors import own_fds
 from msgd.messaging.dispatcher import Dispatcher
-from msgd.messaging.handlers import ContextView, Delivery, about
+from msgd.messaging.handlers import ContextView, Delivery
 from msgd.messaging.loading import backend_class
 from msgd.messaging.observer import Observer
 from msgd.messaging.requests import Requests
@@ -39,7 +39,6 @@ from msgd.presence import Presence
 from msgd.results import SendStatus, Statistics
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass
-from msgd.wire.refusal import FIRST_REQUEST_TASK, NOT_HANDLED, Reason, pack_refusal
 from msgd.wire.server_id import ServerID
 
 logger = logging.getLogger("msgd")
@@ -79,7 +78,7 @@ class Endpoint:
         self.inbox: deque[Message] = deque()
         self._dispatcher: Dispatcher | None = None
         self.presence = Presence(self.config)
-        self.delivery = Delivery(self.presence, self.drops, self.contexts, self.requests, self._refuse)
+        self.delivery = Delivery(self.presence, self.drops, self.contexts, self.requests, self.send)
         try:
             self.backend = backend_class(self.config.messaging_type)(self.config, self.presence, self.drops)
             self.transmit = self.backend.send
@@ -178,14 +177,6 @@ class Endpoint:
         if self.observer is not None:
             self.observer.sent(message_type, len(data))
         return status
-
-    def _refuse(self, message: Message, reason: Reason) -> None:
-        """Tell the sender of a request at once that there will be no answer."""
-        dst = message.dst._replace(task_id=min(message.dst.task_id, FIRST_REQUEST_TASK - 1))
-        try:
-            self.send(message.src, dst, NOT_HANDLED, pack_refusal(reason, message.type))
-        except MsgdError as error:
-            self.drops("an answer nobody takes", str(error), about_it=about(message))
 
     # Dispatching
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from msgd.drops import Drops
+from msgd.errors import MsgdError
 from msgd.events import HANDLER_FAILED, fields
 from msgd.messaging.descriptors import own_fds
 from msgd.messaging.observer import Observer
@@ -28,7 +29,7 @@ from msgd.messaging.requests import PendingRequest, Requests
 from msgd.presence import Presence
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass, message_class, type_name
-from msgd.wire.refusal import FIRST_REQUEST_TASK, Reason
+from msgd.wire.refusal import FIRST_REQUEST_TASK, NOT_HANDLED, Reason, pack_refusal
 from msgd.wire.server_id import ANY_UNIQUE_ID, EVERY_TASK, ServerID
 
 Handler = Callable[[Message], object]
@@ -102,8 +103,7 @@ class ContextView(Protocol):
 class Delivery:
     """Delivers the messages of one endpoint to its contexts and its requests, and counts them.
 
-    `contexts`: by task id; the endpoint adds and removes them.  `refuse(message, reason)` tells a request's sender at
-    once that there will be no answer.
+    `contexts`: by task id; the endpoint adds and removes them.  `send` is the endpoint's.
     """
 
     def __init__(
@@ -112,13 +112,13 @@ class Delivery:
         drops: Drops,
         contexts: dict[int, ContextView],
         requests: Requests,
-        refuse: Callable[[Message, Reason], None],
+        send: Callable[[ServerID, ServerID, int, bytes], object],
     ) -> None:
         self.received = self.received_bytes = self.handled = self.handler_errors = 0
         self.observer: Observer | None = None
         self._contexts = contexts
         self._requests = requests
-        self._refuse = refuse
+        self._send = send
         self._drops = drops
         self._pid = presence.pid
         self._unique_ids = frozenset((presence.unique_id, *ANY_UNIQUE_ID))
@@ -239,8 +239,14 @@ class Delivery:
             self._refuse_request(message, Reason.NO_TASK)
 
     def _refuse_request(self, message: Message, reason: Reason) -> None:
-        if message.src.task_id >= FIRST_REQUEST_TASK:
-            self._refuse(message, reason)
+        """Tell the sender of a request at once that there will be no answer."""
+        if message.src.task_id < FIRST_REQUEST_TASK:
+            return
+        src = message.dst._replace(task_id=min(message.dst.task_id, FIRST_REQUEST_TASK - 1))
+        try:
+            self._send(message.src, src, NOT_HANDLED, pack_refusal(reason, message.type))
+        except MsgdError as error:
+            self._drops("an answer nobody takes", str(error), about_it=about(message))
 
     def _drop(self, reason: str, message: Message) -> None:
         self._drops(reason, describe(message), about_it=about(message))

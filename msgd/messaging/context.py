@@ -26,7 +26,6 @@ from msgd.errors import (
     MsgdError,
     NoSuchProcess,
     QueueFull,
-    TransportError,
 )
 from msgd.messaging import process
 from msgd.messaging.arguments import Data, Destination, Type, check_handler, data_bytes, message_type_number
@@ -40,7 +39,7 @@ from msgd.messaging.who_is_here import WhoIsHere
 from msgd.results import Broadcast, SendStatus, Statistics
 from msgd.wire.header import MAX_FDS, Message
 from msgd.wire.message_types import TYPE_MAX, MessageClass, MessageType
-from msgd.wire.refusal import FIRST_REQUEST_TASK
+from msgd.wire.refusal import FIRST_REQUEST_TASK, NOT_HANDLED
 from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
 
 H = TypeVar("H", bound=Handler)
@@ -76,6 +75,7 @@ class Messaging(WhoIsHere, Asking):
         self.listens = listens
         self.handlers = HandlerTable()
         self.handlers.defaults[MessageType.PING] = (self._answer_ping,)
+        self.handlers.defaults[NOT_HANDLED] = (self._note_refusal,)
         self._closed = False
         self._names: set[str] = set()
         self._resolved: dict[Destination, ServerID] = {}
@@ -141,6 +141,10 @@ class Messaging(WhoIsHere, Asking):
     def _answer_ping(self, message: Message) -> None:
         self.reply(message, MessageType.PONG, message.data)
 
+    def _note_refusal(self, message: Message) -> None:
+        """A task that we have sent to has gone: the next send() to it is to raise."""
+        self._endpoint.known_tasks.clear()
+
     # Sending
 
     def send(
@@ -173,7 +177,12 @@ class Messaging(WhoIsHere, Asking):
         if type(message_type) is str or not 0 <= message_type <= TYPE_MAX:  # type: ignore[operator]
             message_type = message_type_number(message_type)
         endpoint = self._endpoint
-        if fds or endpoint.observer is not None or len(data) > self._max_message_size or dst.vnn != NONCLUSTER_VNN:
+        if (
+            fds
+            or endpoint.observer is not None
+            or len(data) > self._max_message_size
+            or dst not in endpoint.known_tasks
+        ):
             return self._send(dst, self.server_id, message_type, data, fds, duplicates_allowed, timeout)  # type: ignore[arg-type]
         try:  # what _send() does, without its call: every message passes here
             with endpoint.lock:
@@ -207,6 +216,8 @@ class Messaging(WhoIsHere, Asking):
             with endpoint.lock:
                 if self._closed or endpoint.closed or endpoint.forked:
                     self._check_usable()
+                if dst.task_id < FIRST_REQUEST_TASK and dst not in endpoint.known_tasks:
+                    endpoint.check_task(dst)
                 return endpoint.send(dst, src, message_type, data, fds, duplicates_allowed)
         except (MsgdError, struct.error, OverflowError) as error:
             return self._retry(error, dst, src, message_type, data, fds, duplicates_allowed, timeout)
@@ -254,14 +265,9 @@ class Messaging(WhoIsHere, Asking):
         ForkedContext, ContextClosed; ValueError for a malformed type.
         """
         number, data = message_type_number(message_type), data_bytes(data)
-        delivered, failures = 0, {}
-        for dst in self._others(number):
-            try:
-                self._send(dst, self.server_id, number, data, (), duplicates_allowed, 0)
-                delivered += 1
-            except (NoSuchProcess, QueueFull, TransportError) as error:
-                failures[dst.pid] = error
-        return Broadcast(delivered, failures)
+        if len(data) > self._max_message_size:
+            raise _too_large(data, (), self.config)
+        return self._endpoint.broadcast(self._others(number), self.server_id, number, data, duplicates_allowed)
 
     def reply(self, message: Message, message_type: Type, data: Data = b"", *, fds: Collection[int] = ()) -> None:
         """Answer a message from its handler; an asker that is gone or does not read is counted, not raised."""

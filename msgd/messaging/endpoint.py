@@ -5,7 +5,7 @@
 Rule 1.  A process has one endpoint in a directory, however many contexts it has there: the lock file and the socket
 carry its pid, and fcntl locks belong to the process.  Contexts differ in their task ids.
 Rule 2.  The process is announced (its unique id is written) only once its transport can be reached.
-Rule 3.  The lock file names the broadcast classes that the contexts listen to, taken together.
+Rule 3.  The lock file names the task ids of the contexts, and the broadcast classes that they listen to, together.
 Rule 4.  `lock` guards the transport, the membership and the tables.  It is held for moments: never while a handler
 runs, and never while a thread waits, except in a process with one thread and in close().  So any thread may send while
 another one dispatches.
@@ -22,11 +22,19 @@ import operator
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from msgd.config import Config
 from msgd.drops import Drops
-from msgd.errors import BackendUnavailable, ContextClosed, ForkedContext
+from msgd.errors import (
+    BackendUnavailable,
+    ContextClosed,
+    ForkedContext,
+    MsgdError,
+    NoSuchProcess,
+    QueueFull,
+    TransportError,
+)
 from msgd.linux import LONGEST_WAIT
 from msgd.messaging.descriptors import own_fds
 from msgd.messaging.dispatcher import Dispatcher
@@ -36,7 +44,7 @@ from msgd.messaging.observer import Observer
 from msgd.messaging.requests import Requests
 from msgd.messaging.turn import Turn
 from msgd.presence import Presence
-from msgd.results import SendStatus, Statistics
+from msgd.results import Broadcast, SendStatus, Statistics
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import ServerID
@@ -49,6 +57,11 @@ MovedTo = Callable[["Endpoint"], None]
 _ROUNDS_MAX = 1000
 """Rounds of dispatch_all(): a flood does not keep it for ever."""
 
+_KNOWN_TASKS_MAX = 1024
+
+_BROADCAST_STEP = 64
+"""Processes that a broadcast goes to under the lock at a time, so that other threads get it in between."""
+
 _CLEANED_AT_OPEN = 64
 """Entries that opening an endpoint checks for dead processes: a service without the daemon gathers none of them."""
 
@@ -56,7 +69,7 @@ _CLEANED_AT_OPEN = 64
 class Endpoint:
     """This process's place in one rendezvous directory: its membership, its transport, and the contexts behind it."""
 
-    def __init__(self, config: Config, directory: str, classes: MessageClass) -> None:
+    def __init__(self, config: Config, directory: str, classes: MessageClass, task_id: int) -> None:
         self.config = config
         self.directory = directory
         self.contexts: dict[int, ContextView] = {}
@@ -64,10 +77,10 @@ class Endpoint:
         self.observer: Observer | None = None
         self.after_rounds: tuple[Callable[[], None], ...] = ()
         """Called after each round, in the thread that dispatches."""
-        self.open(classes)
+        self.open(classes, (task_id,))
 
-    def open(self, classes: MessageClass) -> None:
-        """Take this process's place, in a forked child a new one.
+    def open(self, classes: MessageClass, tasks: Iterable[int]) -> None:
+        """Take this process's place, in a forked child a new one; `tasks`: the ids of its first contexts.
 
         Raises what Presence and the backend raise; then nothing is left open.
         """
@@ -75,6 +88,8 @@ class Endpoint:
         self.drops = Drops(logger)
         self.requests = Requests()
         self.sent = self.sent_bytes = 0
+        self.known_tasks: set[ServerID] = set()
+        """Addresses whose tasks have been seen to exist, at most _KNOWN_TASKS_MAX of them."""
         self.inbox: deque[Message] = deque()
         self._dispatcher: Dispatcher | None = None
         self.presence = Presence(self.config)
@@ -83,7 +98,7 @@ class Endpoint:
             self.backend = backend_class(self.config.messaging_type)(self.config, self.presence, self.drops)
             self.transmit = self.backend.send
             try:
-                self.presence.announce(classes)
+                self.presence.announce(classes, tasks)
                 self.presence.clean_up_some(_CLEANED_AT_OPEN, self.backend.remove)
             except BaseException:
                 self.backend.close()
@@ -122,7 +137,11 @@ class Endpoint:
             task_id = next(free) if wanted is None else wanted
             self.contexts[task_id] = context
             self.moved_to[task_id] = moved_to
-            self._announce()
+            try:
+                self._announce()
+            except BaseException:
+                del self.contexts[task_id], self.moved_to[task_id]
+                raise
             return task_id
 
     def remove(self, task_id: int) -> None:
@@ -143,8 +162,7 @@ class Endpoint:
             self._announce()
 
     def _announce(self) -> None:
-        if self.classes != self.presence.classes:
-            self.presence.announce(self.classes)
+        self.presence.announce(self.classes, self.contexts)
 
     def check_usable(self) -> None:
         """Raise ForkedContext in a forked child, ContextClosed once the endpoint is closed."""
@@ -156,6 +174,20 @@ class Endpoint:
             raise ContextClosed("this messaging context has been closed")
 
     # Sending
+
+    def check_task(self, dst: ServerID) -> None:
+        """Raise NoSuchProcess if the process addressed lives and has no such task, as far as its lock file tells.
+
+        ValueError if it is no address.  An address that has passed is not checked again, until a message has been
+        refused because its context has been closed since (_note_refusal in context.py).  Call it with the lock held.
+        """
+        dst.check()
+        process = self.presence.process(dst.pid)
+        if process is not None and process.is_addressed_by(dst) and not process.has_task(dst.task_id):
+            raise NoSuchProcess(f"no process {dst}: its pid lives and has no such task")
+        if len(self.known_tasks) >= _KNOWN_TASKS_MAX:
+            self.known_tasks.clear()
+        self.known_tasks.add(dst)
 
     def send(
         self,
@@ -177,6 +209,31 @@ class Endpoint:
         if self.observer is not None:
             self.observer.sent(message_type, len(data))
         return status
+
+    def broadcast(
+        self, dsts: Sequence[ServerID], src: ServerID, message_type: int, data: bytes, duplicates_allowed: bool
+    ) -> Broadcast:
+        """Send one message to each of these processes, as presence.members knows them."""
+        delivered, failures, transmit = 0, dict[int, MsgdError](), self.transmit
+        for first in range(0, len(dsts), _BROADCAST_STEP):
+            with self.lock:
+                self.check_usable()
+                for dst in dsts[first : first + _BROADCAST_STEP]:
+                    try:
+                        if transmit(dst, src, message_type, data, (), duplicates_allowed) is not SendStatus.MERGED:
+                            self.sent += 1
+                            self.sent_bytes += len(data)
+                        delivered += 1
+                    except (NoSuchProcess, QueueFull, TransportError) as error:
+                        if self.presence.is_alive(dst):
+                            error.dst, error.type = dst, message_type
+                            failures[dst.pid] = error
+                        else:
+                            self.presence.members.forget(dst)
+        if self.observer is not None:
+            for _ in range(delivered):
+                self.observer.sent(message_type, len(data))
+        return Broadcast(delivered, failures)
 
     # Dispatching
 

@@ -4,11 +4,13 @@
 
 Rule 1.  A message goes to the one context with its task id, or to the request in flight that has it.  A broadcast (task
 id EVERY_TASK) goes to each context that listens to the class of its type.
-Rule 2.  A message that no handler takes is counted and logged as a drop, with the reason; if it is a request of msgd's,
-its sender is told at once.
+Rule 2.  A message that no handler takes is counted and logged as a drop, with the reason.  The sender of a request is
+told at once, and so is any process of msgd's whose message is for a context that is gone.
 Rule 3.  An Exception from a handler is counted and logged, and the other handlers and the messages behind it run.  A
 BaseException that is no Exception (KeyboardInterrupt) comes out of dispatch.
-Rule 4.  Descriptors that come with a message are closed after its handlers, but for those that a handler has taken over
+Rule 4.  A message is in the inbox until right before its handlers run.  So an exception that a signal's handler raises
+in between loses nothing; at worst a drop is counted twice.
+Rule 5.  Descriptors that come with a message are closed after its handlers, but for those that a handler has taken over
 with take_fds().
 """
 
@@ -17,13 +19,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, MutableSequence
+from typing import Any, Protocol
 
 from msgd.drops import Drops
 from msgd.errors import MsgdError
 from msgd.events import HANDLER_FAILED, fields
-from msgd.messaging.descriptors import own_fds
+from msgd.messaging.descriptors import close_unless_kept, own, with_descriptors
 from msgd.messaging.observer import Observer
 from msgd.messaging.requests import PendingRequest, Requests
 from msgd.presence import Presence
@@ -100,6 +102,18 @@ class ContextView(Protocol):
         """Its handlers."""
 
 
+class _Broadcast:
+    """The delivery of a broadcast to the contexts of this process, as far as it has come."""
+
+    def __init__(self, message: Message, contexts: dict[int, ContextView]) -> None:
+        kind = message_class(message.type)
+        self.message = message
+        self.left = [task_id for task_id, context in tuple(contexts.items()) if kind in context.listens]
+        """The tasks that are still to have it."""
+        self.is_heard = bool(self.left)
+        self.is_handled = False
+
+
 class Delivery:
     """Delivers the messages of one endpoint to its contexts and its requests, and counts them.
 
@@ -119,17 +133,18 @@ class Delivery:
         self._contexts = contexts
         self._requests = requests
         self._send = send
+        self._broadcast: _Broadcast | None = None
         self._drops = drops
+        self._presence = presence
         self._pid = presence.pid
         self._unique_ids = frozenset((presence.unique_id, *ANY_UNIQUE_ID))
 
     def run(self, inbox: deque[Message]) -> None:
         """Deliver what is in the inbox, the oldest first.
 
-        This loop is the fast path of _deliver_to(): no descriptors, no request that expects the type, no observer.  In
-        it a message leaves the inbox right before its handler is called, with no call in between: an exception that a
-        signal's handler raises finds it in the inbox or in the hands of its handler.  On the other paths a few calls
-        lie in between.
+        This loop is the fast path of _deliver_to(): no descriptors, no request that expects the type, no observer.  On
+        every path a message leaves the inbox right before its handler is called, with no call in between: an exception
+        that a signal's handler raises finds it in the inbox or in the hands of its handler.
         """
         contexts, unique_ids, own_pid = self._contexts, self._unique_ids, self._pid
         while inbox:
@@ -137,20 +152,18 @@ class Delivery:
             message_type, _, (pid, task_id, _, unique_id), data, fds = message
             context = contexts.get(task_id)
             if context is None or fds or unique_id not in unique_ids or pid != own_pid:
-                del inbox[0]
-                self._deliver_with_care(message)
+                self._deliver_with_care(inbox)
                 continue
             table = context.handlers
             handlers = table.registered.get(message_type) or table.defaults.get(message_type)
             if handlers is None or table.expected or self.observer is not None:
-                del inbox[0]
-                if not self._deliver_to(context, message):
-                    self._refuse_request(message, Reason.NO_HANDLER)
+                self._deliver_with_care(inbox)
                 continue
-            self.received += 1
-            self.received_bytes += len(data)
-            self.handled += 1
+            size = len(data)
             del inbox[0]
+            self.received += 1
+            self.received_bytes += size
+            self.handled += 1
             for handler in handlers:
                 try:
                     handler(message)
@@ -158,77 +171,99 @@ class Delivery:
                     self.handler_errors += 1
                     logger.exception("handler for %s", describe(message), extra=failure_fields(message))
 
-    def _deliver_with_care(self, message: Message) -> None:
-        """Deliver a broadcast, an answer, a message with descriptors, or one that is for nobody here."""
-        message, fds = own_fds(message)
-        _, _, (pid, task_id, _, unique_id), _, _ = message
+    def _deliver_with_care(self, inbox: deque[Message]) -> None:
+        """Deliver the first message: a broadcast, an answer, one with descriptors, or one that is for nobody here."""
+        message = inbox[0]
+        if message.fds:
+            message = inbox[0] = with_descriptors(message)
+            own(message)
+        pid, task_id, _, unique_id = message.dst
         context = self._contexts.get(task_id)
         try:
             if unique_id not in self._unique_ids or pid != self._pid:
                 self._drop("for a process or task that is gone", message)
             elif context is not None:
-                if not self._deliver_to(context, message):
-                    self._refuse_request(message, Reason.NO_HANDLER)
+                if not self._deliver_to(context, message, inbox):
+                    self._refuse(message, Reason.NO_HANDLER)
             elif task_id == EVERY_TASK:
                 self._deliver_to_all(message)
             else:
-                self._answer(self._requests.by_task(task_id), message)
+                self._answer(self._requests.by_task(task_id), message, inbox)
+            if inbox and inbox[0] is message:
+                del inbox[0]
         finally:
-            fds.close()
+            if not (inbox and inbox[0] is message):
+                close_unless_kept(message)
 
-    def _deliver_to(self, context: ContextView, message: Message) -> bool:
+    def _deliver_to(self, context: ContextView, message: Message, queue: MutableSequence[Any]) -> bool:
         """Run the handlers of a context, or settle a request of its that this may be the answer to.
 
-        Returns False if the context has no handler for the message, which is a drop.
+        Removes the head of the queue right before.  Returns False, with the head still there, if the context has no
+        handler for the message, which is a drop.
         """
-        self.received += 1
-        self.received_bytes += len(message.data)
-        table = context.handlers
+        table, observer, size = context.handlers, self.observer, len(message.data)
         expected = self._requests.oldest_for(message) if message.type in table.expected else None
-        if expected is not None:
-            self.handled += 1
-            if self.observer is not None:
-                self.observer.received(message)
-            expected.settle(answer=own_fds(message)[0])
-            return True
         handlers = table.registered.get(message.type) or table.defaults.get(message.type)
-        if handlers is None:
+        if expected is None and handlers is None:
+            self.received += 1
+            self.received_bytes += size
             self._drop("of a type without handler", message)
             return False
+        if observer is not None:
+            observer.received(message)
+        if expected is not None:
+            expected.settle(answer=message, queue=queue)
+            self.received += 1
+            self.received_bytes += size
+            self.handled += 1
+            return True
+        began = time.perf_counter()
+        del queue[0]
+        self.received += 1
+        self.received_bytes += size
         self.handled += 1
-        if self.observer is not None:
-            self.observer.received(message)
-        for handler in handlers:
-            began = time.perf_counter()
+        for handler in handlers or ():
             try:
                 handler(message)
             except Exception:
                 self.handler_errors += 1
                 logger.exception("handler for %s", describe(message), extra=failure_fields(message))
             finally:
-                if self.observer is not None:
-                    self.observer.handled(message, time.perf_counter() - began)
+                if observer is not None:
+                    observer.handled(message, time.perf_counter() - began)
+                    began = time.perf_counter()
         return True
 
     def _deliver_to_all(self, message: Message) -> None:
-        """Deliver a broadcast to each context that listens to its class, as a message to that one."""
-        kind = message_class(message.type)
-        listening = [task_id for task_id, context in tuple(self._contexts.items()) if kind in context.listens]
-        if not listening:
-            self._drop("of a class nobody listens to", message)
-        is_handled = False
-        for task_id in listening:
-            context = self._contexts.get(task_id)
-            if context is not None:  # an earlier handler may have closed it
-                is_handled |= self._deliver_to(context, message._replace(dst=message.dst._replace(task_id=task_id)))
-        if not is_handled:
-            self._refuse_request(message, Reason.NO_HANDLER)
+        """Deliver a broadcast to each context that listens to its class, as a message to that one.
 
-    def _answer(self, request: PendingRequest | None, message: Message) -> None:
+        An exception may come out between two contexts, and a handler may dispatch.  Both find in `_broadcast` those
+        that are still to have the message.
+        """
+        if self._broadcast is None or self._broadcast.message is not message:
+            self._broadcast = _Broadcast(message, self._contexts)
+        broadcast = self._broadcast
+        if not broadcast.is_heard:
+            self._drop("of a class nobody listens to", message)
+        while broadcast.left:
+            task_id = broadcast.left[0]
+            context = self._contexts.get(task_id)
+            to_one = message._replace(dst=message.dst._replace(task_id=task_id))
+            try:
+                is_taken = context is not None and self._deliver_to(context, to_one, broadcast.left)
+            finally:
+                broadcast.is_handled |= task_id not in broadcast.left
+            if not is_taken:  # an earlier handler has closed the context, or it has no handler for this type
+                del broadcast.left[0]
+        self._broadcast = None
+        if not broadcast.is_handled:
+            self._refuse(message, Reason.NO_HANDLER)
+
+    def _answer(self, request: PendingRequest | None, message: Message, queue: MutableSequence[Any]) -> None:
         """Settle the request that the message has come to."""
         self.received += 1
         self.received_bytes += len(message.data)
-        if request is not None and request.offer(own_fds(message)[0]):
+        if request is not None and request.offer(message, queue):
             self.handled += 1
             if self.observer is not None:
                 self.observer.received(message)
@@ -236,14 +271,22 @@ class Delivery:
             self._drop("an answer nobody waits for", message)
         else:
             self._drop("for a process or task that is gone", message)
-            self._refuse_request(message, Reason.NO_TASK)
+            self._refuse(message, Reason.NO_TASK)
 
-    def _refuse_request(self, message: Message, reason: Reason) -> None:
-        """Tell the sender of a request at once that there will be no answer."""
-        if message.src.task_id < FIRST_REQUEST_TASK:
+    def _refuse(self, message: Message, reason: Reason) -> None:
+        """Tell the sender of a request that there will be no answer; any process of msgd's that the task is gone.
+
+        A refusal is never refused: two processes would do that to each other for ever.
+        """
+        is_request = message.src.task_id >= FIRST_REQUEST_TASK
+        if message.type == NOT_HANDLED or not (is_request or reason is Reason.NO_TASK):
             return
         src = message.dst._replace(task_id=min(message.dst.task_id, FIRST_REQUEST_TASK - 1))
         try:
+            if not is_request:
+                process = self._presence.process(message.src.pid)
+                if process is None or not process.is_ours:
+                    return  # one of Samba's would log a message of an unknown type
             self._send(message.src, src, NOT_HANDLED, pack_refusal(reason, message.type))
         except MsgdError as error:
             self._drops("an answer nobody takes", str(error), about_it=about(message))

@@ -57,7 +57,7 @@ def join(
                 f"another thread is still closing this process's context in {directory}; try again"
             )
         if endpoint is None:
-            endpoint = _endpoints[directory] = Endpoint(config, directory, classes)
+            endpoint = _endpoints[directory] = Endpoint(config, directory, classes, task_id or 0)
         elif endpoint.config.messaging_type != config.messaging_type:
             raise BackendUnavailable(
                 f"this process is in {directory} with messaging type {endpoint.config.messaging_type} already;"
@@ -92,7 +92,7 @@ def reinit(endpoint: Endpoint) -> None:
             return
         other = _endpoints.get(endpoint.directory)
         if other is None:
-            endpoint.open(endpoint.classes)
+            endpoint.open(endpoint.classes, endpoint.contexts)
             _endpoints[endpoint.directory] = endpoint
         else:
             other.adopt(endpoint)

@@ -17,9 +17,11 @@ nothing more comes, and only then settles the request.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
+from typing import Any
 
 from msgd.errors import MalformedMessage, MsgdError, NoHandler, NoSuchProcess
+from msgd.messaging.descriptors import keep
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType, type_name
 from msgd.wire.refusal import FIRST_REQUEST_TASK, NOT_HANDLED, Reason, unpack_refusal
@@ -75,10 +77,23 @@ class PendingRequest:
         """Whether the answer, or what there is instead of one, is known."""
         return self.answer is not None or self.error is not None
 
-    def settle(self, answer: Message | None = None, error: MsgdError | None = None) -> None:
-        """Note the answer or the error, unless one is known already."""
+    def settle(
+        self,
+        answer: Message | None = None,
+        error: MsgdError | None = None,
+        queue: MutableSequence[Any] | None = None,
+    ) -> None:
+        """Note the answer or the error, unless one is known already, and remove the head of the queue that held it.
+
+        The two are one step, with no call in between: an exception that a signal's handler raises leaves the answer in
+        the queue or here, and not in both.
+        """
+        if answer is not None:
+            keep(answer)
         if not self.is_settled:
             self.answer, self.error = answer, error
+            if queue is not None:
+                del queue[0]
             self._on_settled()
 
     def result(self) -> Message:
@@ -88,15 +103,16 @@ class PendingRequest:
             raise self.error
         return self.answer
 
-    def offer(self, message: Message) -> bool:
-        """Settle the request by a message that has come to its task id.
+    def offer(self, message: Message, queue: MutableSequence[Any]) -> bool:
+        """Settle the request by a message that has come to its task id, and is the head of the queue.
 
         Returns False if the message does not belong to it.
         """
         if self.is_settled or not (self.answer_from_any or message.src.pid == self.dst.pid):
             return False
         if message.type == self.reply_type:
-            self.settle(answer=message._replace(dst=self.src))  # whoever asked knows nothing of the request's id
+            answer = message._replace(dst=self.src)  # whoever asked knows nothing of the request's id
+            self.settle(answer=answer, queue=queue)
             return True
         if message.type != NOT_HANDLED:
             return False
@@ -104,7 +120,7 @@ class PendingRequest:
             reason, message_type = unpack_refusal(message.data)
         except MalformedMessage:
             return False
-        self.settle(error=_refused(self.dst, reason, message_type))
+        self.settle(error=_refused(self.dst, reason, message_type), queue=queue)
         return True
 
 

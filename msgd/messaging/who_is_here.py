@@ -10,7 +10,7 @@ from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import logger
 from msgd.presence import Process
 from msgd.wire.message_types import message_class
-from msgd.wire.server_id import EVERY_TASK, ServerID
+from msgd.wire.server_id import ServerID
 
 
 class WhoIsHere:
@@ -30,13 +30,10 @@ class WhoIsHere:
             return list(self._endpoint.presence.processes())
 
     def _others(self, message_type: int) -> list[ServerID]:
-        """The addresses of the other processes that listen to the type's class."""
-        kind, own_pid = message_class(message_type), self.server_id.pid
-        return [
-            ServerID(one.pid, EVERY_TASK if one.is_ours else 0, unique_id=one.unique_id)
-            for one in self.processes()
-            if one.pid != own_pid and kind in one.classes
-        ]
+        """The addresses of the other processes that listen to the type's class; see Members.listening()."""
+        with self._endpoint.lock:
+            self._check_usable()
+            return self._endpoint.presence.members.listening(message_class(message_type))
 
     def is_alive(self, dst: Destination) -> bool:
         """Whether the addressed process lives."""

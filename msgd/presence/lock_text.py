@@ -6,6 +6,7 @@
     type dgram
     classes GENERAL SMBD
     since 1767225600
+    tasks 0-2 7
     command worker.py
 
 Rule 1. The first line is Samba's format: the unique id in decimal and a newline.  Its readers stop at the newline.
@@ -13,7 +14,9 @@ Rule 2. Each further line is a word, a space and a value.  A reader ignores word
     without those that are missing, so that versions of msgd can differ.
 Rule 3. A process whose file has only the first line is one of Samba's.  It listens to every class of broadcast, and is
     reached by dgram.
-Rule 4. Empty lines mean nothing.  A file with shared words is padded with them to TEXT_MAX bytes.
+Rule 4. `tasks` names the contexts of the process, so that a sender to another one is told at once.  The line is missing
+    if the text would be too long with it, and from older versions; then nobody can tell.
+Rule 5. Empty lines mean nothing.  A file with shared words is padded with them to TEXT_MAX bytes.
 """
 
 from __future__ import annotations
@@ -21,10 +24,13 @@ from __future__ import annotations
 import functools
 import operator
 import os
+import re
 import sys
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from msgd.wire.message_types import MessageClass, class_names
+from msgd.wire.refusal import FIRST_REQUEST_TASK
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 
 TEXT_MAX = 512
@@ -32,6 +38,11 @@ TEXT_MAX = 512
 
 COMMAND_MAX = 64
 """Characters of a command's name that are kept; that is at most 256 bytes of UTF-8."""
+
+_TASKS_MAX = 96
+"""Bytes of the line of tasks.  With it, and the longest of all other lines, the text is shorter than TEXT_MAX."""
+
+_TASKS = re.compile("([0-9]{1,10})(?:-([0-9]{1,10}))?", re.ASCII)
 
 _UNIQUE_ID_DIGITS = 20
 """The most digits of a 64-bit number."""
@@ -63,6 +74,14 @@ class Process(NamedTuple):
         """The messaging type (transport) by which it is reached."""
         return self._value("type") or _SAMBAS_TYPE
 
+    def has_task(self, task_id: int) -> bool:
+        """Whether a message to this task id has a receiver, as far as the file tells.
+
+        Requests in flight have task ids too, from FIRST_REQUEST_TASK up, and a broadcast goes to EVERY_TASK.
+        """
+        text = self._value("tasks")
+        return text is None or task_id >= FIRST_REQUEST_TASK or any(task_id in one for one in _read_tasks(text))
+
     @property
     def since(self) -> int | None:
         """When it joined the directory, in seconds since the epoch; None if the file does not say."""
@@ -84,12 +103,14 @@ class Process(NamedTuple):
         return next((line.removeprefix(prefix) for line in self.lines if line.startswith(prefix)), None)
 
 
-def describe(messaging_type: str, classes: MessageClass, since: float) -> tuple[str, ...]:
+def describe(messaging_type: str, classes: MessageClass, tasks: Iterable[int], since: float) -> tuple[str, ...]:
     """The lines for the lock file of this process; `since` is in seconds since the epoch."""
+    named = f"tasks {_format_tasks(tasks)}"
     return (
         f"type {messaging_type}",
         f"classes {class_names(classes)}",
         f"since {int(since)}",
+        *((named,) if len(named) <= _TASKS_MAX else ()),
         f"command {_program()}",
     )
 
@@ -116,6 +137,24 @@ def _read_classes(text: str) -> MessageClass:
     """The classes in the text; unknown words are ignored (Rule 2)."""
     named = (MessageClass.__members__.get(word) for word in text.split())
     return functools.reduce(operator.or_, filter(None, named), MessageClass(0))
+
+
+def _format_tasks(tasks: Iterable[int]) -> str:
+    """Task ids in order, those that follow each other as a range: `0-2 7`."""
+    ranges: list[list[int]] = []
+    for task_id in sorted(tasks):
+        if ranges and task_id == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [task_id]
+        else:
+            ranges.append([task_id])
+    return " ".join("-".join(map(str, one)) for one in ranges)
+
+
+@functools.lru_cache(maxsize=64)
+def _read_tasks(text: str) -> tuple[range, ...]:
+    """The ranges of task ids in the text; words that are none are ignored (Rule 2)."""
+    found = (_TASKS.fullmatch(word) for word in text.split())
+    return tuple(range(int(one[1]), int(one[2] or one[1]) + 1) for one in found if one)
 
 
 def _program() -> str:

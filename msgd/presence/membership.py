@@ -28,6 +28,7 @@ from msgd.errors import NoSuchProcess, TransportError
 from msgd.presence.clean_up import remove_dead, remove_if_dead
 from msgd.presence.lock_file import LockFile, pids_in, read_process
 from msgd.presence.lock_text import Process, describe
+from msgd.presence.members import Members
 from msgd.presence.names.base import Names, living, living_names
 from msgd.presence.names.choose import open_names
 from msgd.presence.open_directory import LOCK_SUBDIRECTORY, MemberDirectories
@@ -59,6 +60,7 @@ class Presence:
         self.pid = os.getpid()
         self.unique_id = new_unique_id()
         self.classes = MessageClass.ALL
+        self.tasks: frozenset[int] = frozenset()
         self.trusted_uids = frozenset((0, os.getuid(), os.geteuid(), *config.trusted_users))
         self.directory = config.lock_directory
         self.socket_directory = config.socket_directory
@@ -76,14 +78,22 @@ class Presence:
         except BaseException:
             self._directories.close()
             raise
+        self.members = Members(self.lock_dir_fd, self.socket_dir_fd, self.pid)
+        self._is_announced = False
 
-    def announce(self, classes: MessageClass = MessageClass.ALL) -> None:
-        """Write the lock file: other processes now see this one, and that it listens to these broadcast classes.
+    def announce(self, classes: MessageClass = MessageClass.ALL, tasks: Iterable[int] = (0,)) -> None:
+        """Write the lock file: other processes now see this one, its task ids, and the broadcast classes it listens to.
 
-        Call it once the endpoint can be reached, and again whenever the classes change.  Raises TransportError.
+        Call it once the endpoint can be reached, and again when these may have changed.  Raises TransportError.
         """
-        self.classes = classes
+        tasks = frozenset(tasks)
+        if self._is_announced and (classes, tasks) == (self.classes, self.tasks):
+            return
+        self.classes, self.tasks = classes, tasks
         self._lock_file.write(self.unique_id, self._lines)
+        if self._is_announced:
+            self.members.touch()
+        self._is_announced = True
 
     def share_words(self, first: int) -> memoryview:
         """Share 64 words of memory with other processes, the first set to `first`; call it before announce().
@@ -120,7 +130,7 @@ class Presence:
 
     @property
     def _lines(self) -> tuple[str, ...]:
-        return describe(self._messaging_type, self.classes, self._since)
+        return describe(self._messaging_type, self.classes, self.tasks, self._since)
 
     # Processes
 

@@ -21,6 +21,7 @@ from msgd import (
 )
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.support.harness import (
+    PATIENCE,
     TEXT,
     Peer,
     Session,
@@ -364,3 +365,48 @@ def test_process_with_another_messaging_type(config: Config, make_config: MakeCo
         result = messaging.send_all(TEXT)
         assert not result
         assert set(result.failures) == {peer.pid}
+
+
+def test_send_to_a_task_that_is_not_there(messaging: Messaging, peer: Peer) -> None:
+    """A pid that lives and a task id that is wrong: told at once, nothing sent."""
+    messaging.send(peer.server_id, TEXT, b"right")
+    with pytest.raises(NoSuchProcess, match="no such task") as caught:
+        messaging.send(peer.server_id._replace(task_id=7), TEXT, b"wrong")
+    assert (caught.value.dst, caught.value.type) == (peer.server_id._replace(task_id=7), TEXT)
+    assert peer.call(take_data, 1) == [b"right"]
+    assert messaging.statistics().sent == 1
+
+
+others: list[Messaging] = []
+"""The further contexts of a peer."""
+
+
+def open_another(session: Session) -> ServerID:
+    others.append(Messaging(session.messaging.config, task_id=7))
+    return others[0].server_id
+
+
+def close_another(session: Session) -> int:
+    """Close it, and take what still comes for it.  Returns how many messages were for nobody."""
+    others[0].close()
+    dispatch_until(session.messaging, lambda: bool(session.messaging.statistics().drops))
+    return sum(session.messaging.statistics().drops.values())
+
+
+def send_and_dispatch(messaging: Messaging, dst: ServerID) -> None:
+    """Go on until send() raises."""
+    while True:
+        messaging.send(dst, TEXT)
+        messaging.dispatch(PATIENCE)
+
+
+def test_send_to_a_task_that_has_closed(messaging: Messaging, peer: Peer) -> None:
+    """A context that opens late is found; once it has closed, the first message to it makes the next one raise."""
+    with pytest.raises(NoSuchProcess, match="no such task"):
+        messaging.send(peer.server_id._replace(task_id=7), TEXT)
+    dst = peer.call(open_another)
+    messaging.send(dst, TEXT)
+    peer.begin(close_another)
+    with pytest.raises(NoSuchProcess, match="no such task"):
+        send_and_dispatch(messaging, dst)
+    assert peer.hear() >= 1

@@ -34,7 +34,7 @@ def test_format_and_modes(config: Config) -> None:
         path = lock_path(config, child.pid)
         first, *lines = path.read_text().split("\n")
         assert first == str(unique_id)
-        assert [line.partition(" ")[0] for line in lines] == ["type", "classes", "since", "command", ""]
+        assert [line.partition(" ")[0] for line in lines] == ["type", "classes", "since", "tasks", "command", ""]
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
         assert stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o755

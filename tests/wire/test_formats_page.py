@@ -89,7 +89,9 @@ PACKED: dict[str, bytes] = {
 
 
 def _lock_text(directory: Path) -> bytes:
-    return format_text(DST.unique_id, describe("dgram", MessageClass.GENERAL | MessageClass.SMBD, 1767225600.5))
+    return format_text(
+        DST.unique_id, describe("dgram", MessageClass.GENERAL | MessageClass.SMBD, (0, 1, 2, 7), 1767225600.5)
+    )
 
 
 def _lock_words(directory: Path) -> bytes:

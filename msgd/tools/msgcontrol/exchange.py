@@ -122,12 +122,12 @@ class Exchange:
             return
         try:
             status = self._messaging.send(dst, self._command.type, data)
-        except NoSuchProcess:
-            os.close(pidfd)
-            outcome.gone.append(dst)
         except MsgdError as error:
             os.close(pidfd)
-            outcome.failures[dst] = str(error)
+            if isinstance(error, NoSuchProcess) and not self._messaging.is_alive(dst):
+                outcome.gone.append(dst)
+            else:
+                outcome.failures[dst] = str(error)
         else:
             target = _Target(dst, pidfd, taken=status is not SendStatus.QUEUED)
             self._targets[dst.pid] = self._outstanding[dst.pid] = target

@@ -242,10 +242,10 @@ def test_drops_are_counted_and_logged_once_a_second(messaging: Messaging, caplog
 
 def test_each_reason_is_logged_at_its_own_rate(messaging: Messaging, caplog: pytest.LogCaptureFixture) -> None:
     """A recent log line for one reason does not suppress that of another."""
-    nobody = messaging.server_id._replace(task_id=77)
+    with Messaging(messaging.config, task_id=77) as other:
+        messaging.send(other.server_id, TEXT, b"no context once it is taken")
     with caplog.at_level(logging.WARNING, "msgd"):
         messaging.send(messaging.server_id, TEXT, b"no handler")
-        messaging.send(nobody, TEXT, b"no context")
         messaging.dispatch()
     assert len(caplog.records) == 2
     assert len(messaging.statistics().drops) == 2

@@ -56,7 +56,7 @@ benchmarks: $(PEERS)  ## measure everything at length and write docs/benchmarks.
 	@$(MSGBENCH) flood --runs 5 --json $(RESULTS)/flood.json
 	@$(MSGBENCH) size --peers --json $(RESULTS)/size.json
 	@$(MSGBENCH) latency --runs 5 --json $(RESULTS)/latency.json
-	@$(MSGBENCH) fanout --json $(RESULTS)/fanout.json
+	@$(MSGBENCH) fanout --peers --json $(RESULTS)/fanout.json
 	@$(MSGBENCH) mesh --runs 5 --json $(RESULTS)/mesh.json
 	@$(MSGBENCH) scale --json $(RESULTS)/scale.json
 	@$(MSGBENCH) dbench --seconds 4 --runs 5 --json $(RESULTS)/dbench.json

@@ -100,12 +100,11 @@ def with_cpu(exchanging: Callable[[], Tally], others: Sequence[int]) -> Tally:
 
     On a busy machine the CPU time says more about the cost of a message than the rate does.
     """
-    pids = (os.getpid(), *others)
-    began = _cpu_seconds(pids)
+    began = cpu_seconds(others)
     tally = exchanging()
-    return tally._replace(cpu=_cpu_seconds(pids) - began)
+    return tally._replace(cpu=cpu_seconds(others) - began)
 
 
-def _cpu_seconds(pids: Iterable[int]) -> float:
-    """The CPU time of the processes, all their threads included."""
-    return sum(time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED) for pid in pids)
+def cpu_seconds(others: Iterable[int]) -> float:
+    """The CPU time of this process and the others (by pid), all their threads included."""
+    return sum(time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED) for pid in (os.getpid(), *others))

@@ -21,7 +21,7 @@ from msgd.bench.results import Figure, Outcome, Result, Row
 FORMAT = 1
 """The version of the file format.  read() refuses a file with another version."""
 
-_PACKAGES = ("pyzmq", "pynng", "redis", "dbus-fast", "matplotlib", "rich")
+_PACKAGES = ("pyzmq", "pynng", "redis", "nats-py", "dbus-fast", "matplotlib", "rich")
 
 
 def machine() -> dict[str, Any]:
@@ -84,6 +84,7 @@ def _plain_result(result: Result) -> dict[str, Any]:
         "figures": [figure._asdict() for figure in result.figures],
         "base": result.base,
         "counts": list(result.counts),
+        "compared": list(result.compared),
         "settings": dict(result.settings),
         "rows": [
             {
@@ -123,6 +124,7 @@ def _result(plain: dict[str, Any]) -> Result:
         plain["settings"],
         plain["base"],
         tuple(plain["counts"]),
+        tuple(plain.get("compared", ())),
     )
 
 

@@ -72,6 +72,7 @@ class Result:
 
     The first of `figures` is the one that percentages and pictures show.  `base` names the subject that is 100 %.
     `counts` names the counts that the table shows.  `settings` are those that it was run with.
+    `compared` names further figures that the table shows as percentages of the base too.
     """
 
     benchmark: str
@@ -81,15 +82,19 @@ class Result:
     settings: Mapping[str, object] = field(default_factory=dict)
     base: str = "tdb"
     counts: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
         """Whether any run failed."""
         return any(row.failures for row in self.rows)
 
-    def percentage(self, row: Row) -> float | None:
-        """The row's median as a percentage of the base's with the same parameters; None if either is missing."""
-        name = self.figures[0].name
+    def percentage(self, row: Row, figure: str = "") -> float | None:
+        """The row's median as a percentage of the base's with the same parameters; None if either is missing.
+
+        The default is the first figure.
+        """
+        name = figure or self.figures[0].name
         own = row.spread(name)
         for other in self.rows:
             if other.subject == self.base and other.parameters == row.parameters:

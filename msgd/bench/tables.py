@@ -35,14 +35,20 @@ def table_of(result: Result) -> Table:
     parameters = list(dict.fromkeys(name for row in result.rows for name in row.parameters))
     with_page = any(row.page_2006 is not None for row in result.rows)
     headings = ["", *parameters, f"{first.name} ({first.unit})", "min", "max", f"% of {result.base}"]
-    headings += [f"{figure.name} ({figure.unit})" for figure in others]
+    for figure in others:
+        headings.append(f"{figure.name} ({figure.unit})")
+        if figure.name in result.compared:
+            headings.append(f"% of {result.base}")
     headings += result.counts
     headings += ["2006", "2006 %"] if with_page else []
     headings += ["note"]
     rows, styles = [], []
     for row in result.rows:
         cells = [row.subject, *(_cell(row.parameters.get(name)) for name in parameters), *_main_cells(result, row)]
-        cells += [_median(row, figure) for figure in others]
+        for figure in others:
+            cells.append(_median(row, figure))
+            if figure.name in result.compared:
+                cells.append(_share(result, row, figure))
         cells += [_cell(row.total(name)) for name in result.counts]
         cells += _page_cells(result, row) if with_page else []
         rows.append([*cells, _note(row)])
@@ -60,8 +66,12 @@ def _main_cells(result: Result, row: Row) -> list[str]:
         return ["FAILED", "", "", ""]
     if spread is None:
         return ["-", "", "", ""]
-    percentage = result.percentage(row)
-    return [*(number(value) for value in spread), "" if percentage is None else f"{percentage:.0f} %"]
+    return [*(number(value) for value in spread), _share(result, row, result.figures[0])]
+
+
+def _share(result: Result, row: Row, figure: Figure) -> str:
+    percentage = result.percentage(row, figure.name)
+    return "" if percentage is None else f"{percentage:.0f} %"
 
 
 def _median(row: Row, figure: Figure) -> str:

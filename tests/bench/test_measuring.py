@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from msgd.bench import subjects
+from msgd.bench.broadcast.table import BROADCAST_PEERS
 from msgd.bench.latency import quantiles
 from msgd.bench.peers.table import PEERS
 from tests.bench.conftest import Done, Msgbench
@@ -118,6 +119,24 @@ def test_fanout(msgbench: Msgbench) -> None:
         assert counts["received"] == counts["broadcasts"] * row["parameters"]["listeners"] > 0 == counts["lost"]
 
 
+def test_fanout_beside_peers(msgbench: Msgbench) -> None:
+    done = msgbench.measure("fanout", "--peers", "--types", "dgram", "--listeners", "3", "--windows", "1,4")
+    assert done.status == 0, done.err
+    subjects_of_a_window = ["dgram", *(peer.name for peer in BROADCAST_PEERS)]
+    assert [row["subject"] for row in done.result["rows"]] == 2 * subjects_of_a_window
+    assert (done.result["base"], done.result["compared"]) == ("pyzmq", ["time"])
+    for row in done.result["rows"]:
+        if row["missing"]:
+            assert "install" in row["missing"] or "compiler" in row["missing"]
+            continue
+        (run,) = row["runs"]
+        counts, figures = run["counts"], run["figures"]
+        assert counts["received"] == counts["broadcasts"] * 3 > 0 == counts["lost"]
+        assert counts["broadcasts"] % row["parameters"]["window"] == 0
+        assert figures["deliveries"] * figures["time"] == pytest.approx(3e6)
+        assert figures["cpu"] > 0
+
+
 def test_mesh(msgbench: Msgbench) -> None:
     for row, run in runs(msgbench.measure("mesh", "--processes", "2,6")):
         number = row["parameters"]["processes"]
@@ -155,6 +174,14 @@ def test_loss_makes_flood_fail(msgbench: Msgbench, lossy: str) -> None:
     counts = done.rows[lossy]["runs"][0]["counts"]
     assert counts["sent"] >= 1000
     assert counts["lost"] == counts["sent"] - counts["received"] >= counts["sent"] // 1000
+
+
+def test_loss_makes_fanout_fail(msgbench: Msgbench, lossy: str) -> None:
+    arguments = ("--types", lossy, "--listeners", "2", "--windows", "16", "--seconds", "0.5", "--patience", "1")
+    done = msgbench.measure("fanout", *arguments)
+    assert done.status == 1
+    assert done.rows[lossy]["runs"][0]["failure"]
+    assert done.rows[lossy]["runs"][0]["counts"]["lost"] >= 1
 
 
 def test_loss_makes_torture_fail(msgbench: Msgbench, lossy: str) -> None:

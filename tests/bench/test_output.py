@@ -52,6 +52,20 @@ def test_table() -> None:
     ]
 
 
+def test_table_that_compares_a_second_figure() -> None:
+    figures = (Figure("rate", "messages/s"), Figure("time", "us", less_is_better=True), Figure("cpu", "us"))
+    rows = [
+        Row(subject, {}, [Outcome({"rate": 1000 / time, "time": time, "cpu": 1.0})])
+        for subject, time in (("msgd", 5.0), ("pyzmq", 10.0))
+    ]
+    shown = table_of(Result("fanout", "a title", figures, rows, base="pyzmq", compared=("time",)))
+    assert shown.headings[4:] == ["% of pyzmq", "time (us)", "% of pyzmq", "cpu (us)", "note"]
+    assert [cells[4:] for cells in shown.rows] == [
+        ["200 %", "5.00", "50 %", "1.00", ""],
+        ["100 %", "10.00", "100 %", "1.00", ""],
+    ]
+
+
 @pytest.mark.parametrize(("value", "text"), [(123456.7, "123,457"), (999.94, "999.9"), (12.345, "12.35"), (0, "0.00")])
 def test_numbers(value: float, text: str) -> None:
     assert number(value) == text

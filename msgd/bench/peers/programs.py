@@ -32,16 +32,13 @@ class Floor(Peer):
     kind: ClassVar[str]
 
     def missing(self) -> str:
-        return "" if _compiler() else "there is no C compiler"
+        return "" if compiler() else "there is no C compiler"
 
     def run(self, team: Team, directory: Path, load: Load) -> Outcome:
-        compiler = _compiler()
-        assert compiler is not None
-        program = directory / "floor"
-        _run_program([compiler, "-O2", "-o", str(program), str(_SOURCE)], _COMPILING)
+        program = compile_program(_SOURCE, directory)
         cpus = [str(team.cpus[number % len(team.cpus)]) if team.cpus else "-1" for number in range(2)]
         arguments = [self.kind, str(directory), str(load.seconds), str(load.window), str(len(load.messages[0])), *cpus]
-        output = _run_program([str(program), *arguments], load.seconds + load.patience)
+        output = run_program([program, *arguments], load.seconds + load.patience)
         sent, received, seconds, cpu = output.split()
         return Tally(int(sent), int(received), float(seconds), float(cpu)).outcome()
 
@@ -76,7 +73,7 @@ class Smbtorture(Peer):
         places = ("lock directory", "private dir", "state directory", "cache directory", "pid directory")
         command = ["smbtorture", "//localhost/none", "-N", "-t", str(seconds), f"--configfile={os.devnull}"]
         command += [f"--option={place}={directory}" for place in places]
-        output = _run_program([*command, "local.messaging.ping_speed"], seconds + load.patience)
+        output = run_program([*command, "local.messaging.ping_speed"], seconds + load.patience)
         rate = re.search(r"ping rate of (\d+)", output)
         if rate is None or "success: ping_speed" not in output:
             return Outcome(failure=f"smbtorture failed: {(output.split(chr(10)) or [''])[-1]}")
@@ -84,11 +81,19 @@ class Smbtorture(Peer):
 
 
 @cache
-def _compiler() -> str | None:
+def compiler() -> str | None:
+    """The name of the C compiler; None if there is none."""
     return next((name for name in _COMPILERS if shutil.which(name)), None)
 
 
-def _run_program(command: list[str], within: float) -> str:
+def compile_program(source: Path, directory: Path) -> str:
+    """Compile a C program into this directory and return its path.  Raises RunFailed."""
+    program = str(directory / source.stem)
+    run_program([compiler() or _COMPILERS[0], "-O2", "-o", program, str(source)], _COMPILING)
+    return program
+
+
+def run_program(command: list[str], within: float) -> str:
     """Run a program and return its output.  Raises RunFailed if it fails or takes longer than `within` seconds.
 
     START_TIMEOUT is added to the time, because a program may be slow to start.

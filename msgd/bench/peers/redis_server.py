@@ -4,21 +4,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import select
+import re
 import shutil
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from msgd.bench.exchange import Load, Tally, exchange
-from msgd.bench.peers.base import START_TIMEOUT, PythonPeer
+from msgd.bench.peers.base import PythonPeer
+from msgd.bench.peers.servers import running
 from msgd.bench.results import Outcome
-from msgd.bench.workers import RunFailed, Team
+from msgd.bench.workers import Team
 
 _PING, _PONG = "ping", "pong"
-_READY = b"eady to accept connections"
+_READY = re.compile(rb"[Rr]eady to accept connections")
 """What the server logs once it listens; the first letter differs between versions."""
 
 
@@ -31,29 +32,20 @@ class Redis(PythonPeer):
     note = "PUBLISH and SUBSCRIBE through a redis-server on a Unix socket"
 
     def missing(self) -> str:
-        return super().missing() or ("" if shutil.which("redis-server") else "redis-server is not installed")
+        return super().missing() or server_missing()
 
     def run(self, team: Team, directory: Path, load: Load) -> Outcome:
-        without_storage = ("--save", "", "--appendonly", "no", "--dir", os.fspath(directory))
-        command = ["redis-server", "--port", "0", "--unixsocket", _socket(directory), *without_storage]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        ) as server:
-            try:
-                assert server.stdout is not None
-                _await_ready(server.stdout.fileno())
-                return self.measure(team, directory, load, (server.pid,)).outcome()
-            finally:
-                server.kill()
+        with running_server(directory) as servers:
+            return self.measure(team, directory, load, servers).outcome()
 
     def serve(self, directory: Path, ready: Callable[[], None]) -> None:
-        client, subscription = _connect(directory, _PING)
+        client, subscription = subscribe(directory, _PING)
         ready()
         for message in subscription.listen():
             client.publish(_PONG, self.answer(message["data"]))
 
     def ping(self, directory: Path, load: Load) -> Tally:
-        client, subscription = _connect(directory, _PONG)
+        client, subscription = subscribe(directory, _PONG)
 
         def send(data: bytes) -> None:
             client.publish(_PING, data)
@@ -64,29 +56,37 @@ class Redis(PythonPeer):
         return exchange(send, receive, load)
 
 
-def _socket(directory: Path) -> str:
-    return os.fspath(directory / "redis.sock")
+def server_missing() -> str:
+    """Return the reason why no redis-server can be started; an empty string if one can."""
+    return "" if shutil.which("redis-server") else "redis-server is not installed"
 
 
-def _await_ready(output: int) -> None:
-    poll = select.poll()
-    poll.register(output, select.POLLIN)
-    output_so_far = b""
-    while poll.poll(START_TIMEOUT * 1000) and (more := os.read(output, 4096)):
-        output_so_far += more
-        if _READY in output_so_far:
-            return
-    raise RunFailed(f"redis-server did not start: {output_so_far.decode(errors='replace').strip()}")
+@contextlib.contextmanager
+def running_server(directory: Path) -> Iterator[tuple[int]]:
+    """Run a redis-server on a Unix socket in this directory, and return its pid.  It keeps nothing on disk."""
+    without_storage = ("--save", "", "--appendonly", "no", "--dir", os.fspath(directory))
+    command = ["redis-server", "--port", "0", "--unixsocket", _socket(directory), *without_storage]
+    with running(command, _READY) as (pid, _):
+        yield (pid,)
 
 
-def _connect(directory: Path, channel: str) -> tuple[Any, Any]:
-    """Return a client and its subscription to the channel, once the server has confirmed it."""
+def connect(directory: Path) -> Any:
+    """Return a client of the server in this directory."""
     import redis
 
-    client = redis.Redis(unix_socket_path=_socket(directory))
+    return redis.Redis(unix_socket_path=_socket(directory))
+
+
+def subscribe(directory: Path, channel: str) -> tuple[Any, Any]:
+    """Return a client and its subscription to the channel, once the server has confirmed it."""
+    client = connect(directory)
     subscription = client.pubsub()
     subscription.subscribe(channel)
     for message in subscription.listen():
         if message["type"] == "subscribe":
             break
     return client, subscription
+
+
+def _socket(directory: Path) -> str:
+    return os.fspath(directory / "redis.sock")

@@ -55,7 +55,7 @@ benchmarks: $(PEERS)  ## measure everything at length and write docs/benchmarks.
 	@$(MSGBENCH) ping --peers --runs 7 --json $(RESULTS)/ping.json
 	@$(MSGBENCH) flood --runs 5 --json $(RESULTS)/flood.json
 	@$(MSGBENCH) size --peers --json $(RESULTS)/size.json
-	@$(MSGBENCH) latency --runs 5 --json $(RESULTS)/latency.json
+	@$(MSGBENCH) latency --peers --runs 5 --json $(RESULTS)/latency.json
 	@$(MSGBENCH) fanout --peers --json $(RESULTS)/fanout.json
 	@$(MSGBENCH) mesh --runs 5 --json $(RESULTS)/mesh.json
 	@$(MSGBENCH) scale --json $(RESULTS)/scale.json

@@ -21,7 +21,7 @@ from msgd.bench.results import Figure, Outcome, Result, Row
 FORMAT = 1
 """The version of the file format.  read() refuses a file with another version."""
 
-_PACKAGES = ("pyzmq", "pynng", "redis", "nats-py", "dbus-fast", "matplotlib", "rich")
+_PACKAGES = ("pyzmq", "pynng", "redis", "nats-py", "iceoryx2", "dbus-fast", "matplotlib", "rich")
 
 
 def machine() -> dict[str, Any]:

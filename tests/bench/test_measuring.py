@@ -11,8 +11,8 @@ import pytest
 
 from msgd.bench import subjects
 from msgd.bench.broadcast.table import BROADCAST_PEERS
-from msgd.bench.latency import quantiles
-from msgd.bench.peers.table import PEERS
+from msgd.bench.exchange import quantiles
+from msgd.bench.peers.table import PEERS, TIMED_PEERS
 from tests.bench.conftest import Done, Msgbench
 
 ALL = list(subjects.compiled_in())
@@ -104,7 +104,23 @@ def test_latency(msgbench: Msgbench) -> None:
     for _, run in runs(msgbench.measure("latency")):
         figures = run["figures"]
         assert figures["p50"] <= figures["p99"] <= figures["p99.9"] <= figures["max"]
-        assert run["counts"]["pings"] >= 1
+        assert run["counts"]["sent"] == run["counts"]["received"] >= 1
+
+
+def test_latency_beside_peers(msgbench: Msgbench) -> None:
+    done = msgbench.measure("latency", "--peers", "--types", "dgram")
+    assert done.status == 0, done.err
+    assert [row["subject"] for row in done.result["rows"]] == ["dgram", *(peer.name for peer in TIMED_PEERS)]
+    for row in done.result["rows"]:
+        if row["missing"]:
+            assert "install" in row["missing"] or "compiler" in row["missing"]
+            continue
+        (run,) = row["runs"]
+        figures = run["figures"]
+        assert 0 < figures["p50"] <= figures["p99"] <= figures["p99.9"] <= figures["max"]
+        assert figures["cpu"] > 0
+        assert run["counts"]["sent"] == run["counts"]["received"] >= 1
+    assert not any(done.rows[name]["missing"] for name in ("multiprocessing", "asyncio"))
 
 
 def test_quantiles_are_measured_times() -> None:

@@ -96,7 +96,7 @@ def test_the_commands_for_systemd_are_shown_where_it_searches(destination: Desti
     assert TAKE_UP[0] not in destination.make("install", "prefix=/usr")
 
 
-NOT_DEBIANS = ("rich", "prometheus_client", "matplotlib", "zmq", "pynng", "redis", "nats", "dbus_fast")
+NOT_DEBIANS = ("rich", "prometheus_client", "matplotlib", "zmq", "pynng", "redis", "nats", "iceoryx2", "dbus_fast")
 """Modules that the programs use if they are there, and must do without otherwise."""
 
 

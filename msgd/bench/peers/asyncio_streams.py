@@ -52,11 +52,13 @@ async def _ping(directory: Path, load: Load) -> Tally:
     clock = time.perf_counter
     bursts = itertools.cycle(load.bursts)
     limit = load.window - len(load.bursts[0])
+    times: list[float] = []
     sent = received = 0
-    began = now = clock()
+    began = now = before = clock()
     end = began + load.seconds
     while now < end or received < sent:
         if now < end and sent - received <= limit:
+            before = now
             for data in next(bursts):
                 writer.write(_LENGTH.pack(len(data)) + data)
                 sent += 1
@@ -65,6 +67,8 @@ async def _ping(directory: Path, load: Load) -> Tally:
             await _read(reader)
             received += 1
         now = clock()
+        if load.timed and received == sent:
+            times.append(now - before)
     elapsed = clock() - began
     writer.close()
-    return Tally(sent, received, elapsed)
+    return Tally(sent, received, elapsed, times=times)

@@ -1,10 +1,12 @@
 /* The floor: pings over bare AF_UNIX sockets, without a messaging format and without Python.
  *
- *   floor dgram|stream DIRECTORY SECONDS WINDOW TEXTSIZE SERVERCPU CLIENTCPU     (-1: any CPU)
+ *   floor dgram|stream DIRECTORY SECONDS WINDOW TEXTSIZE SERVERCPU CLIENTCPU [TIMES]     (-1: any CPU)
  *
  * A child echoes. The parent sends pairs of a TEXTSIZE-byte and an empty message, at most WINDOW of them unanswered, and
  * prints "SENT RECEIVED SECONDS CPUSECONDS". A datagram is a message. On a stream each message has a 4-byte length
  * prefix; a process reads all that have arrived at once, and writes the messages of a round at once.
+ *
+ * With TIMES there is one message at a time, and the seconds of each round trip go into the file TIMES as doubles.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -210,10 +212,41 @@ static void stream_ping(int fd, double end, long window, size_t size, long *sent
     }
 }
 
+/* One message at a time, of TEXTSIZE bytes. */
+static void timed_ping(int receiving, int sending, int streams, double end, size_t size, const char *path, long *number)
+{
+    FILE *times = fopen(path, "w");
+    uint32_t header = size;
+    size_t prefix = streams ? sizeof(header) : 0;
+    double before = now();
+    if (!times)
+        die(path);
+    memcpy(out, &header, prefix);
+    memcpy(out + prefix, text, size);
+    while (before < end) {
+        size_t got = 0;
+        double took;
+        if (send(sending, out, prefix + size, MSG_NOSIGNAL) < 0)
+            die("send");
+        do {
+            ssize_t part = recv(receiving, in + got, sizeof(in) - got, 0);
+            if (part < 0 || (part == 0 && streams))
+                die("recv");
+            got += part;
+        } while (streams && got < prefix + size);
+        took = now() - before;
+        fwrite(&took, sizeof(took), 1, times);
+        ++*number;
+        before = now();
+    }
+    if (fclose(times) != 0)
+        die(path);
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 8) {
-        fprintf(stderr, "usage: floor dgram|stream DIRECTORY SECONDS WINDOW TEXTSIZE SERVERCPU CLIENTCPU\n");
+    if (argc != 8 && argc != 9) {
+        fprintf(stderr, "usage: floor dgram|stream DIRECTORY SECONDS WINDOW TEXTSIZE SERVERCPU CLIENTCPU [TIMES]\n");
         return 2;
     }
     int streams = strcmp(argv[1], "stream") == 0, cpu = atoi(argv[6]);
@@ -253,7 +286,10 @@ int main(int argc, char **argv)
     if (connect(sending, (struct sockaddr *)&server, sizeof(server)) < 0)
         die("connect");
     began = now();
-    if (streams)
+    if (argc == 9) {
+        timed_ping(streams ? sending : fd, sending, streams, began + seconds, size, argv[8], &sent);
+        received = sent;
+    } else if (streams)
         stream_ping(sending, began + seconds, window, size, &sent, &received);
     else
         dgram_ping(fd, sending, began + seconds, window, size, &sent, &received);

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from array import array
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -38,9 +39,12 @@ class Floor(Peer):
         program = compile_program(_SOURCE, directory)
         cpus = [str(team.cpus[number % len(team.cpus)]) if team.cpus else "-1" for number in range(2)]
         arguments = [self.kind, str(directory), str(load.seconds), str(load.window), str(len(load.messages[0])), *cpus]
+        times = directory / "times"
+        if load.timed:
+            arguments.append(str(times))
         output = run_program([program, *arguments], load.seconds + load.patience)
         sent, received, seconds, cpu = output.split()
-        return Tally(int(sent), int(received), float(seconds), float(cpu)).outcome()
+        return Tally(int(sent), int(received), float(seconds), float(cpu), _doubles(times)).outcome()
 
 
 class DatagramFloor(Floor):
@@ -78,6 +82,11 @@ class Smbtorture(Peer):
         if rate is None or "success: ping_speed" not in output:
             return Outcome(failure=f"smbtorture failed: {(output.split(chr(10)) or [''])[-1]}")
         return Outcome({RATE: float(rate[1])})
+
+
+def _doubles(path: Path) -> array[float]:
+    """The numbers that a C program has written into a file; none if there is no file."""
+    return array("d", path.read_bytes() if path.exists() else b"")
 
 
 @cache

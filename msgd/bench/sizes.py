@@ -88,7 +88,9 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
         cases += [_peer_case(peer, length, session) for length in arguments.sizes for peer in _PEERS]
         cases.sort(key=lambda case: int(case.row.parameters["bytes"]))
     rows = interleave(session, "size", _FIGURES[0], cases)
-    return Result("size", "size: MiB per second by size of message", _FIGURES, rows, {"sizes": arguments.sizes})
+    base = MultiprocessingConnection.name if arguments.peers else arguments.types[0].name
+    title = "size: MiB per second by size of message"
+    return Result("size", title, _FIGURES, rows, {"sizes": arguments.sizes}, base)
 
 
 def _peer_case(peer: PythonPeer, length: int, session: Session) -> Case:

@@ -97,6 +97,7 @@ def test_size_with_peers(msgbench: Msgbench) -> None:
     done = msgbench.measure("size", "--sizes", "0,100K", "--seconds", "0.01", "--peers", "--types", "stream")
     rows = [row for row in done.result["rows"] if not row["missing"]]
     assert {"stream", "multiprocessing"} <= {row["subject"] for row in rows}
+    assert done.result["base"] == "multiprocessing"
     assert all(run["counts"]["sent"] == run["counts"]["received"] >= 1 for row in rows for run in row["runs"])
 
 

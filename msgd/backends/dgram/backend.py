@@ -89,12 +89,12 @@ class DgramBackend(Backend):
             destination = self._find(dst)
         message = pack_header(dst, src, message_type) + data
         queue = destination.queue
-        if queue:
+        if queue.messages:
             self._flush(destination)
             if self._destinations.get(dst.pid) is not destination:
                 destination = self._find(dst)
                 queue = destination.queue
-        if not queue:
+        if not queue.messages:
             try:
                 if len(message) <= WHOLE_MAX and not fds:
                     destination.socket.send(WHOLE_COOKIE + message, socket.MSG_DONTWAIT)

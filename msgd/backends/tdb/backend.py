@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from msgd.backends.base import Backend, BackendStatistics, Deliver
+from msgd.backends.tdb.destination import Destination
 from msgd.backends.tdb.destinations import Destinations
 from msgd.backends.tdb.doorbell import Doorbell
 from msgd.backends.tdb.inbox import Inbox
@@ -63,6 +64,9 @@ class TdbBackend(Backend):
         """Whether abandon() was called, which a signal's handler may have done while receive() runs."""
         self._polled_for_room = False
         """Whether the next flush() ends the sleep that poll_for_room() has announced."""
+        self._gathering = 0
+        self._to_wake: list[Destination] = []
+        """Destinations that begin_gathering() has kept from being woken up, which the next flush() does."""
         self._doorbell = Doorbell()
         try:
             self._file = MessagesFile(config, presence)
@@ -137,11 +141,24 @@ class TdbBackend(Backend):
             raise
         finally:  # also if a signal handler raises: the message may be there
             if words[EPOCH] != destination.signalled_epoch:
-                destination.wake_up()
+                if self._gathering:
+                    self._to_wake.append(destination)
+                else:
+                    destination.wake_up()
         return _SENT
+
+    def begin_gathering(self) -> None:
+        """Messages go into the file at once, but their receiver is woken up by the next flush()."""
+        self._gathering += 1
+
+    def end_gathering(self) -> bool:
+        self._gathering -= 1
+        return bool(self._to_wake)
 
     def flush(self, timeout: float = 0.0) -> None:
         """Nothing waits in this process; with a `timeout`, wait until a full destination takes something."""
+        while self._to_wake:
+            self._to_wake.pop().wake_up()
         if self._polled_for_room:
             self._polled_for_room = False
             self._sleep.begin_work()

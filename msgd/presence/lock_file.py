@@ -34,7 +34,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from msgd.errors import TransportError, UnsafeDirectory
+from msgd.errors import TransportError, UnsafeDirectory, system_error
 from msgd.presence.lock_text import TEXT_MAX, Process, format_text, parse_text
 from msgd.presence.private_lock import PrivateLock, refused
 
@@ -69,8 +69,12 @@ class Entry(NamedTuple):
 
 
 def pids_in(directory_fd: int) -> set[int]:
-    """The pids that files in the directory are named after."""
-    return {int(name) for name in os.listdir(directory_fd) if name.isascii() and name.isdigit() and len(name) < 11}
+    """The pids that files in the directory are named after.  Raises TransportError."""
+    try:
+        names = os.listdir(directory_fd)
+    except OSError as error:
+        raise system_error("listing the directory", error) from error
+    return {int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 11}
 
 
 def lock_holder(fd: int) -> int | None:
@@ -96,10 +100,13 @@ def create_locked(name: str, directory_fd: int) -> int | None:
         if _try_lock(fd, fcntl.LOCK_EX) and os.fstat(fd).st_nlink:
             locked, fd = fd, -1
             return locked
+        return None
+    except BaseException:
+        os.unlink(name, dir_fd=directory_fd)
+        raise
     finally:
         if fd >= 0:
             os.close(fd)
-    return None
 
 
 @contextlib.contextmanager

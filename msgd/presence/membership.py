@@ -166,10 +166,14 @@ class Presence:
             if error.errno in _OUT_OF_RESOURCES:
                 raise TransportError(f"watching {server_id}: {error.strerror}") from error
             raise NoSuchProcess(f"no process {server_id}") from None
-        if not self.is_alive(server_id):
-            os.close(fd)
-            raise NoSuchProcess(f"no process {server_id}")
-        return fd
+        try:
+            if self.is_alive(server_id):
+                watched, fd = fd, -1
+                return watched
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        raise NoSuchProcess(f"no process {server_id}")
 
     # Names
 

@@ -65,15 +65,6 @@ class _Unfinished:
         """The bytes of memory that it takes."""
         return 0 if self.data is None else len(self.data)
 
-    def append(self, piece: memoryview) -> None:
-        """Add what a fragment has brought; if there is no memory for it, give up what is held, and only count."""
-        self.arrived += len(piece)
-        if self.data is not None:
-            try:
-                self.data += piece
-            except MemoryError:
-                self.data = None
-
 
 class Reassembler:
     """Joins the fragments of any number of senders to messages.
@@ -125,10 +116,15 @@ class Reassembler:
         if total != unfinished.total or length > total:
             self._forget(pid, socket_number)
             raise MalformedMessage(f"fragments of {length} bytes for a message announced as {unfinished.total}")
-        held = unfinished.held
-        unfinished.append(memoryview(datagram)[FRAGMENT.size :])
+        if unfinished.data is not None:
+            try:
+                unfinished.data += memoryview(datagram)[FRAGMENT.size :]
+                self._bytes += length - unfinished.arrived
+            except MemoryError:  # give up what is held; what is still to come is only counted
+                self._bytes -= unfinished.held
+                unfinished.data = None
+        unfinished.arrived = length
         unfinished.deadline = now + self._timeout
-        self._bytes += unfinished.held - held
         self.unfinished.move_to_end((pid, socket_number))
         if length < total:
             while self._bytes > self._max_bytes:

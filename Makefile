@@ -8,10 +8,9 @@ MSGBENCH = $(PYTHON) -m msgd.bench
 RESULTS = build/bench
 INSTALL = python3 -B -m build_support.install
 
-MINUTES = 5
 SECONDS = 60
 
-.PHONY: all help demo check fuzz storm docs bench benchmarks install uninstall clean distclean
+.PHONY: all help demo check fuzz docs bench benchmarks install uninstall clean distclean
 
 all: $(ENVIRONMENT)  ## set up the tree, so that the programs run as build/bin/msgd, build/bin/msgcontrol ...
 
@@ -39,10 +38,6 @@ check: all  ## run the linters, the type checker and the tests (PYTEST_ARGS= for
 fuzz: all  ## give any bytes to each parser, a minute each (SECONDS=60)
 	build/config.status --bootstrap=check --quiet
 	MSGD_FUZZ_SECONDS=$(SECONDS) $(PYTHON) -m pytest -n auto $(PYTEST_ARGS) tests/fuzz
-
-storm: all  ## kill, stop and replace processes of all messaging types on a disk that runs full (MINUTES=5)
-	build/config.status --bootstrap=check --quiet
-	MSGD_STORM_MINUTES=$(MINUTES) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/storm
 
 docs: all  ## write docs/parameters.md from the table of parameters
 	@$(PYTHON) -m msgd.tools.manual.markdown >docs/parameters.md.new

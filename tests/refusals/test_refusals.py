@@ -13,16 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from msgd import Config, Message, Messaging, MsgdError
+from msgd import Config, Messaging, MsgdError
 from tests.backends.variants import compiled_in
 from tests.refusals.inside import KINDS
-from tests.support.daemons import ENVIRONMENT
+from tests.support.daemons import ENVIRONMENT, Running
 from tests.support.harness import PATIENCE, TEXT, Channel, Child
 
 TYPES = sorted({variant.messaging_type for variant in compiled_in(None)})
-
-LIMIT = 10 << 20
-"""Bytes of memory that the receiver may have besides what it has."""
 
 
 @pytest.fixture(scope="module")
@@ -50,33 +47,38 @@ def test_each_call_fails_well(library: Path, scratch: Path, messaging_type: str,
     assert (finished.returncode, finished.stdout) == (0, ""), finished.stderr
 
 
+RECEIVER = """
+import resource, sys
+from pathlib import Path
+from msgd import Config, Messaging
+received = []
+with Messaging(Config(lock_directory=sys.argv[1], messaging_type=sys.argv[2])) as messaging:
+    messaging.register(int(sys.argv[3]), lambda message: received.append(len(message.data)))
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (10 << 20), resource.RLIM_INFINITY))
+    print("ready", flush=True)
+    while len(received) < 2:
+        messaging.dispatch(30)
+    print("got", received, dict(messaging.statistics().drops), flush=True)
+"""
+"""A process of its own, with 10 MiB of memory besides what it has: a forked one has free memory of its parent's."""
+
+
 @pytest.mark.parametrize("messaging_type", [one for one in TYPES if one != "tdb"])
 def test_a_message_that_does_not_fit_into_memory(scratch: Path, messaging_type: str) -> None:
     """It is dropped, counted and told; what is behind it arrives, and so does the next long one that fits."""
     config = Config(lock_directory=str(scratch / "lock"), messaging_type=messaging_type)
-
-    def receive(channel: Channel) -> None:
-        received: list[int] = []
-
-        def take(message: Message) -> None:
-            received.append(len(message.data))
-
+    receiver = Running([sys.executable, "-c", RECEIVER, config.lock_directory, messaging_type, str(TEXT)])
+    try:
+        receiver.await_line("ready")
         with Messaging(config) as messaging:
-            messaging.register(TEXT, take)
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT, resource.RLIM_INFINITY))
-            channel.send(messaging.server_id)
-            while len(received) < 2:
-                messaging.dispatch(PATIENCE)
-            channel.send((received, messaging.statistics().drops))
-
-    with Messaging(config) as messaging, Child(receive) as receiver:
-        dst = receiver.hear()
-        for length in (16 << 20, 5, 1 << 20):
-            messaging.send(dst, TEXT, bytes(length))
-        while not receiver.channel.poll(0):
-            messaging.dispatch(0.01)
-        assert receiver.hear() == ([5, 1 << 20], {"no memory left": 1})
+            for length in (16 << 20, 5, 1 << 20):
+                messaging.send(receiver.pid, TEXT, bytes(length))
+            messaging.close(PATIENCE)
+        assert receiver.await_line("got") == "got [5, 1048576] {'no memory left': 1}"
+        assert "dropped 1 message, no memory left" in receiver.output
+    finally:
+        receiver.kill()
 
 
 @pytest.mark.parametrize("messaging_type", TYPES)

@@ -16,7 +16,6 @@ docs/errors-and-log.md lists when each error is raised and what the caller can d
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterable
 
 
@@ -112,8 +111,9 @@ _HINTS = {
 
 def system_error(doing: str, error: OSError | MemoryError) -> TransportError:
     """What the system has refused, as an error of the set; `doing` says where."""
-    number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno or 0
-    return TransportError(f"{doing}: {os.strerror(number)}{_HINTS.get(number, '')}")
+    if isinstance(error, MemoryError):
+        return TransportError(f"{doing}: Cannot allocate memory")
+    return TransportError(f"{doing}: {error.strerror}{_HINTS.get(error.errno or 0, '')}")
 
 
 def is_of_system(error: BaseException) -> bool:

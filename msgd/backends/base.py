@@ -19,7 +19,7 @@ tests carry the same numbers; tests/backends/contract/README.md lists them.
 11. Watch reports the end of a process at once.
 12. Many destinations.  Thousands of them work within the limit on descriptors.
 13. Threads.  Any thread may send and register; one at a time dispatches.
-14. Strangers' locks decide nothing.  This clause does not hold yet: SECURITY.md, known limits.
+14. Strangers' locks decide nothing.  Only write locks are claims, and nothing waits for a lock without a limit.
 
 A backend itself is not thread-safe.  The endpoint above it holds a lock around each call, except wait() and wake().
 """

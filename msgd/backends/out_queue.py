@@ -56,7 +56,7 @@ def _duplicate(fds: Collection[int]) -> tuple[int, ...]:
     try:
         for fd in fds:
             copies.append(os.dup(fd))
-    except OSError:
+    except BaseException:
         for copy in copies:
             os.close(copy)
         raise

@@ -26,10 +26,13 @@ from msgd.errors import (
     MsgdError,
     NoSuchProcess,
     QueueFull,
+    is_of_system,
+    system_error,
 )
 from msgd.messaging import process
 from msgd.messaging.arguments import Data, Destination, Type, check_handler, data_bytes, message_type_number
 from msgd.messaging.asking import Asking
+from msgd.messaging.border import refusals_documented
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import Handler, HandlerTable, about
 from msgd.messaging.observer import Observer
@@ -190,7 +193,7 @@ class Messaging(WhoIsHere, Asking):
                             endpoint.sent += 1
                             endpoint.sent_bytes += len(data)
                         return status
-            except (MsgdError, struct.error, OverflowError) as error:
+            except (MsgdError, struct.error, OverflowError, OSError, MemoryError) as error:
                 return self._retry(error, dst, self.server_id, message_type, data, (), duplicates_allowed, timeout)  # type: ignore[arg-type]
         return self._send(dst, self.server_id, message_type, data, fds, duplicates_allowed, timeout)  # type: ignore[arg-type]
 
@@ -220,7 +223,7 @@ class Messaging(WhoIsHere, Asking):
                         self.known_tasks.clear()
                     self.known_tasks.add(dst)
                 return endpoint.send(dst, src, message_type, data, fds, duplicates_allowed)
-        except (MsgdError, struct.error, OverflowError) as error:
+        except (MsgdError, struct.error, OverflowError, OSError, MemoryError) as error:
             return self._retry(error, dst, src, message_type, data, fds, duplicates_allowed, timeout)
 
     def _retry(
@@ -235,6 +238,8 @@ class Messaging(WhoIsHere, Asking):
         timeout: float | None,
     ) -> SendStatus:
         """Wait for room and send again if that is what the error and the timeout ask for, else raise the error."""
+        if is_of_system(error):
+            raise system_error(f"sending to {dst}", error) from error  # type: ignore[arg-type]
         if not isinstance(error, MsgdError):
             dst.check()  # a field that does not fit the wire's is the caller's ValueError
             raise error
@@ -258,6 +263,7 @@ class Messaging(WhoIsHere, Asking):
         self._resolved[dst] = server_id
         return server_id
 
+    @refusals_documented
     def send_all(self, message_type: Type, data: Data = b"", *, duplicates_allowed: bool = True) -> Broadcast:
         """Send to every other living process of the directory that listens to the type's class.
 
@@ -313,6 +319,7 @@ class Messaging(WhoIsHere, Asking):
             self._check_usable()
             return self._endpoint.backend.fileno()
 
+    @refusals_documented
     def start(self) -> Self:
         """Dispatch in a background thread from now on: for programs without an event loop.
 
@@ -335,6 +342,7 @@ class Messaging(WhoIsHere, Asking):
 
     # Life
 
+    @refusals_documented
     def reinit(self) -> None:
         """Give a forked child an endpoint and a server id of its own; handlers stay.
 
@@ -350,6 +358,7 @@ class Messaging(WhoIsHere, Asking):
         self._names.clear()
         self._take_identity()
 
+    @refusals_documented
     def close(self, timeout: float | None = None) -> int:
         """Leave: the last context of the process waits for what is still queued.
 

@@ -34,6 +34,8 @@ from msgd.errors import (
     NoSuchProcess,
     QueueFull,
     TransportError,
+    is_of_system,
+    system_error,
 )
 from msgd.linux import LONGEST_WAIT
 from msgd.messaging.descriptors import own_fds
@@ -284,6 +286,10 @@ class Endpoint:
                 if delivery.handled != before:
                     break
             return delivery.handled - before
+        except (OSError, MemoryError) as error:
+            if is_of_system(error):
+                raise system_error("dispatching", error) from error
+            raise
         finally:
             if outermost and turn.owner == me:
                 turn.owner = 0

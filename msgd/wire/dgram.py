@@ -49,13 +49,21 @@ def fragment(message: bytes, cookie: int, pid: int, socket_number: int, start: i
 
 
 class _Unfinished:
-    __slots__ = ("cookie", "data", "deadline", "total")
+    """A message of which `arrived` bytes have come.  They are in `data`, which is None if there was no memory."""
+
+    __slots__ = ("arrived", "cookie", "data", "deadline", "total")
 
     def __init__(self, cookie: int, total: int, deadline: float) -> None:
         self.cookie = cookie
         self.total = total
         self.deadline = deadline
-        self.data = bytearray()
+        self.arrived = 0
+        self.data: bytearray | None = bytearray()
+
+    @property
+    def held(self) -> int:
+        """The bytes of memory that it takes."""
+        return 0 if self.data is None else len(self.data)
 
 
 class Reassembler:
@@ -91,7 +99,8 @@ class Reassembler:
 
         `credential_pid` is the sender's pid according to the kernel, None where the kernel cannot tell.  Raises
         MalformedMessage for bytes that are not a fragment, or not that sender's.  The unfinished message that they
-        claim to belong to is kept, unless they change its total or exceed it.
+        claim to belong to is kept, unless they change its total or exceed it.  Raises MemoryError with the last
+        fragment of a message for which there was not enough memory.
         """
         if len(datagram) <= FRAGMENT.size:
             raise MalformedMessage(f"{len(datagram)} bytes are too short for a fragment")
@@ -103,19 +112,27 @@ class Reassembler:
         if not HEADER_SIZE <= total <= self._max_total:
             raise MalformedMessage(f"a total of {total} bytes is outside {HEADER_SIZE} to {self._max_total}")
         unfinished = self._unfinished(pid, socket_number, cookie, total, now)
-        length = len(unfinished.data) + len(datagram) - FRAGMENT.size
+        length = unfinished.arrived + len(datagram) - FRAGMENT.size
         if total != unfinished.total or length > total:
             self._forget(pid, socket_number)
             raise MalformedMessage(f"fragments of {length} bytes for a message announced as {unfinished.total}")
-        unfinished.data += memoryview(datagram)[FRAGMENT.size :]
+        if unfinished.data is not None:
+            try:
+                unfinished.data += memoryview(datagram)[FRAGMENT.size :]
+                self._bytes += length - unfinished.arrived
+            except MemoryError:  # give up what is held; what is still to come is only counted
+                self._bytes -= unfinished.held
+                unfinished.data = None
+        unfinished.arrived = length
         unfinished.deadline = now + self._timeout
-        self._bytes += len(datagram) - FRAGMENT.size
         self.unfinished.move_to_end((pid, socket_number))
         if length < total:
             while self._bytes > self._max_bytes:
                 self._abandon(*next(iter(self.unfinished)))
             return None
         self._forget(pid, socket_number)
+        if unfinished.data is None:
+            raise MemoryError
         return bytes(unfinished.data)
 
     def expire(self, now: float) -> None:
@@ -146,7 +163,7 @@ class Reassembler:
         self._forget(pid, socket_number)
 
     def _forget(self, pid: int, socket_number: int) -> None:
-        self._bytes -= len(self.unfinished.pop((pid, socket_number)).data)
+        self._bytes -= self.unfinished.pop((pid, socket_number)).held
         sockets = self._senders[pid]
         del sockets[socket_number]
         if not sockets:

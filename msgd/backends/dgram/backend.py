@@ -22,6 +22,7 @@ datagram.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 from collections.abc import Collection
@@ -35,7 +36,7 @@ from msgd.backends.sockets import cached_destinations, check_addressed
 from msgd.backends.spin import Spinner
 from msgd.config import Config
 from msgd.drops import Drops
-from msgd.errors import NoSuchProcess, TransportError
+from msgd.errors import NoSuchProcess, TransportError, system_error
 from msgd.linux import EventFd, new_epoll, new_poll
 from msgd.presence import Presence
 from msgd.presence.socket_path import remove_socket
@@ -57,11 +58,13 @@ class DgramBackend(Backend):
         self._blocked: dict[int, Destination] = {}
         self.unsent = self._blocked
         self._cached_destinations = cached_destinations(1)
-        self._epoll = new_epoll()
-        self._wake_up = EventFd()
+        with contextlib.ExitStack() as opened:
+            self._epoll = opened.enter_context(contextlib.closing(new_epoll()))
+            self._wake_up = opened.enter_context(contextlib.closing(EventFd()))
+            self._receiver = opened.enter_context(contextlib.closing(Receiver(config, presence, drops)))
+            opened.pop_all()
         self._spin = Spinner()
         self._poll = partial(self._epoll.poll, 0)
-        self._receiver = Receiver(config, presence, drops)
         try:
             self._receiver.bind()
             self._epoll.register(self._receiver.socket, select.EPOLLIN)
@@ -119,7 +122,7 @@ class DgramBackend(Backend):
             queue.append(dst, message_type, message, fds)
         except OSError as error:
             raise TransportError(f"queueing a message to {dst}: {error.strerror}") from error
-        self._block(destination)
+        self._block_or_take_back(destination)
         return SendStatus.QUEUED
 
     def flush(self, timeout: float = 0.0) -> None:
@@ -214,8 +217,17 @@ class DgramBackend(Backend):
 
     def _block(self, destination: Destination) -> None:
         if destination.pid not in self._blocked:
-            self._blocked[destination.pid] = destination
             self._epoll.register(destination.socket, select.EPOLLOUT)
+            self._blocked[destination.pid] = destination
+
+    def _block_or_take_back(self, destination: Destination) -> None:
+        """Watch for room for the message that has just been queued; if that is refused, it is not queued either."""
+        try:
+            self._block(destination)
+        except OSError as error:
+            destination.queue.discard()  # it is the only one, or the destination would be watched already
+            destination.begin_message()
+            raise system_error(f"queueing a message to pid {destination.pid}", error) from error
 
     def _unblock(self, destination: Destination) -> None:
         if self._blocked.pop(destination.pid, None) is not None:

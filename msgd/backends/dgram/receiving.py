@@ -7,7 +7,8 @@ Rule 1. The kernel names the sender of each datagram (SO_PASSCRED).  Its pid mus
 Rule 2. Nothing in a datagram is used before it is checked.  What is wrong is dropped and counted; no exception leaves
         receive() because of what a peer sent.
 Rule 3. Every descriptor that arrives is closed here, unless it leaves with a message that is delivered.
-Rule 4. What a peer can make this process keep is bounded: credentials by number, unfinished messages by the
+Rule 4. A message for which there is no memory is dropped and counted, and the next one is received.
+Rule 5. What a peer can make this process keep is bounded: credentials by number, unfinished messages by the
         Reassembler.
 
 Nearly every datagram is a whole message without descriptors, from a sender whose credentials were checked before.
@@ -125,6 +126,8 @@ class Receiver:
             self._drops("malformed or forged", f"a datagram of {_describe(credentials)}: {error}")
         except _UntrustedUser as error:
             self._drops("of a user not to be heard", str(error))
+        except MemoryError:
+            self._drops("no memory left", f"a message of {_describe(credentials)}")
         finally:
             for fd in fds:
                 os.close(fd)

@@ -36,7 +36,7 @@ from msgd.backends.stream.poller import Poller
 from msgd.backends.stream.pool import Pool
 from msgd.config import Config
 from msgd.drops import Drops
-from msgd.errors import NoSuchProcess, TransportError
+from msgd.errors import NoSuchProcess, TransportError, system_error
 from msgd.linux import new_poll
 from msgd.results import SendStatus
 from msgd.wire.header import MessageDecoder
@@ -117,10 +117,10 @@ class Outgoing:
             return SendStatus.MERGED
         try:
             peer.queue.append(dst, message_type, bytes(rest), fds, start)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             if written and peer.connection is not None:
                 self._pool.end(peer.connection)  # nobody will write the rest of the frame
-            raise TransportError(f"queueing a message to {dst}: {error.strerror}") from error
+            raise system_error(f"queueing a message to {dst}", error) from error
         if written:
             peer.sent_bytes = written
         self._block(peer)

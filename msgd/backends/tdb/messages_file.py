@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import stat
@@ -43,6 +42,7 @@ from msgd.backends.tdb.repair import rebuild_file, rebuild_free_list
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, UnsafeDirectory
 from msgd.presence import Presence, RendezvousDirectory
+from msgd.presence.private_lock import MESSAGES_FILE, PrivateLock
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND
 
 T = TypeVar("T")
@@ -247,11 +247,8 @@ def _set_aside_if_damaged(directory_fd: int, path: str) -> None:
 
     Under a lock: of two processes that start, the second must not set aside the file that the first has just made.
     """
-    fcntl.flock(directory_fd, fcntl.LOCK_EX)
-    try:
+    with PrivateLock(directory_fd, os.path.dirname(path)).held(MESSAGES_FILE):
         _rename_if_damaged(directory_fd, path)
-    finally:
-        fcntl.flock(directory_fd, fcntl.LOCK_UN)
 
 
 def _rename_if_damaged(directory_fd: int, path: str) -> None:

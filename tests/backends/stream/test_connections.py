@@ -19,6 +19,7 @@ import pytest
 
 from msgd import Config, Message, MessageType, Messaging, NoSuchProcess, QueueFull, SendStatus, ServerID
 from msgd.presence import Presence
+from msgd.presence.private_lock import PRIVATE_FILE
 from msgd.wire.stream import FRAME_SIZE, HELLO_SIZE
 from tests.backends.stream.conftest import MakeConfig, StartPeer
 from tests.backends.stream.raw import collect, sockets
@@ -511,4 +512,4 @@ def test_nothing_is_left_in_the_directories(config: Config, scratch: Path) -> No
     with Messaging(config) as messaging:
         messaging.send(messaging.server_id, TEXT, b"")
         messaging.dispatch()
-    assert [path for path in scratch.rglob("*") if not path.is_dir()] == []
+    assert [path.name for path in scratch.rglob("*") if not path.is_dir()] == [PRIVATE_FILE]

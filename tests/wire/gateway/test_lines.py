@@ -142,7 +142,9 @@ def test_a_tag_is_kept(tag: str | int | None) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        (b"", "not JSON"),
+        (b"", "not JSON: the line is blank"),
+        (b" \t\r", "not JSON: the line is blank"),
+        (b'\xef\xbb\xbf{"op": "ping"}', "the line begins with a byte order mark; leave it out"),
         (b"{", "not JSON"),
         (b"[]", "not a JSON object"),
         (b"\xff{}", "not JSON"),

@@ -35,6 +35,7 @@ from msgd.wire.gateway.requests import (
     Asked,
     BadRequest,
     Call,
+    Cancel,
     Deregister,
     Hello,
     Names,
@@ -146,6 +147,9 @@ class Session:
                 self._permission.check(asked.request.type)
                 self._calls.start(asked, asked.request)
                 return None
+            case Cancel(tag):
+                self._calls.cancel(tag)
+                return {}
             case Names():
                 return {
                     "processes": [f"{pid}/{unique}" for pid, unique, *_ in self._messaging.processes()],

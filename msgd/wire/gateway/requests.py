@@ -64,6 +64,12 @@ class Call(NamedTuple):
     timeout: float
 
 
+class Cancel(NamedTuple):
+    """Give up the calls whose requests had this id."""
+
+    call: Tag
+
+
 class Names(NamedTuple):
     """List the processes and their names."""
 
@@ -72,7 +78,7 @@ class Ping(NamedTuple):
     """Check that the connection works."""
 
 
-Request = Hello | Send | SendAll | Register | Deregister | Call | Names | Ping
+Request = Hello | Send | SendAll | Register | Deregister | Call | Cancel | Names | Ping
 
 
 class Asked(NamedTuple):
@@ -126,6 +132,7 @@ OPERATIONS: Mapping[str, Callable[[Members], Request]] = {
     "register": lambda members: Register(members.take_types("types", MAX_TYPES)),
     "deregister": lambda members: Deregister(members.take_types("types", MAX_TYPES)),
     "call": _call,
+    "cancel": lambda members: Cancel(_tag("call", members.take("call"))),
     "names": lambda members: Names(),
     "ping": _ping,
 }

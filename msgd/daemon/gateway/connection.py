@@ -48,6 +48,8 @@ from msgd.wire.gateway.replies import IDLE, STALLED, STOPPED, TOO_LONG
 from msgd.wire.message_types import MessageType
 
 _READ = 1 << 16
+_PART = 1 << 16
+"""Bytes of a long backlog that are to be read within `msgd:client stall timeout`."""
 _AT_ONCE = 0.001
 """Seconds for the last word to leave if `msgd:close timeout` is 0."""
 
@@ -69,6 +71,8 @@ class Connection:
         """Readable when the client has closed the connection: epoll reports hangups without being asked to."""
         self._hangup.register(client, 0)
         self._idle_timer = loop.call_every(config.client_idle_timeout or NEVER, self._end_if_idle)
+        self._to_be_read = 0
+        """How much of the outbox has to have left when the stall timer is due."""
         self._stall_timer = loop.call_later(NEVER, self._end_stalled)
         self._close_timer = loop.call_later(NEVER, self._note_gone)
         self._dispatch_timer = loop.call_later(NEVER, self._dispatch)
@@ -188,11 +192,15 @@ class Connection:
     # Timers
 
     def _run_stall_timer(self) -> None:
-        """Measure the time in which the client reads nothing of its backlog."""
-        has_progressed = self._outbox.take_progress()
-        if not self._outbox.bytes:
+        """Give the client `msgd:client stall timeout` for the backlog, or for each _PART of a longer one.
+
+        If any byte counted as progress, a client could hold its backlog in our memory for ever.
+        """
+        outbox = self._outbox
+        if not outbox.bytes:
             self._stall_timer.cancel()
-        elif has_progressed or not self._stall_timer.is_running:
+        elif outbox.sent >= self._to_be_read or not self._stall_timer.is_running:
+            self._to_be_read = outbox.sent + min(outbox.bytes, _PART)
             self._stall_timer.restart(self._settings.config.client_stall_timeout or NEVER)
 
     def _end_if_idle(self) -> None:
@@ -205,7 +213,7 @@ class Connection:
         if self._state.may_say:
             self._outbox.cut()
             seconds = self._settings.config.client_stall_timeout
-            self._session.say_bye(STALLED, f"nothing was read for {seconds:g} seconds (msgd:client stall timeout)")
+            self._session.say_bye(STALLED, f"too little was read for {seconds:g} seconds (msgd:client stall timeout)")
 
     # Control
 

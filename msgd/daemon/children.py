@@ -130,6 +130,11 @@ class Children:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signum)
 
+    def kill(self, pid: int) -> None:
+        """End a child that this process has forked at once, if it has not ended."""
+        if pid in self._uids:
+            os.kill(pid, signal.SIGKILL)
+
     def abandon(self) -> None:
         """In a forked child: forget the parent's children."""
         for pidfd, _ in self._adopted.values():

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import struct
@@ -91,10 +90,15 @@ class ConnectionProcesses:
         self._messaging.reply(message, MessageType.SMB_NUM_CHILDREN, number)
 
     def _adopt_one(self, address: ServerID, uid: int) -> None:
-        with contextlib.suppress(NoSuchProcess):
+        try:
             pidfd = self._messaging.watch(address)
-            self._children.adopt(address.pid, pidfd, uid)
-            self._loop.on_readable(pidfd, partial(self._release, address.pid, pidfd))
+        except NoSuchProcess:
+            return
+        except MsgdError as error:  # no descriptor is left
+            logger.error("%s; the connection process %d is not counted", error, address.pid)
+            return
+        self._children.adopt(address.pid, pidfd, uid)
+        self._loop.on_readable(pidfd, partial(self._release, address.pid, pidfd))
 
     def _release(self, pid: int, pidfd: int) -> None:
         """An adopted process has ended."""

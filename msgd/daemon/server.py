@@ -31,8 +31,10 @@ from msgd.daemon.metrics.metered import open_messaging
 from msgd.daemon.metrics.metrics import Gauge, Metrics
 from msgd.daemon.service_manager import ServiceManager
 from msgd.daemon.settings import Settings
+from msgd.daemon.shortage import is_shortage
+from msgd.drops import Pace
 from msgd.errors import MsgdError
-from msgd.events import CLEANED_UP, READY, STOPPING, fields
+from msgd.events import CLEANED_UP, READY, SHORTAGE, STOPPING, and_others, fields
 from msgd.messaging import Messaging, about
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType, type_name
@@ -64,6 +66,7 @@ class Server:
         self._gateway: Gateway | None = None
         self._lifeline: Lifeline | None = None
         self._metrics: Metrics | None = None
+        self._pace = Pace()
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM, SIGINT or a SHUTDOWN message; `ready` is called once messages are answered.
@@ -72,7 +75,11 @@ class Server:
         """
         settings = self._settings
         config = settings.config
-        with Loop() as self._loop, self._open_metrics(), open_messaging(config, self._counters) as self._messaging:
+        with (
+            Loop(self._note_shortage) as self._loop,
+            self._open_metrics(),
+            open_messaging(config, self._counters) as self._messaging,
+        ):
             loop, messaging = self._loop, self._messaging
             self._connections = ConnectionProcesses(
                 self._children, loop, messaging, self._metrics, self._clean_up, self._stop_if_last
@@ -210,11 +217,23 @@ class Server:
 
     # Upkeep
 
+    def _note_shortage(self, error: Exception) -> None:
+        """What was at hand is given up, or tried again in a moment; the rest goes on."""
+        if number := self._pace.due("shortage"):
+            what = str(error) or "no memory is left"
+            about_it = fields(SHORTAGE, NUMBER=number)
+            logger.error("out of resources%s: %s; msgd goes on", and_others(number), what, extra=about_it)
+
     def _clean_up(self) -> None:
         try:
             pids = self._messaging.clean_up()
-        except MsgdError as error:
-            logger.error("%s; the next attempt is in %g seconds", error, self._settings.config.clean_up_interval)
+        except (MsgdError, OSError, MemoryError) as error:
+            if not isinstance(error, MsgdError) and not is_shortage(error):
+                raise
+            what = str(error) or "no memory is left"
+            if number := self._pace.due("clean-up"):
+                seconds = self._settings.config.clean_up_interval
+                logger.error("%s%s; the next clean-up is in %g seconds", what, and_others(number), seconds)
             return
         if pids:
             named = ", ".join(map(str, pids))

@@ -29,6 +29,7 @@ from msgd.daemon.loop import NEVER, Loop
 from msgd.daemon.metrics.counters import Counters
 from msgd.daemon.metrics.metered import open_messaging
 from msgd.daemon.metrics.metrics import Gauge, Metrics
+from msgd.daemon.reloads import Reloads
 from msgd.daemon.service_manager import ServiceManager
 from msgd.daemon.settings import Settings
 from msgd.daemon.shortage import is_shortage
@@ -90,7 +91,8 @@ class Server:
             loop.call_every(self._manager.watchdog_interval or NEVER, self._manager.is_alive)
             loop.on_signal(signal.SIGTERM, lambda: self._stop("SIGTERM"))
             loop.on_signal(signal.SIGINT, lambda: self._stop_all("SIGINT"))
-            loop.on_signal(signal.SIGHUP, lambda: self._reload("SIGHUP"))
+            self._reloads = Reloads(loop, self._reload)
+            loop.on_signal(signal.SIGHUP, lambda: self._reloads.ask("SIGHUP"))
             loop.on_signal(signal.SIGCHLD, self._connections.reap)
             self._serve_messages(messaging)
             self._clean_up()
@@ -139,7 +141,7 @@ class Server:
 
     def _serve_messages(self, messaging: Messaging) -> None:
         self._settings.debug_levels.serve(messaging, self._loop.obey_signals)
-        messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reload(_asked_by(one), **about(one)))
+        messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reloads.ask(_asked_by(one), **about(one)))
         messaging.register(MessageType.SHUTDOWN, lambda one: self._stop_all(_asked_by(one), **about(one)))
         messaging.register(MessageType.SMB_TELL_NUM_CHILDREN, self._connections.tell_number)
 

@@ -40,6 +40,7 @@ from msgd.daemon.gateway.peer import Peer
 from msgd.daemon.gateway.session import Session
 from msgd.daemon.gateway.state import ConnectionState, Event
 from msgd.daemon.loop import NEVER, Loop
+from msgd.daemon.reloads import Reloads
 from msgd.daemon.settings import Settings
 from msgd.errors import MalformedMessage
 from msgd.messaging import Messaging
@@ -83,12 +84,13 @@ class Connection:
         loop, messaging = self._loop, self._messaging
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.on_signal(signum, lambda: self._stop("the connection process was told to end"))
-        loop.on_signal(signal.SIGHUP, lambda: self._reload("SIGHUP"))
-        let_signals_in()
+        reloads = Reloads(loop, self._reload)
+        loop.on_signal(signal.SIGHUP, lambda: reloads.ask("SIGHUP"))
+        has_started()
         if lifeline is not None:
             loop.on_readable(lifeline, lambda: self._end_service(lifeline))
         self._settings.debug_levels.serve(messaging, loop.obey_signals)
-        messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: self._reload(f"{message.src}"))
+        messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: reloads.ask(f"{message.src}"))
         messaging.register(MessageType.SHUTDOWN, lambda message: self._stop(f"SHUTDOWN from {message.src}"))
         loop.at_end_of_turn(self._end_turn)
         self._choose_events()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 from msgd import _registry
@@ -83,7 +83,7 @@ class Server:
         ):
             loop, messaging = self._loop, self._messaging
             self._connections = ConnectionProcesses(
-                self._children, loop, messaging, self._metrics, self._clean_up, self._stop_if_last
+                self._children, loop, messaging, self._metrics, self._clean_up, self._note_ended
             )
             self._clean_up_timer = loop.call_every(config.clean_up_interval or NEVER, self._clean_up)
             self._end_timer = loop.call_later(NEVER, loop.stop)
@@ -191,6 +191,11 @@ class Server:
             self._loop.stop()
         self._end_timer.restart(timeout or NEVER)
 
+    def _note_ended(self, uids: Collection[int]) -> None:
+        if self._gateway is not None:
+            self._gateway.note_ended(uids)
+        self._stop_if_last()
+
     def _stop_if_last(self) -> None:
         if self._end_timer.is_running and not len(self._children):
             self._loop.stop()
@@ -248,6 +253,8 @@ class Server:
         self._manager.ready(self._status())
         if self._settings.config.clean_up_interval != before:
             self._clean_up_timer.restart(self._settings.config.clean_up_interval or NEVER)
+        if self._gateway is not None:
+            self._gateway.reload()
         self._children.signal_all(signal.SIGHUP)
 
 

@@ -34,9 +34,10 @@ import signal
 import socket
 
 from msgd.daemon.children import LetIn
-from msgd.daemon.gateway.memory import limit_memory
+from msgd.daemon.gateway.memory import limit_memory, memory_limit
 from msgd.daemon.gateway.outbox import Outbox
 from msgd.daemon.gateway.peer import Peer
+from msgd.daemon.gateway.places import is_privileged
 from msgd.daemon.gateway.session import Session
 from msgd.daemon.gateway.state import ConnectionState, Event
 from msgd.daemon.loop import NEVER, Loop
@@ -61,6 +62,7 @@ class Connection:
     def __init__(self, client: socket.socket, peer: Peer, settings: Settings, loop: Loop, messaging: Messaging) -> None:
         config = settings.config
         self._client = client
+        self._uid = peer.uid
         self._settings = settings
         self._loop = loop
         self._messaging = messaging
@@ -79,7 +81,7 @@ class Connection:
         self._dispatch_timer = loop.call_later(NEVER, self._dispatch)
         """Runs when the context has to be dispatched in the next turn, whether or not it is readable."""
 
-    def run(self, lifeline: int | None, let_signals_in: LetIn) -> str:
+    def run(self, lifeline: int | None, has_started: LetIn) -> str:
         """Serve the client to the end.  Returns the reason of the end, for the log."""
         loop, messaging = self._loop, self._messaging
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -231,7 +233,7 @@ class Connection:
         before = self._settings.config
         self._settings.reload(why)
         config = self._settings.config
-        limit_memory(config.client_memory)
+        limit_memory(config.client_memory if is_privileged(self._uid) else min(config.client_memory, memory_limit()))
         self._lines.max_bytes = config.client_line_bytes
         self._outbox.max_bytes = config.client_buffer_bytes
         if config.client_idle_timeout != before.client_idle_timeout:

@@ -254,10 +254,11 @@ def test_what_is_used_already_is_not_shared(used: list[int], number: int, share:
 
 
 @needs_root
-def test_few_descriptors_and_users_who_may_not_connect(place: Place) -> None:
+@pytest.mark.parametrize("descriptors", [26, 30, 64])
+def test_few_descriptors_and_users_who_may_not_connect(place: Place, descriptors: int) -> None:
     place.configure("log level = 1", "msgd:clean-up interval = 0.01")
     place.directory.chmod(0o755)
-    command = f'ulimit -n 64; exec "{sys.executable}" -m msgd.daemon -F -s "{place.smb_conf}"'
+    command = f'ulimit -n {descriptors}; exec "{sys.executable}" -m msgd.daemon -F -s "{place.smb_conf}"'
     msgd = place.keep(Running(["sh", "-c", command], place.directory))
     while not os.path.exists(place.gateway):
         pass
@@ -271,6 +272,9 @@ def test_few_descriptors_and_users_who_may_not_connect(place: Place) -> None:
     with as_nobody(place, crowd) as one, as_nobody(place, crowd) as two:
         assert all(one.hear() + two.hear())
     assert connect(place) == "served"
+    for _ in range(3):
+        place.hangup(msgd.pid)
     msgd.signal(signal.SIGTERM)
     assert msgd.wait() == 0
+    assert "Traceback" not in msgd.output
     assert msgd.output.count("\n") <= 5 * (2 + time.monotonic() - began)

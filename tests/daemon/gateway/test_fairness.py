@@ -256,12 +256,11 @@ def test_what_is_used_already_is_not_shared(used: list[int], number: int, share:
 @needs_root
 @pytest.mark.parametrize("descriptors", [26, 30, 64])
 def test_few_descriptors_and_users_who_may_not_connect(place: Place, descriptors: int) -> None:
-    place.configure("log level = 1", "msgd:clean-up interval = 0.01")
+    place.configure("log level = 3", "msgd:clean-up interval = 0.01")
     place.directory.chmod(0o755)
     command = f'ulimit -n {descriptors}; exec "{sys.executable}" -m msgd.daemon -F -s "{place.smb_conf}"'
     msgd = place.keep(Running(["sh", "-c", command], place.directory))
-    while not os.path.exists(place.gateway):
-        pass
+    msgd.await_line("is ready")
     began = time.monotonic()
 
     def crowd(channel: Channel) -> list[bool]:

@@ -265,7 +265,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "msgd:allow types",
         TypeRules(),
-        default="all -DEBUG -SHUTDOWN",
+        default="PING REQ_DEBUGLEVEL 0xF000-0xFFFFFFFF",
         help="gateway: the message types that clients of users other than root may send; later rules override earlier"
         " ones",
         takes_effect="reload",
@@ -282,7 +282,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "msgd:max clients per user",
         Number(1, 100_000),
-        default="256",
+        default="32",
         help="gateway: how many clients of one user may be connected at once; root is exempt",
         takes_effect="reload",
     ),
@@ -321,6 +321,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         Size(64 << 20, 1 << 40),
         default="256M",
         help="gateway: how much memory the connection process of one client may use",
+        takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:user memory",
+        Size(64 << 20, 1 << 44),
+        default="512M",
+        help="gateway: how much memory the connection processes of one user may use together, beyond what each has when"
+        " it starts; root is exempt",
         takes_effect="reload",
     ),
     Parameter(

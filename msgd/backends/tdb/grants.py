@@ -20,8 +20,14 @@ record is not deeper than CROWDED.
 
 Why the record never overflows.  Consider the last check that found room.  The depth was at most DEEP then.  After it,
 each sender with a grant can append one quota, and the holder of the lock can append one message that does not exceed
-DEEP.  One grant can change hands between two times that the receiver empties the record, so one quota more is counted.
-"Continued" records come on top of that, up to CROWDED; the last one of them still fits.
+DEEP.  One grant can change hands between two times that the receiver empties the record, so one quota more is counted:
+QUOTAS in all.  "Continued" records come on top of that, up to CROWDED.  Behind the last one of them, all the quotas
+still fit: CROWDED + CONTINUATION_SIZE + QUOTAS <= ROOM.
+
+Why messages alone never crowd the record.  They make it at most DEEP + QUOTAS deep.  Below CROWDED, that leaves room
+for the "continued" records of ANNOUNCERS senders: DEEP + QUOTAS + ANNOUNCERS * CONTINUATION_SIZE <= CROWDED.  So a
+sender is refused only if more senders than that have announced segments which the receiver has not taken note of yet.
+This is what limits QUOTA.
 """
 
 from __future__ import annotations
@@ -36,12 +42,16 @@ from msgd.presence import Presence
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 from msgd.wire.tdb_record import CONTINUATION_SIZE
 
-QUOTA = 2048
+QUOTA = 1024
 """Bytes that a sender with a grant may append from one check of the depth to the next."""
+QUOTAS = (len(GRANTS) + 1) * QUOTA
+"""Bytes that all of them may append after the last check that found room."""
 DEEP = 8192
 """Bytes in PID/<pid> beyond which no message is appended."""
-CROWDED = ROOM - (len(GRANTS) + 1) * QUOTA - CONTINUATION_SIZE
-"""Bytes in PID/<pid> beyond which no "continued" record is appended; some two hundred senders have done so by then."""
+CROWDED = ROOM - QUOTAS - CONTINUATION_SIZE
+"""Bytes in PID/<pid> beyond which no "continued" record is appended."""
+ANNOUNCERS = (CROWDED - DEEP - QUOTAS) // CONTINUATION_SIZE
+"""Senders that can announce a segment in PID/<pid> whatever messages are in it: some two hundred."""
 
 CHECK_INTERVAL = 1.0
 """Seconds between two checks whether a sender that has a grant is still alive."""

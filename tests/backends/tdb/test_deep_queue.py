@@ -20,7 +20,7 @@ from msgd import Messaging, NoSuchProcess, QueueFull, ServerID, TransportError
 from msgd.backends.tdb import destinations, grants, inbox, libtdb, messages_file, segments
 from msgd.backends.tdb.backend import TdbBackend
 from msgd.backends.tdb.words import GRANTS
-from msgd.wire.tdb_record import pack_message, queue_key
+from msgd.wire.tdb_record import CONTINUATION_SIZE, RECORD_WITH_IDS, pack_message, queue_key
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.backends.tdb.conftest import MODES, TDB_MAGIC
 from tests.support.harness import (
@@ -327,6 +327,13 @@ def place_of(session: Session, pid: int) -> int:
     return os.pread(fd, os.fstat(fd).st_size, 0).index(TDB_MAGIC + queue_key(pid))
 
 
+def test_quotas_leave_room_to_announce_segments() -> None:
+    """The two inequalities at the head of grants.py, which hold for every size of message."""
+    quotas = (len(GRANTS) + 1) * grants.QUOTA
+    assert grants.CROWDED + CONTINUATION_SIZE + quotas <= messages_file.ROOM
+    assert grants.DEEP + quotas + 200 * CONTINUATION_SIZE <= grants.CROWDED
+
+
 @pytest.mark.parametrize("size", [4, 4000])
 def test_no_append_outgrows_the_record(make_config: MakeConfig, start: StartPeer, size: int) -> None:
     """There are many more senders than grants.  The record stays where it was made, so no kill can lose it."""
@@ -386,13 +393,18 @@ def crowd(session: Session, dst: ServerID) -> int:
     return number
 
 
-def send_though_crowded(session: Session, dst: ServerID) -> tuple[int, int]:
-    """Crowd the record and keep sending; return how many sends were refused, and the depth of the record."""
+def send_though_crowded(session: Session, dst: ServerID, number: int) -> tuple[int, int]:
+    """Crowd the record and keep sending; return how many sends were refused, and the depth of the record.
+
+    Each message is half a quota long, and a part of the quota is used already, so the rest is enough for one.
+    """
     refused = 0
+    outgoing = backend(session.messaging)._destinations.open[dst.pid]
+    assert 0 < outgoing.unchecked_bytes <= outgoing.quota // 2 == grants.QUOTA // 2
     crowd(session, dst)
-    for _ in range(40):
+    for _ in range(number):
         try:
-            session.messaging.send(dst, TEXT, bytes(1000))
+            session.messaging.send(dst, TEXT, bytes(grants.QUOTA // 2 - RECORD_WITH_IDS.size))
         except QueueFull:
             refused += 1
     return refused, len(backend(session.messaging)._file.tdb.get(queue_key(dst.pid)))
@@ -405,8 +417,8 @@ def test_grant_does_not_overfill_a_crowded_record(start: StartPeer) -> None:
         sender.call(send_many, receiver.server_id, [b"here"])
         assert receiver.call(take_data, 1) == [b"here"]
     assert sender.call(is_granted, receiver.server_id)
-    refused, depth = sender.call(send_though_crowded, receiver.server_id)
-    assert refused == 39
+    refused, depth = sender.call(send_though_crowded, receiver.server_id, 40)
+    assert refused == 40 - 1
     assert depth < messages_file.ROOM
 
 

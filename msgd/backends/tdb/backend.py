@@ -223,6 +223,8 @@ class TdbBackend(Backend):
         A pid that exists is left out even if it has no lock file, since it can be a process of Samba 3.0.  A slot
         belongs to its receiver; an empty one belongs to its source as well.
         """
+        self._destinations.forget_dead()
+        self._file.repairing(self._file.shrink)
         pids = self._file.repairing(self._pids_of_records)
         return {pid for pid in pids if not os.path.exists(f"/proc/{pid}")}
 
@@ -245,6 +247,7 @@ class TdbBackend(Backend):
                 with self._file.changing_space():
                     for key in removed:
                         self._file.delete(key)
+                self._file.shrink()
 
     def close(self) -> None:
         if self._closed:

@@ -20,6 +20,9 @@ Rule 5. When something has been taken that a source may be waiting for, the sour
 first segment in PID/<pid>, so we know of it; when PID/<pid> was crowded, there may be more that could not even announce
 one, so everybody is woken up.
 
+Rule 6. The slots of a source that has ended are deleted as soon as the last of them has been emptied.  Nobody else
+would do so before the next clean-up, and many short-lived senders would make the file grow.
+
 An exception from a signal handler, wherever it comes, leaves no lock held and loses no message: a value is kept in
 `_taken` before the record is emptied, and it is dropped again if the record turns out not to be empty.
 """
@@ -54,15 +57,18 @@ _SLOTS_MAX = 100
 class Source:
     """A source that continues in segments, and the segment that is to be taken next.
 
-    `is_begun`: whether the start of that segment has been taken already.
+    `is_begun`: whether the start of that segment has been taken already.  `slots`: the keys of all segments that the
+    source is known to have had.
     """
 
-    __slots__ = ("is_begun", "key", "number", "seen_alive", "server_id")
+    __slots__ = ("is_begun", "key", "number", "seen_alive", "server_id", "slots")
 
-    def __init__(self, server_id: ServerID, key: bytes, number: int) -> None:
+    def __init__(self, server_id: ServerID, key: bytes, number: int, slots: set[bytes]) -> None:
         self.server_id = server_id
         self.key = key
         self.number = number
+        self.slots = slots
+        slots.add(key)
         self.is_begun = False
         self.seen_alive = time.monotonic()
 
@@ -152,15 +158,28 @@ class Inbox:
         self._take_value(source.key, self._file.chains.of(source.key), source, source.owns)
         if self._taken:
             self._sort()
-            self._destinations.wake_up(source.server_id)
+            is_there = self._destinations.wake_up(source.server_id)
             following = self.sources.get((source.server_id.pid, source.server_id.unique_id))
-            if not self.messages and following is not None and following is not source:
-                self._take_segment(following)
+            if following is not None and following is not source:
+                if not self.messages:
+                    self._take_segment(following)
+            elif not is_there:
+                self._forget(source)
         elif time.monotonic() - source.seen_alive > CHECK_INTERVAL:
             source.seen_alive = time.monotonic()
             with contextlib.suppress(TransportError):  # no descriptor is left for the check
-                if not self._presence.is_alive(source.server_id) and not self._has_segment(source):
-                    del self.sources[source.server_id.pid, source.server_id.unique_id]
+                if not self._presence.is_alive(source.server_id):
+                    self._forget(source)
+
+    def _forget(self, source: Source) -> None:
+        """Stop following a source that has ended, and delete its slots, unless there is something in its segment."""
+        if self._has_segment(source):
+            return
+        with self._file.changing_space():
+            for key in source.slots:
+                if not self._tdb.get(key):
+                    self._file.delete(key)
+        self.sources.pop((source.server_id.pid, source.server_id.unique_id), None)
 
     def _has_segment(self, source: Source) -> bool:
         """Whether there is something in the source's segment; once there is, it stays until we take it."""
@@ -198,7 +217,9 @@ class Inbox:
     def _follow(self, what: Continuation) -> None:
         server_id = ServerID(what.pid, unique_id=what.unique_id)
         key = segment_key(self._presence.pid, what.pid, what.unique_id, what.slot)
-        self.sources[what.pid, what.unique_id] = Source(server_id, key, what.number)
+        before = self.sources.get((what.pid, what.unique_id))
+        slots = set() if before is None else before.slots
+        self.sources[what.pid, what.unique_id] = Source(server_id, key, what.number, slots)
         if self._taken_from is None:
             self._destinations.wake_up(server_id)
 

@@ -31,7 +31,7 @@ from collections.abc import Collection, Mapping
 from msgd.backends.base import Backend, BackendStatistics, Deliver
 from msgd.backends.tdb.destinations import Destinations
 from msgd.backends.tdb.doorbell import Doorbell
-from msgd.backends.tdb.inbox import Inbox
+from msgd.backends.tdb.inbox import Inbox, move_all
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile, read_messages_file
 from msgd.backends.tdb.sleep import Sleep
@@ -186,10 +186,9 @@ class TdbBackend(Backend):
             for _ in range(_TAKES_PER_CALL):
                 if not messages and not inbox.take():
                     return
-                while messages:
-                    deliver(messages.popleft())
-                    if self._closed:
-                        return
+                move_all(messages, deliver)
+                if self._closed:
+                    return
         except RuntimeError as error:
             self._file.repair(error)
         finally:

@@ -32,7 +32,7 @@ from msgd.backends.base import Backend, BackendStatistics, Deliver
 from msgd.backends.tdb.destination import Destination
 from msgd.backends.tdb.destinations import Destinations
 from msgd.backends.tdb.doorbell import Doorbell
-from msgd.backends.tdb.inbox import Inbox
+from msgd.backends.tdb.inbox import Inbox, move_all
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile, read_messages_file
 from msgd.backends.tdb.sleep import Sleep
@@ -203,10 +203,9 @@ class TdbBackend(Backend):
             for _ in range(_TAKES_PER_CALL):
                 if not messages and not inbox.take():
                     return
-                while messages:
-                    deliver(messages.popleft())
-                    if self._closed:
-                        return
+                move_all(messages, deliver)
+                if self._closed:
+                    return
         except RuntimeError as error:
             self._file.repair(error)
         finally:
@@ -240,6 +239,8 @@ class TdbBackend(Backend):
         A pid that exists is left out even if it has no lock file, since it can be a process of Samba 3.0.  A slot
         belongs to its receiver; an empty one belongs to its source as well.
         """
+        self._destinations.forget_dead()
+        self._file.repairing(self._file.shrink)
         pids = self._file.repairing(self._pids_of_records)
         return {pid for pid in pids if not os.path.exists(f"/proc/{pid}")}
 
@@ -262,6 +263,7 @@ class TdbBackend(Backend):
                 with self._file.changing_space():
                     for key in removed:
                         self._file.delete(key)
+                self._file.shrink()
 
     def close(self) -> None:
         if self._closed:

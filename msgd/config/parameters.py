@@ -22,6 +22,7 @@ from msgd.config.kinds import (
     Kind,
     Level,
     Number,
+    NumberOrAutomatic,
     Seconds,
     Size,
     SocketAddress,
@@ -205,16 +206,17 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "msgd:connection cache",
-        Number(1, 10_000),
-        default="10",
-        help="stream: how many idle connections to other processes are kept open",
+        NumberOrAutomatic(1, 100_000),
+        default="0",
+        help="stream: how many idle connections to other processes are kept open; automatic: as many as there may be",
     ),
     Parameter(
         "msgd:max connections",
-        Number(4, 100_000),
-        default="256",
+        NumberOrAutomatic(4, 100_000),
+        default="0",
         help="stream: how many connections between this process and others may be open, half of them opened by this"
-        " process and half by others; Samba's max connections is msgd:max clients instead",
+        " process and half by others; automatic: half of the descriptors that the process may open; Samba's max"
+        " connections is msgd:max clients instead",
     ),
     Parameter(
         "msgd:half-open connections",

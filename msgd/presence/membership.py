@@ -66,6 +66,8 @@ class Presence:
         self.directory = config.lock_directory
         self.socket_directory = config.socket_directory
         self._messaging_type = config.messaging_type
+        self.longest_datagram = 0
+        """The longest datagram that the transport reads, if it reads any; it is set before announce()."""
         self._since = time.time()
         self._names: Names | None = None
         check_socket_directory(self.socket_directory)
@@ -134,7 +136,7 @@ class Presence:
 
     @property
     def _lines(self) -> tuple[str, ...]:
-        return describe(self._messaging_type, self.classes, self.tasks, self._since)
+        return describe(self._messaging_type, self.classes, self.tasks, self._since, self.longest_datagram)
 
     # Processes
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from msgd import ConfigError, MalformedMessage, ServerID
 from msgd.config.reader import read
 from msgd.presence.lock_text import TEXT_MAX, format_text, parse_text
-from msgd.wire.dgram import FRAGMENT, Reassembler, fragment
+from msgd.wire.dgram import FRAGMENT, Reassembler
 from msgd.wire.header import HEADER_SIZE, MessageDecoder, pack_header
 from msgd.wire.message_types import type_number
 from msgd.wire.refusal import unpack_refusal
@@ -38,6 +38,7 @@ from msgd.wire.tdb_record import (
     segment_number,
 )
 from msgd.wire.tdb_space import rebuilt_free_list
+from tests.wire.joined import fragment
 from tests.wire.strategies import server_ids, uint32
 
 SECONDS = float(os.environ.get("MSGD_FUZZ_SECONDS", "1"))

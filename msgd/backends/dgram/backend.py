@@ -41,9 +41,12 @@ from msgd.linux import EventFd, new_epoll, new_poll
 from msgd.presence import Presence
 from msgd.presence.socket_path import remove_socket
 from msgd.results import SendStatus
-from msgd.wire.dgram import WHOLE_COOKIE, WHOLE_MAX
-from msgd.wire.header import pack_header
+from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE, WHOLE_MAX
+from msgd.wire.header import HEADER_SIZE, pack_header
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
+
+_WHOLE_DATA_MAX = WHOLE_MAX - HEADER_SIZE
+"""The longest data of a message that is one datagram."""
 
 _REFUSALS_MAX = 3
 """Refusals in one flush after which a process is given up: it refuses its new socket as well."""
@@ -58,6 +61,7 @@ class DgramBackend(Backend):
         self._blocked: dict[int, Destination] = {}
         self.unsent = self._blocked
         self._cached_destinations = cached_destinations(1)
+        presence.longest_datagram = LONG_DATAGRAM_MAX
         with contextlib.ExitStack() as opened:
             self._epoll = opened.enter_context(contextlib.closing(new_epoll()))
             self._wake_up = opened.enter_context(contextlib.closing(EventFd()))
@@ -90,7 +94,9 @@ class DgramBackend(Backend):
         destination = self._destinations.get(dst.pid)
         if destination is None or (dst.unique_id != destination.unique_id and dst.unique_id not in ANY_UNIQUE_ID):
             destination = self._find(dst)
-        message = pack_header(dst, src, message_type) + data
+        header, message = pack_header(dst, src, message_type), data
+        if len(data) <= _WHOLE_DATA_MAX:
+            header, message = b"", header + data
         queue = destination.queue
         if queue.messages:
             self._flush(destination)
@@ -99,11 +105,11 @@ class DgramBackend(Backend):
                 queue = destination.queue
         if not queue.messages:
             try:
-                if len(message) <= WHOLE_MAX and not fds:
+                if not header and not fds:
                     destination.socket.send(WHOLE_COOKIE + message, socket.MSG_DONTWAIT)
                 else:
                     destination.begin_message()
-                    destination.transmit(message, fds)
+                    destination.transmit(header, message, fds)
                 return SendStatus.SENT
             except BlockingIOError:
                 pass
@@ -116,10 +122,10 @@ class DgramBackend(Backend):
                 # The message joins the queue.  The new socket gets it with the next flush, from its first fragment.
             except OSError as error:
                 raise TransportError(f"sending to {dst}: {error.strerror}") from error
-        elif not duplicates_allowed and not fds and queue.holds(message):
+        elif not duplicates_allowed and not fds and queue.holds(message, header):
             return SendStatus.MERGED
         try:
-            queue.append(dst, message_type, message, fds)
+            queue.append(dst, message_type, message, fds, header)
         except OSError as error:
             raise TransportError(f"queueing a message to {dst}: {error.strerror}") from error
         self._block_or_take_back(destination)

@@ -107,6 +107,13 @@ class Backend(abc.ABC):
     def wake(self) -> None:
         """Make fileno() readable until the next receive(), which ends a wait().  Any thread may call this."""
 
+    def take_wake(self) -> bool:
+        """Take back a wake() that no receive() has seen yet, so that one can wait for something else.
+
+        Returns whether there was one; the caller calls wake() again afterwards.
+        """
+        return False
+
     @abc.abstractmethod
     def poll_for_room(self) -> select.poll:
         """A poll object that reports an event when a destination with a queue may have room, and after wake()."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 from msgd import _registry
 from msgd.config.kinds import LogLevel
 from msgd.config.parameters import PARAMETERS, PREFIX, Parameter, find, fold, no_such_parameter
 from msgd.config.reader import Origin, Problem, Setting, read, shown
 from msgd.config.substitution import server_names, substitute
+from msgd.config.values import ConfigValues
 from msgd.errors import ConfigError
 
 DEFAULT_PATH = os.path.join(_registry.CONFIGDIR, "smb.conf")
@@ -78,7 +79,7 @@ class Config:
     _given: frozenset[str] = field(compare=False, repr=False)
     """The attributes that were set by the file or by the caller, and not by default."""
 
-    def __init__(self, **overrides: object) -> None:
+    def __init__(self, **overrides: Unpack[ConfigValues]) -> None:
         """Set the attributes that are named, and leave the others at their defaults.
 
         A value is of the attribute's Python type, or text in smb.conf's syntax.  smb.conf's substitutions are not made
@@ -103,7 +104,7 @@ class Config:
         config._fill(values, os.path.abspath(source), origins)
         return config
 
-    def replace(self, **overrides: object) -> Config:
+    def replace(self, **overrides: Unpack[ConfigValues]) -> Config:
         """Return a copy in which the attributes that are named have other values; defaults are worked out again."""
         values = {name: getattr(self, name) for name in self._given} | _check(overrides)
         config = type(self).__new__(type(self))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from msgd import _registry
-from msgd.config import Config
+from msgd.config import Config, ConfigValues
 from msgd.config.kinds import LogLevel
 from msgd.daemon.detach import run_detached
 from msgd.daemon.logs import STDERR, STDOUT, SYSLOG, Log
@@ -93,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _loader(arguments: argparse.Namespace) -> Callable[[], Config]:
     """The function that reads the settings at start and at each reload, command-line options included."""
     path = arguments.configfile and os.path.abspath(arguments.configfile)  # a daemon changes its working directory
-    overrides: dict[str, object] = {}
+    overrides: ConfigValues = {}
     if arguments.debuglevel is not None:
         overrides["log_level"] = arguments.debuglevel
     if arguments.log_basename is not None:

@@ -147,18 +147,23 @@ def wait_for_room(endpoint: Endpoint, deadline: float) -> None:
 
 def _poll_for_room(endpoint: Endpoint, left: float) -> bool:
     """Take the turn and wait.  Returns False if another thread is to dispatch."""
-    me, turn = threading.get_ident(), endpoint.turn
+    me, turn, was_woken = threading.get_ident(), endpoint.turn, False
     outermost = turn.owner != me
     try:
         if outermost and not turn.take_as_guest():
             return False
         with endpoint.lock:
             endpoint.check_usable()
+            was_woken = endpoint.backend.take_wake()  # it is for the next dispatch, and would end each wait at once
+            if outermost and turn.hosts_waiting:
+                return False
             poll = endpoint.backend.poll_for_room()
         poll.poll(left * 1000)
         with endpoint.lock:
             endpoint.backend.flush()
         return True
     finally:
+        if was_woken:
+            endpoint.backend.wake()
         if outermost:
             turn.release(me)

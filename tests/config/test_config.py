@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from msgd import _registry
-from msgd.config import PARAMETERS, Config, changes_on_reload, config
+from msgd.config import PARAMETERS, Config, ConfigValues, changes_on_reload, config
 from msgd.config.kinds import Boolean, Groups, Level, LogLevel, Number, Seconds, SocketAddress, TypeRules, Users
 from msgd.config.parameters import Parameter, find, no_such_parameter
 from msgd.errors import ConfigError
@@ -154,10 +155,14 @@ def test_all_bad_overrides_are_reported_together() -> None:
     )
 
 
+def test_each_parameter_is_a_typed_keyword() -> None:
+    assert set(ConfigValues.__annotations__) == {parameter.attribute for parameter in PARAMETERS}
+
+
 @pytest.mark.parametrize(
     "overrides", [{"lock_dir": "/x"}, {"send_queue_messages": "1", "source": "/x"}, {"use_mmap": 1}]
 )
-def test_bugs_of_the_caller_are_type_errors(overrides: dict[str, object]) -> None:
+def test_bugs_of_the_caller_are_type_errors(overrides: Any) -> None:
     with pytest.raises(TypeError):
         Config(**overrides)
 
@@ -367,7 +372,7 @@ OVERRIDES = st.fixed_dictionaries({}, optional={p.attribute: values_of(p) for p 
 
 @given(overrides=OVERRIDES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_what_is_dumped_reads_back(tmp_path: Path, overrides: dict[str, object]) -> None:
+def test_what_is_dumped_reads_back(tmp_path: Path, overrides: Any) -> None:
     try:
         made = Config(**overrides)
     except ConfigError as error:

@@ -280,3 +280,27 @@ def test_opening_while_another_thread_closes(config: Config, peer: Peer) -> None
         opened.send(opened.server_id, ASK)
         assert os.path.exists(f"{config.lock_directory}/msg.lock/{os.getpid()}")
         opened.close(timeout=0)
+
+
+def send_to_the_bound(messaging: Messaging, dst: ServerID) -> None:
+    while True:
+        messaging.send(dst, TEXT, bytes(900))
+
+
+def test_waiting_for_room_sleeps(config: Config, start: StartPeer) -> None:
+    """A wake-up that is for the next dispatch does not keep a thread that waits for room awake."""
+    peer = start()
+    with Messaging(config.replace(send_queue_messages=50)) as messaging:
+        with pytest.raises(QueueFull):
+            send_to_the_bound(messaging, peer.server_id)
+        messaging._endpoint.backend.wake()
+
+        def wait() -> float:
+            began = time.thread_time()
+            with pytest.raises(QueueFull):
+                messaging.send(peer.server_id, TEXT, bytes(900), timeout=1)
+            return time.thread_time() - began
+
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(wait).result() < 0.2
+        assert messaging.dispatch() == 0

@@ -203,6 +203,13 @@ def test_daemon_that_is_not_running(place: Place, name: str) -> None:
     assert f"{place.config.lock_directory} has that name; start it" in line
 
 
+@pytest.mark.parametrize("destination", ["msgd", "all", "4711", "printers"])
+def test_directory_that_does_not_exist(place: Place, destination: str) -> None:
+    """It is told as such, and not made."""
+    assert place.config.lock_directory in refused(place, 1, destination, "ping")
+    assert not os.path.exists(place.config.lock_directory)
+
+
 def test_killed_daemon_is_not_running(place: Place) -> None:
     msgd = place.msgd()
     msgd.signal(signal.SIGKILL)

@@ -251,6 +251,12 @@ class DgramBackend(Backend):
     def wake(self) -> None:
         self._wake_up.set()
 
+    def take_wake(self) -> bool:
+        was_set = self._wake_up.is_set
+        if was_set:
+            self._wake_up.clear()
+        return was_set
+
     def receive(self, deliver: Deliver) -> None:
         if self._wake_up.is_set:
             self._wake_up.clear()

@@ -84,6 +84,12 @@ class StreamBackend(Backend):
     def wake(self) -> None:
         self._poller.wake_up.set()
 
+    def take_wake(self) -> bool:
+        was_set = self._poller.wake_up.is_set
+        if was_set:
+            self._poller.wake_up.clear()
+        return was_set
+
     def poll_for_room(self) -> select.poll:
         return self._outgoing.poll_for_room()
 

@@ -8,8 +8,10 @@ looked up in the rendezvous directory, and it stands for every process that has 
 
 from __future__ import annotations
 
+import os
 import re
 
+from msgd.config import Config
 from msgd.errors import NoSuchProcess
 from msgd.messaging import Messaging
 from msgd.presence.pidfile import pid_file_path, read_pid
@@ -32,6 +34,17 @@ def check_destination(text: str) -> str:
     return text
 
 
+def check_directory(text: str, config: Config) -> None:
+    """Raise NoSuchProcess if there is no lock directory: nobody is there, and opening a context would make it."""
+    if text == "self" or os.path.isdir(config.lock_directory):
+        return
+    if text == "all":
+        raise _nobody_else(config)
+    if _DAEMON_NAME.fullmatch(text):
+        raise _not_running(_OTHER_NAMES.get(text, text), config)
+    raise NoSuchProcess(f"no process {text}: {config.lock_directory} does not exist; give the smb.conf it uses with -s")
+
+
 def find_destinations(text: str, messaging: Messaging) -> list[ServerID]:
     """Return the processes that the destination stands for.  Raises NoSuchProcess if there are none."""
     if text == "self":
@@ -46,10 +59,7 @@ def find_destinations(text: str, messaging: Messaging) -> list[ServerID]:
         return [ServerID(pid)]
     named = messaging.lookup(text)
     if not named:
-        raise NoSuchProcess(
-            f"{name} is not running: no process holds {pid_file_path(directory, name)}, none in"
-            f" {messaging.config.lock_directory} has that name; start it, or give the smb.conf it uses with -s"
-        )
+        raise _not_running(name, messaging.config)
     return named
 
 
@@ -57,7 +67,18 @@ def _all_others(messaging: Messaging) -> list[ServerID]:
     own = messaging.server_id.pid
     others = [ServerID(pid, unique_id=unique) for pid, unique, _ in messaging.processes() if pid != own]
     if not others:
-        raise NoSuchProcess(
-            f"no other process is in {messaging.config.lock_directory}; start msgd, or give another smb.conf with -s"
-        )
+        raise _nobody_else(messaging.config)
     return others
+
+
+def _not_running(name: str, config: Config) -> NoSuchProcess:
+    return NoSuchProcess(
+        f"{name} is not running: no process holds {pid_file_path(config.pid_directory, name)}, none in"
+        f" {config.lock_directory} has that name; start it, or give the smb.conf it uses with -s"
+    )
+
+
+def _nobody_else(config: Config) -> NoSuchProcess:
+    return NoSuchProcess(
+        f"no other process is in {config.lock_directory}; start msgd, or give another smb.conf with -s"
+    )

@@ -16,7 +16,7 @@ from msgd.programs import cli
 from msgd.programs.debug_levels import DebugLevels
 from msgd.tools.msgcontrol.arguments import PROGRAM, make_parser, parse
 from msgd.tools.msgcontrol.commands import Command
-from msgd.tools.msgcontrol.destination import find_destinations
+from msgd.tools.msgcontrol.destination import check_directory, find_destinations
 from msgd.tools.msgcontrol.exchange import Exchange
 from msgd.tools.msgcontrol.output import print_answer, print_json
 from msgd.wire.header import Message
@@ -33,6 +33,7 @@ def _run(arguments: argparse.Namespace) -> int:
     cli.log_errors_only(PROGRAM)
     config = Config.load(arguments.configfile)
     command: Command = arguments.command
+    check_directory(arguments.destination, config)
     # A message not taken within -t is dropped, so close() has nothing to wait for.
     with Messaging(config.replace(close_timeout=0)) as messaging:
         DebugLevels(LogLevel("0")).serve(messaging)  # the destination `self` is this process

@@ -58,7 +58,7 @@ def _configure_tree(options: Options, root: Path, report: Report) -> None:
     write_if_changed(root / REGISTRY, registry.render())
     _write_units(root, registry)
     _write_config_status(root, registry)
-    _summarize(registry, python, report)
+    _summarize(registry, report)
 
 
 def _bootstrap(options: Options, root: Path, report: Report) -> None:
@@ -102,15 +102,9 @@ def _write_config_status(root: Path, registry: Registry) -> None:
     path.touch()  # make compares times
 
 
-def _summarize(registry: Registry, python: Interpreter, report: Report) -> None:
+def _summarize(registry: Registry, report: Report) -> None:
     compiled_in = [module.name for module in registry.modules]
-    left_out = [
-        f"{module.name} (needs {', '.join(missing)})"
-        if (missing := selection.missing_packages(module, python))
-        else module.name
-        for module in requirements.MODULES
-        if module.name not in compiled_in
-    ]
+    left_out = [f"{name} ({reason})" for name, reason in registry.left_out.items()]
     directories = registry.directories
     report.result(f"\nmsgd {registry.version} is configured:")
     for label, value in (

@@ -24,7 +24,7 @@ from build_support.registry import write_if_changed
 from build_support.report import ConfigureError, Report
 from build_support.requirements import Requirement, SuitePackage
 
-PROGRAM_EXTRAS = ("status", "metrics")
+PROGRAM_EXTRAS = ("daemon", "status", "metrics")
 """The optional dependencies in pyproject.toml that the programs use."""
 CHECK_EXTRAS = ("dev",)
 """Those that `make check` uses."""

@@ -1,12 +1,16 @@
 # `make help` lists the targets. `make` alone configures the tree with the defaults, unless it has been configured, and
-# makes build/venv and build/bin.
+# makes build/venv and build/bin. V=1 shows the commands.
 
 PYTHON = build/venv/bin/python
 ENVIRONMENT = build/venv/requirements.txt
 PEERS = build/venv/bench.txt
 MSGBENCH = $(PYTHON) -m msgd.bench
 RESULTS = build/bench
-INSTALL = python3 -B -m build_support.install
+INSTALLER = python3 -B -m build_support.install
+.SHELLFLAGS = $(if $(filter 1,$(V)),-xc,-c)
+
+# The tests run make themselves, and the jobs of this make are none of theirs.
+unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 .PHONY: all help demo check docs bench benchmarks install uninstall clean distclean
 
@@ -41,6 +45,7 @@ docs: all  ## write docs/parameters.md from the table of parameters
 $(PEERS): pyproject.toml | all
 	@$(PYTHON) -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	    print(*extras["optional-dependencies"]["bench"], sep="\n")' >$@.new
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip --upgrade
 	@$(PYTHON) -m pip --disable-pip-version-check --quiet install --no-input -r $@.new
 	@mv $@.new $@
 
@@ -65,10 +70,10 @@ benchmarks: $(PEERS)  ## measure everything at length and write docs/benchmarks.
 	    $(foreach name,ping flood size latency fanout mesh scale dbench torture,$(RESULTS)/$(name).json)
 
 install: build/config.status  ## install into the configured prefix (DESTDIR= and prefix= work)
-	@$(INSTALL) install --destdir='$(DESTDIR)' --prefix='$(prefix)'
+	@$(INSTALLER) install --destdir='$(DESTDIR)' --prefix='$(prefix)'
 
 uninstall: build/config.status  ## remove what `make install` installed
-	@$(INSTALL) uninstall --destdir='$(DESTDIR)' --prefix='$(prefix)'
+	@$(INSTALLER) uninstall --destdir='$(DESTDIR)' --prefix='$(prefix)'
 
 clean:  ## remove what work in the tree leaves behind, but keep the configuration
 	rm -rf build/bench build/demo build/pip dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -25,7 +25,7 @@ from build_support.options import Options, parse
 from build_support.project import ROOT
 from build_support.registry import REGISTRY, Registry, write_if_changed
 from build_support.report import ConfigureError, Report
-from build_support.requirements import DEBIAN, SYSTEMD, TEST_PACKAGES
+from build_support.requirements import DEBIAN, PIP, SYSTEMD, TEST_PACKAGES
 
 
 def main(arguments: Sequence[str], root: Path = ROOT) -> int:
@@ -63,6 +63,8 @@ def _configure_tree(options: Options, root: Path, report: Report) -> None:
 
 def _bootstrap(options: Options, root: Path, report: Report) -> None:
     wanted = tuple(row for row in DEBIAN if row is not SYSTEMD or options.systemd is not False)
+    if options.bootstrap == "check":
+        wanted = (*wanted, PIP)
     environment = bootstrap.make_environment(root, wanted, options.python, report)
     if options.bootstrap == "check":
         bootstrap.install_checkers(root, environment, report)

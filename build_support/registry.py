@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 REGISTRY = Path("msgd", "_registry.py")
-DIRECTORY_NAMES = ("prefix", "bindir", "sbindir", "configdir", "lockdir", "privatedir", "piddir", "logdir")
+DIRECTORY_NAMES = ("prefix", "bindir", "sbindir", "docdir", "configdir", "lockdir", "privatedir", "piddir", "logdir")
 """The directories that are in the registry for msgd's code."""
 
 HEAD = '''\

@@ -12,12 +12,12 @@ INSTALLER = python3 -B -m build_support.install
 # The tests run make themselves, and the jobs of this make are none of theirs.
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
-.PHONY: all help demo check docs bench benchmarks install uninstall clean distclean
+.PHONY: all help demo check docs bench benchmarks install uninstall dist deb deb-check clean distclean
 
 all: $(ENVIRONMENT)  ## set up the tree, so that the programs run as build/bin/msgd, build/bin/msgcontrol ...
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-18s %s\n", $$1, $$2 }'
 
 # A tree that has been configured is configured again with the same options, never with the defaults.
 build/config.status: configure.py $(wildcard build_support/*.py) pyproject.toml
@@ -75,8 +75,18 @@ install: build/config.status  ## install into the configured prefix (DESTDIR= an
 uninstall: build/config.status  ## remove what `make install` installed
 	@$(INSTALLER) uninstall --destdir='$(DESTDIR)' --prefix='$(prefix)'
 
+dist:  ## write the source archive of a release, dist/msgd-VERSION.tar.gz
+	@python3 -B -m build_support.dist dist
+
+deb:  ## build Debian's packages in build/deb, on Debian's packages alone
+	@mkdir -p build/deb
+	@/usr/bin/python3 -B -m build_support.deb build/deb
+
+deb-check:  ## check the packages in build/deb with lintian and in a booted container
+	@/usr/bin/python3 -B -m tests.packages.check build/deb
+
 clean:  ## remove what work in the tree leaves behind, but keep the configuration
-	rm -rf build/bench build/demo build/pip dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build/bench build/deb build/demo build/pip dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./build -prune -o -name __pycache__ -exec rm -rf {} +
 
 distclean: clean  ## remove the configuration and build/venv as well

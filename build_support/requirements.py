@@ -58,6 +58,11 @@ TEST_PACKAGES = (
     SuitePackage("groff-base", "groff", "the tests of the manual pages"),
     SuitePackage("systemd", "systemd-analyze", "the tests of systemd's units"),
     SuitePackage("systemd-container", "systemd-nspawn", "the tests in a systemd container"),
+    SuitePackage("dpkg-dev", "dpkg-buildpackage", "tests/packages"),
+    SuitePackage("debhelper", "dh", "tests/packages"),
+    SuitePackage("dh-python", "dh_python3", "tests/packages"),
+    SuitePackage("lintian", "lintian", "tests/packages"),
+    SuitePackage("debootstrap", "debootstrap", ".ci/debian-13"),
 )
 """The Debian packages whose programs the test suite runs. --bootstrap=check installs them."""
 

@@ -69,6 +69,7 @@ def test_everything_is_installed_where_it_is_searched_for(destination: Destinati
         "/etc/msgd/smb.conf",
         "/usr/lib/systemd/system/msgd.service",
         "/usr/lib/systemd/system/msgd.socket",
+        "/usr/lib/systemd/system/msgd@.service",
         "/usr/lib/sysctl.d/60-msgd.conf",
         "/usr/lib/sysusers.d/msgd.conf",
         "/usr/lib/tmpfiles.d/msgd.conf",

@@ -34,5 +34,11 @@ def render(root: Path) -> str:
 
 
 def _extra(name: str, requirements: list[str]) -> str:
-    rows = (f'Requires-Dist: {requirement}; extra == "{name}"\n' for requirement in requirements)
+    rows = (f"Requires-Dist: {_only_in(name, requirement)}\n" for requirement in requirements)
     return f"Provides-Extra: {name}\n{''.join(rows)}"
+
+
+def _only_in(extra: str, requirement: str) -> str:
+    """The requirement, which may have a condition of its own, with the condition that the extra is wanted."""
+    package, _, condition = requirement.partition(";")
+    return f'{package}; {f"({condition.strip()}) and " if condition else ""}extra == "{extra}"'

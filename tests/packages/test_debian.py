@@ -19,6 +19,7 @@ from tests.support import container
 
 NAMES = ("msgd", "msgd-bench", "python3-msgd")
 REASON = container.unfit()
+UNITS = ROOT / "tests" / "systemd" / "inside.py"
 
 pytestmark = pytest.mark.timeout(BUILD_TIMEOUT + container.TIMEOUT)
 
@@ -68,3 +69,17 @@ def report(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def test_inside(report: dict[str, dict[str, Any]], name: str) -> None:
     assert name in report, f"it came to its end before that; made were {', '.join(report)}"
     assert report[name]["fault"] is None, report[name]["fault"]
+
+
+@pytest.fixture(scope="module")
+def units(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What tests/systemd sees inside the container, with msgd from the packages."""
+    return container.run_checks(UNITS, tmp_path_factory.mktemp("out"), {packages: "/srv/debs"})
+
+
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+@pytest.mark.parametrize("name", container.checks_of(UNITS))
+def test_the_units_from_the_packages(units: dict[str, dict[str, Any]], name: str) -> None:
+    """Socket activation, watchdog, reload and the sandbox are those of an installation from the tree."""
+    assert name in units, f"it came to its end before that; made were {', '.join(units)}"
+    assert units[name]["fault"] is None, units[name]["fault"]

@@ -1,21 +1,25 @@
 # `make help` lists the targets. `make` alone configures the tree with the defaults, unless it has been configured, and
-# makes build/venv and build/bin.
+# makes build/venv and build/bin. V=1 shows the commands.
 
 PYTHON = build/venv/bin/python
 ENVIRONMENT = build/venv/requirements.txt
 PEERS = build/venv/bench.txt
 MSGBENCH = $(PYTHON) -m msgd.bench
 RESULTS = build/bench
-INSTALL = python3 -B -m build_support.install
+INSTALLER = python3 -B -m build_support.install
+.SHELLFLAGS = $(if $(filter 1,$(V)),-xc,-c)
+
+# The tests run make themselves, and the jobs of this make are none of theirs.
+unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 SECONDS = 60
 
-.PHONY: all help demo check fuzz docs bench benchmarks install uninstall clean distclean
+.PHONY: all help demo check fuzz docs bench benchmarks install uninstall dist deb deb-check clean distclean
 
 all: $(ENVIRONMENT)  ## set up the tree, so that the programs run as build/bin/msgd, build/bin/msgcontrol ...
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-18s %s\n", $$1, $$2 }'
 
 # A tree that has been configured is configured again with the same options, never with the defaults.
 build/config.status: configure.py $(wildcard build_support/*.py) pyproject.toml
@@ -47,6 +51,7 @@ docs: all  ## write docs/parameters.md from the table of parameters
 $(PEERS): pyproject.toml | all
 	@$(PYTHON) -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	    print(*extras["optional-dependencies"]["bench"], sep="\n")' >$@.new
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip --upgrade
 	@$(PYTHON) -m pip --disable-pip-version-check --quiet install --no-input -r $@.new
 	@mv $@.new $@
 
@@ -71,13 +76,23 @@ benchmarks: $(PEERS)  ## measure everything at length and write docs/benchmarks.
 	    $(foreach name,ping flood size latency fanout mesh scale dbench torture,$(RESULTS)/$(name).json)
 
 install: build/config.status  ## install into the configured prefix (DESTDIR= and prefix= work)
-	@$(INSTALL) install --destdir='$(DESTDIR)' --prefix='$(prefix)'
+	@$(INSTALLER) install --destdir='$(DESTDIR)' --prefix='$(prefix)'
 
 uninstall: build/config.status  ## remove what `make install` installed
-	@$(INSTALL) uninstall --destdir='$(DESTDIR)' --prefix='$(prefix)'
+	@$(INSTALLER) uninstall --destdir='$(DESTDIR)' --prefix='$(prefix)'
+
+dist:  ## write the source archive of a release, dist/msgd-VERSION.tar.gz
+	@python3 -B -m build_support.dist dist
+
+deb:  ## build Debian's packages in build/deb, on Debian's packages alone
+	@mkdir -p build/deb
+	@/usr/bin/python3 -B -m build_support.deb build/deb
+
+deb-check:  ## check the packages in build/deb with lintian and in a booted container
+	@/usr/bin/python3 -B -m tests.packages.check build/deb
 
 clean:  ## remove what work in the tree leaves behind, but keep the configuration
-	rm -rf build/bench build/demo build/pip dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build/bench build/deb build/demo build/pip dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./build -prune -o -name __pycache__ -exec rm -rf {} +
 
 distclean: clean  ## remove the configuration and build/venv as well

@@ -25,7 +25,7 @@ from build_support.options import Options, parse
 from build_support.project import ROOT
 from build_support.registry import REGISTRY, Registry, write_if_changed
 from build_support.report import ConfigureError, Report
-from build_support.requirements import DEBIAN, SYSTEMD, TEST_PACKAGES
+from build_support.requirements import DEBIAN, PIP, SYSTEMD, TEST_PACKAGES
 
 
 def main(arguments: Sequence[str], root: Path = ROOT) -> int:
@@ -58,11 +58,13 @@ def _configure_tree(options: Options, root: Path, report: Report) -> None:
     write_if_changed(root / REGISTRY, registry.render())
     _write_units(root, registry)
     _write_config_status(root, registry)
-    _summarize(registry, python, report)
+    _summarize(registry, report)
 
 
 def _bootstrap(options: Options, root: Path, report: Report) -> None:
     wanted = tuple(row for row in DEBIAN if row is not SYSTEMD or options.systemd is not False)
+    if options.bootstrap == "check":
+        wanted = (*wanted, PIP)
     environment = bootstrap.make_environment(root, wanted, options.python, report)
     if options.bootstrap == "check":
         bootstrap.install_checkers(root, environment, report)
@@ -102,15 +104,9 @@ def _write_config_status(root: Path, registry: Registry) -> None:
     path.touch()  # make compares times
 
 
-def _summarize(registry: Registry, python: Interpreter, report: Report) -> None:
+def _summarize(registry: Registry, report: Report) -> None:
     compiled_in = [module.name for module in registry.modules]
-    left_out = [
-        f"{module.name} (needs {', '.join(missing)})"
-        if (missing := selection.missing_packages(module, python))
-        else module.name
-        for module in requirements.MODULES
-        if module.name not in compiled_in
-    ]
+    left_out = [f"{name} ({reason})" for name, reason in registry.left_out.items()]
     directories = registry.directories
     report.result(f"\nmsgd {registry.version} is configured:")
     for label, value in (

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The build hook of `pip install`. Everything else about the package is in pyproject.toml.
+"""The build hooks of `pip install`. Everything else about the package is in pyproject.toml.
 
-A tree that has not been configured is configured here with the defaults, for the interpreter and the modules of the
-environment that msgd is being installed into.
+A wheel gets a registry of its own, whether the tree is configured or not: build_support/wheel.py says why.
 """
 
 from __future__ import annotations
@@ -11,34 +10,60 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from build_support import interpreter, requirements, selection  # noqa: E402
-from build_support.options import parse  # noqa: E402
-from build_support.registry import REGISTRY, write_if_changed  # noqa: E402
-from build_support.report import Report  # noqa: E402
+from build_support import archive, wheel  # noqa: E402
+from build_support.registry import REGISTRY, replace, write_if_changed  # noqa: E402
 
 
-class ConfiguredBuild(build_py):
-    """build_py, which also writes the module registry if the tree has none."""
+class BuildWithRegistry(build_py):
+    """build_py, which also writes the module registry."""
 
     def run(self) -> None:
         shutil.rmtree(Path(self.build_lib, "msgd"), ignore_errors=True)
         super().run()
-        if not (ROOT / REGISTRY).exists():
-            # The tree stays unconfigured, unless it is itself what will be imported.
-            self._configure(ROOT if self.editable_mode else Path(self.build_lib))
-
-    def _configure(self, target: Path) -> None:
-        report = Report(sys.stdout, quiet=True)
-        python = interpreter.named(sys.executable, requirements.modules_to_probe(), report)
-        registry = selection.select(parse([]), ROOT, python, report)
-        write_if_changed(target / REGISTRY, registry.render())
+        text = wheel.render(ROOT)
+        if not self.editable_mode:
+            replace(Path(self.build_lib) / REGISTRY, text.encode(), 0o644)
+        elif not (ROOT / REGISTRY).exists():  # the tree itself will be imported, as it is configured
+            write_if_changed(ROOT / REGISTRY, text)
 
 
-setup(cmdclass={"build_py": ConfiguredBuild}, options={"build": {"build_base": "build/pip"}})
+class ReproducibleWheel(bdist_wheel):
+    """bdist_wheel, whose wheel depends on the contents of the files only."""
+
+    def run(self) -> None:
+        super().run()
+        for command, _, path in self.distribution.dist_files:
+            if command == "bdist_wheel":
+                archive.normalize_wheel(Path(path))
+
+
+class ReproducibleSdist(sdist):
+    """sdist, whose archive depends on the contents of the files only."""
+
+    def make_archive(
+        self,
+        base_name: Any,
+        format: str,
+        root_dir: Any = None,
+        base_dir: Any = None,
+        owner: str | None = None,
+        group: str | None = None,
+    ) -> str:
+        """Pack the release tree `base_dir`, in the one format that sdists have."""
+        return archive.pack(Path(base_dir or base_name), Path(f"{base_name}.tar.gz"))
+
+
+setup(
+    cmdclass={"build_py": BuildWithRegistry, "bdist_wheel": ReproducibleWheel, "sdist": ReproducibleSdist},
+    options={"build": {"build_base": "build/pip"}},
+)

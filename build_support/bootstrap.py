@@ -6,6 +6,8 @@ Rule 1. Each step first checks whether anything is missing, and does nothing if 
 Rule 2. Debian packages are installed by apt-get, as root or with sudo. Packages from PyPI go into build/venv only.
 Rule 3. What the programs need is installed by plain `--bootstrap`. The linters and the test runner are large and come
         only with `--bootstrap=check`.
+Rule 4. Where the interpreter has what the programs need, as with Debian's packages, plain `--bootstrap` uses neither
+        pip nor the network.
 
 The tree itself is not installed in build/venv. A .pth file there points at it, so edits take effect at once.
 """
@@ -22,14 +24,14 @@ from build_support import interpreter, launchers, project
 from build_support.interpreter import CANDIDATES, DISTRIBUTION_PYTHON, Interpreter
 from build_support.registry import write_if_changed
 from build_support.report import ConfigureError, Report
-from build_support.requirements import Requirement, SuitePackage
+from build_support.requirements import RUN_TIME, Requirement, SuitePackage
 
-PROGRAM_EXTRAS = ("status", "metrics")
-"""The optional dependencies in pyproject.toml that the programs use."""
-CHECK_EXTRAS = ("dev",)
+PROGRAM_EXTRAS = ("daemon",)
+"""The optional dependencies in pyproject.toml that the programs cannot do without."""
+CHECK_EXTRAS = ("status", "metrics", "dev")
 """Those that `make check` uses."""
 PROGRAM_LIST = "requirements.txt"
-"""The file in build/venv that lists what was installed for the programs. The Makefile compares its time."""
+"""The file in build/venv that lists what the programs need. The Makefile compares its time."""
 CHECK_LIST = "check-requirements.txt"
 """The file in build/venv that lists what was installed for `make check`."""
 SYSTEM_PROGRAMS = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
@@ -49,7 +51,7 @@ def make_environment(
     write_if_changed(Path(environment.site_packages, "msgd-tree.pth"), f"{tree}\n")
     described = project.read(root)
     wanted = (*described.dependencies, *described.extras(PROGRAM_EXTRAS))
-    _install_from_pypi(interpreter.environment(root) / PROGRAM_LIST, wanted, environment, report)
+    _provide(interpreter.environment(root) / PROGRAM_LIST, wanted, environment, report)
     launchers.write_tree_programs(root)
     return environment
 
@@ -134,23 +136,41 @@ def _environment_of(root: Path, base: Interpreter, report: Report) -> Interprete
         return kept
     path = str(interpreter.environment(root))
     report.say(f"configure: making build/venv from {base.executable}")
-    make = [base.executable, "-m", "venv", "--clear", "--system-site-packages", path]
+    make = [base.executable, "-m", "venv", "--clear", "--system-site-packages", "--without-pip", path]
     made = interpreter.probe(interpreter.environment_python(root), (), report) if report.follow(make, ()) else None
     if made is None:
         raise _failed(make)
     return made
 
 
+def _provide(listed: Path, wanted: Sequence[str], environment: Interpreter, report: Report) -> None:
+    """Have in build/venv what the programs need: if the interpreter has it, only list it."""
+    present = interpreter.probe(environment.command, [row.module for row in RUN_TIME], report)
+    if present is None or len(present.modules) < len(RUN_TIME):
+        _install_from_pypi(listed, wanted, environment, report)
+        return
+    write_if_changed(listed, _list(wanted))
+    listed.touch()
+
+
 def _install_from_pypi(installed: Path, wanted: Sequence[str], environment: Interpreter, report: Report) -> None:
     """Install packages into build/venv, unless the file `installed` lists exactly these; write and touch that file."""
-    text = "".join(f"{requirement}\n" for requirement in wanted)
-    if not installed.is_file() or installed.read_text() != text:
+    if not installed.is_file() or installed.read_text() != _list(wanted):
         report.say("configure: installing packages from PyPI into build/venv")
-        command = [environment.command, "-m", "pip", "--disable-pip-version-check", "install", "--no-input", *wanted]
+        run_pip = [environment.command, "-m", "pip", "--disable-pip-version-check"]
+        if report.run([*run_pip, "--version"]).returncode != 0:
+            make = [environment.command, "-m", "ensurepip"]
+            if not report.follow(make, ()):
+                raise _failed(make)
+        command = [*run_pip, "install", "--no-input", *wanted]
         if not report.follow(command, ("Collecting", "Installing", "Successfully", "ERROR")):
             raise _failed(command)
-        installed.write_text(text)
+        installed.write_text(_list(wanted))
     installed.touch()
+
+
+def _list(wanted: Sequence[str]) -> str:
+    return "".join(f"{requirement}\n" for requirement in wanted)
 
 
 def _failed(command: Sequence[str]) -> ConfigureError:

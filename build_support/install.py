@@ -4,7 +4,8 @@
 
 Rule 1. The package goes into a directory of its own, PREFIX/lib/msgd, which is on no interpreter's path. Launchers in
         bindir and sbindir put that directory first on sys.path. (A Python service that wants to `import msgd` sets
-        PYTHONPATH to that directory, or installs the package with pip.)
+        PYTHONPATH to that directory, or installs the package with pip.) With --with-pythondir, for packages of
+        distributions, it goes into a directory that the interpreter searches, and launchers leave sys.path alone.
 Rule 2. PREFIX/lib/msgd/manifest.json records what was put where. Uninstalling removes what it lists and nothing else;
         installing again removes what the new version no longer has.
 Rule 3. A configuration file is replaced or removed only while it is exactly as it was installed. Once edited it
@@ -26,8 +27,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from build_support import interpreter, launchers, project, registry, units
-from build_support.options import parse_line
+from build_support import interpreter, launchers, metadata, project, registry, units
+from build_support.options import PRIVATE_PACKAGE, parse_line
 from build_support.project import ROOT
 from build_support.registry import REGISTRY
 from build_support.report import ConfigureError, Report
@@ -81,8 +82,10 @@ class Installation:
         self._programs = project.read(root).programs
         self._destdir = os.path.abspath(destdir) if destdir else ""
         self._registry = replace(configured, configure_line=options.line, directories=options.directories)
-        self._package_directory = f"{options.directories['prefix']}/lib/msgd"
-        self._manifest_path = f"{self._package_directory}/manifest.json"
+        private = PRIVATE_PACKAGE.format_map(options.directories)
+        self._package_directory = options.directories["pythondir"]
+        self._is_private = self._package_directory == private
+        self._manifest_path = f"{private}/manifest.json"
         self._installed = Manifest.read(self._real(self._manifest_path))
         self._new = Manifest(directories=set(self._installed.directories))
 
@@ -92,7 +95,7 @@ class Installation:
         self._install_programs()
         self._install_units()
         self._install_manual()
-        self._install_gateway_document()
+        self._install_documents()
         for source in sorted((self._root / "etc").iterdir()):
             self._install_configuration(source)
         for path in self._installed.files - self._new.files:
@@ -142,6 +145,10 @@ class Installation:
             if source.is_file() and relative != REGISTRY and "__pycache__" not in relative.parts:
                 self._put_file(f"{self._package_directory}/{relative}", source.read_bytes())
         self._put_file(f"{self._package_directory}/{REGISTRY}", self._registry.render().encode())
+        if not self._is_private:
+            described = f"{self._package_directory}/msgd-{self._registry.version}.dist-info"
+            self._put_file(f"{described}/METADATA", metadata.render(self._root).encode())
+            self._put_file(f"{described}/INSTALLER", b"make\n")
 
     def _install_programs(self) -> None:
         python = self._registry.python
@@ -150,13 +157,14 @@ class Installation:
         directories = self._registry.directories
         for program in self._programs:
             directory = directories["sbindir" if program.is_daemon else "bindir"]
+            package = os.path.relpath(
+                os.path.realpath(self._real(self._package_directory)), os.path.realpath(self._real(directory))
+            )
             launcher = launchers.installed(
                 program,
                 python=python,
                 version=self._registry.version,
-                package_directory=os.path.relpath(
-                    os.path.realpath(self._real(self._package_directory)), os.path.realpath(self._real(directory))
-                ),
+                package_directory=package if self._is_private else None,
             )
             self._put_file(f"{directory}/{program.name}", launcher.encode(), 0o755)
 
@@ -183,10 +191,11 @@ class Installation:
                 path = f"{directories['prefix']}/share/bash-completion/completions/{script.name}"
                 self._put_file(path, script.read_bytes())
 
-    def _install_gateway_document(self) -> None:
-        """Install the document that the manual pages refer to."""
-        source = self._root / "docs" / "gateway.md"
-        self._put_file(f"{self._registry.directories['prefix']}/share/doc/msgd/{source.name}", source.read_bytes())
+    def _install_documents(self) -> None:
+        """Install what the manual pages refer to, and what changed."""
+        docs = sorted((self._root / "docs").iterdir())
+        for source in (*docs, *(self._root / name for name in ("CHANGELOG.md", "README.md", "SECURITY.md"))):
+            self._put_file(f"{self._registry.directories['docdir']}/{source.name}", source.read_bytes())
 
     def _install_configuration(self, source: Path) -> None:
         path = f"{self._registry.directories['configdir']}/{source.name}"
@@ -204,6 +213,9 @@ class Installation:
             print(f"kept {self._real(path)}, which was edited; the new one is {self._real(path)}.new")
 
     def _compile_package(self) -> None:
+        """Compile the package, unless the environment says that nobody wants that."""
+        if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+            return
         package = self._real(f"{self._package_directory}/{REGISTRY.parent}")
         shown_as = ["-s", self._destdir, "-p", "/"] if self._destdir else []
         subprocess.run(

@@ -21,15 +21,18 @@ _INSTALLED = '''\
 #!{python}
 """{program.name} of msgd {version}."""
 
-import os
-import sys
-
-sys.path.insert(0, os.path.normpath(os.path.join(os.path.dirname(os.path.realpath(__file__)), {package_directory!r})))
-
+{imports}
 from {program.module} import {program.function}
 
 sys.exit({program.function}())
 '''
+
+_IMPORTS = """\
+import os
+import sys
+
+sys.path.insert(0, os.path.normpath(os.path.join(os.path.dirname(os.path.realpath(__file__)), {package_directory!r})))
+"""
 
 # -P: a msgd/ in the user's current directory is not the tree's.
 _IN_TREE = """\
@@ -39,9 +42,13 @@ exec "$(dirname "$(readlink -f "$0")")/../venv/bin/python" -P -m {program.run_as
 """
 
 
-def installed(program: Program, *, python: str, version: str, package_directory: str) -> str:
-    """The script that starts an installed program; `package_directory` is relative to the script's own directory."""
-    return _INSTALLED.format(program=program, python=python, version=version, package_directory=package_directory)
+def installed(program: Program, *, python: str, version: str, package_directory: str | None) -> str:
+    """The script that starts an installed program.
+
+    `package_directory` is relative to the script's own directory, or None if the interpreter finds the package itself.
+    """
+    imports = "import sys\n" if package_directory is None else _IMPORTS.format(package_directory=package_directory)
+    return _INSTALLED.format(program=program, python=python, version=version, imports=imports)
 
 
 def write_tree_programs(root: Path) -> None:

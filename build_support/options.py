@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
@@ -29,6 +30,9 @@ class DirectoryOption(NamedTuple):
     system: str = ""
 
 
+PRIVATE_PACKAGE = "{prefix}/lib/msgd"
+"""Where the package is unless --with-pythondir says otherwise: on no interpreter's path."""
+
 INSTALLATION_DIRECTORIES = (
     DirectoryOption("prefix", "--prefix", "install under this directory", "/usr/local"),
     DirectoryOption("exec_prefix", "--exec-prefix", "install programs under this directory", "{prefix}"),
@@ -36,17 +40,33 @@ INSTALLATION_DIRECTORIES = (
     DirectoryOption("sbindir", "--sbindir", "the daemon", "{exec_prefix}/sbin"),
     DirectoryOption("sysconfdir", "--sysconfdir", "configuration", "{prefix}/etc", "/etc"),
     DirectoryOption("mandir", "--mandir", "manual pages", "{prefix}/share/man"),
+    DirectoryOption("docdir", "--docdir", "documents", "{prefix}/share/doc/msgd"),
     DirectoryOption("unitdir", "--with-unitdir", "units of systemd", "{prefix}/lib/systemd/system"),
+    DirectoryOption("pythondir", "--with-pythondir", "the package; one that python searches", PRIVATE_PACKAGE),
     DirectoryOption("localstatedir", "--localstatedir", "variable data", "{prefix}/var", "/var"),
+    DirectoryOption("runstatedir", "--runstatedir", "data of running processes", "{localstatedir}/run", "/run"),
 )
 RUN_TIME_DIRECTORIES = (
     DirectoryOption("configdir", "--with-configdir", "smb.conf", "{sysconfdir}/msgd"),
-    DirectoryOption("lockdir", "--with-lockdir", "lock files and sockets", "{localstatedir}/run/msgd", "/run/msgd"),
+    DirectoryOption("lockdir", "--with-lockdir", "lock files and sockets", "{runstatedir}/msgd"),
     DirectoryOption("privatedir", "--with-privatedir", "files for root only", "{localstatedir}/lib/msgd/private"),
     DirectoryOption("piddir", "--with-piddir", "pid files", "{lockdir}"),
     DirectoryOption("logdir", "--with-logdir", "log files", "{localstatedir}/log/msgd"),
 )
 DIRECTORIES = (*INSTALLATION_DIRECTORIES, *RUN_TIME_DIRECTORIES)
+
+IGNORED_WITH_VALUE = (
+    *("--build", "--host", "--target", "--cache-file", "--srcdir", "--program-prefix", "--program-suffix"),
+    *("--datarootdir", "--datadir", "--includedir", "--oldincludedir", "--infodir", "--libdir", "--libexecdir"),
+    *("--localedir", "--sharedstatedir", "--htmldir", "--dvidir", "--pdfdir", "--psdir"),
+)
+IGNORED_ALONE = (
+    *("--disable-option-checking", "--disable-silent-rules", "--enable-silent-rules", "--disable-maintainer-mode"),
+    *("--disable-dependency-tracking", "--enable-dependency-tracking"),
+)
+"""What debhelper, rpm and other tools pass to every configure script, and which msgd has no use for."""
+
+_VARIABLE = re.compile(r"\$\{([a-z_]+)\}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -112,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     features.add_argument(
         "--with-python", dest="python", metavar="PATH", help="the interpreter to run msgd with [the best that is found]"
     )
+    ignored = parser.add_argument_group("Taken and ignored, as packaging tools pass them")
+    ignored.add_argument(*IGNORED_WITH_VALUE, metavar="VALUE", help=argparse.SUPPRESS)
+    ignored.add_argument(*IGNORED_ALONE, action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
@@ -151,11 +174,11 @@ def _normal(path: str) -> str:
 
 
 def _directory(flag: str, value: str) -> str:
-    if not value.startswith("/"):
+    if not value.startswith(("/", "${")):
         raise ConfigureError(f"{flag}: the directory must be absolute, not {value!r}")
     if not value.isprintable():
         raise ConfigureError(f"{flag}: the directory has unprintable characters: {value!r}")
-    return _normal(value)
+    return _normal(value) if value.startswith("/") else value
 
 
 def _derive(chosen: dict[str, str]) -> dict[str, str]:
@@ -163,7 +186,8 @@ def _derive(chosen: dict[str, str]) -> dict[str, str]:
     directories: dict[str, str] = {}
     for row in DIRECTORIES:
         template = row.system if row.system and directories["prefix"] == "/usr" else row.default
-        directories[row.name] = chosen.get(row.name) or _normal(template.format_map(directories))
+        given = chosen.get(row.name) or template.format_map(directories)
+        directories[row.name] = _normal(_expand(row.flag, given, directories))
     socket_path = f"{directories['lockdir']}/{LONGEST_SOCKET_NAME}"
     if (length := len(os.fsencode(socket_path))) > SOCKET_PATH_LIMIT:
         raise ConfigureError(
@@ -171,3 +195,16 @@ def _derive(chosen: dict[str, str]) -> dict[str, str]:
             f" bytes, and AF_UNIX allows {SOCKET_PATH_LIMIT}"
         )
     return directories
+
+
+def _expand(flag: str, value: str, directories: Mapping[str, str]) -> str:
+    """The directory, with `${prefix}` and other directories before it in the table filled in."""
+
+    def directory(match: re.Match[str]) -> str:
+        if match[1] not in directories:
+            raise ConfigureError(
+                f"{flag}: {match[0]} is not one of {', '.join(f'${{{name}}}' for name in directories)}"
+            )
+        return directories[match[1]]
+
+    return _VARIABLE.sub(directory, value)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 REGISTRY = Path("msgd", "_registry.py")
-DIRECTORY_NAMES = ("prefix", "bindir", "sbindir", "configdir", "lockdir", "privatedir", "piddir", "logdir")
+DIRECTORY_NAMES = ("prefix", "bindir", "sbindir", "docdir", "configdir", "lockdir", "privatedir", "piddir", "logdir")
 """The directories that are in the registry for msgd's code."""
 
 HEAD = '''\
@@ -23,7 +23,9 @@ HEAD = '''\
 
 from typing import NamedTuple
 
+'''
 
+MODULE_CLASS = '''
 class MessagingModule(NamedTuple):
     """A messaging module that `messaging type` can name."""
 
@@ -31,8 +33,6 @@ class MessagingModule(NamedTuple):
     import_path: str
     description: str
 
-
-MESSAGING_MODULES: tuple[MessagingModule, ...] = (
 '''
 
 
@@ -55,6 +55,8 @@ class Registry:
     directories: Mapping[str, str]
     modules: tuple[MessagingModule, ...]
     """The messaging modules. The first is the run-time default."""
+    left_out: Mapping[str, str]
+    """The messaging modules that were left out, each with the reason."""
 
     def render(self) -> str:
         """The text of the module. Equal contents make equal texts."""
@@ -63,17 +65,25 @@ class Registry:
         return "".join(
             [
                 HEAD,
-                *(self._render_module(module) for module in self.modules),
-                ")\n\n",
-                *(f"{name.upper()}: str = {_literal(value)}\n" for name, value in strings.items()),
+                MODULE_CLASS,
+                "\nMESSAGING_MODULES: tuple[MessagingModule, ...] = (\n",
+                *(render_module(module) for module in self.modules),
+                ")\n",
+                f"LEFT_OUT: dict[str, str] = {{{self._render_left_out()}}}\n\n",
+                *(f"{name.upper()}: str = {literal(value)}\n" for name, value in strings.items()),
                 f"WITH_SYSTEMD: bool = {self.with_systemd}\n",
             ]
         )
 
-    @staticmethod
-    def _render_module(module: MessagingModule) -> str:
-        fields = (f"        {name}={_literal(value)},\n" for name, value in module._asdict().items())
-        return f"    MessagingModule(\n{''.join(fields)}    ),\n"
+    def _render_left_out(self) -> str:
+        rows = (f"    {literal(name)}: {literal(reason)},\n" for name, reason in self.left_out.items())
+        return "".join(["\n", *rows]) if self.left_out else ""
+
+
+def render_module(module: MessagingModule) -> str:
+    """An entry of MESSAGING_MODULES, as the generated module has it."""
+    fields = (f"        {name}={literal(value)},\n" for name, value in module._asdict().items())
+    return f"    MessagingModule(\n{''.join(fields)}    ),\n"
 
 
 def read(root: Path) -> Registry:
@@ -86,6 +96,7 @@ def read(root: Path) -> Registry:
         with_systemd=names["WITH_SYSTEMD"],
         directories={name: names[name.upper()] for name in DIRECTORY_NAMES},
         modules=tuple(MessagingModule(*module) for module in names["MESSAGING_MODULES"]),
+        left_out=names["LEFT_OUT"],
     )
 
 
@@ -104,5 +115,6 @@ def replace(path: Path, content: bytes, mode: int) -> None:
     beside.rename(path)
 
 
-def _literal(value: str) -> str:
+def literal(value: str) -> str:
+    """A string as the source of the generated module has it."""
     return json.dumps(value, ensure_ascii=False)

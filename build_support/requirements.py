@@ -43,8 +43,10 @@ MODULES: tuple[Module, ...] = (
 SYSTEMD = Requirement("systemd.daemon", "python3-systemd")
 RUN_TIME = (Requirement("iniconfig", "python3-iniconfig"), Requirement("daemon", "python3-daemon"))
 """What msgd cannot run without."""
-DEBIAN = (TDB, *RUN_TIME, SYSTEMD, Requirement("ensurepip", "python3-venv"))
+DEBIAN = (TDB, *RUN_TIME, SYSTEMD)
 """What --bootstrap installs for the distribution's interpreter. An interpreter that has the first is preferred."""
+PIP = Requirement("ensurepip", "python3-venv")
+"""What --bootstrap=check also installs: the linters and the test runner come from PyPI."""
 
 TEST_PACKAGES = (
     SuitePackage("samba", "smbd", "tests/interop"),
@@ -56,6 +58,11 @@ TEST_PACKAGES = (
     SuitePackage("groff-base", "groff", "the tests of the manual pages"),
     SuitePackage("systemd", "systemd-analyze", "the tests of systemd's units"),
     SuitePackage("systemd-container", "systemd-nspawn", "the tests in a systemd container"),
+    SuitePackage("dpkg-dev", "dpkg-buildpackage", "tests/packages"),
+    SuitePackage("debhelper", "dh", "tests/packages"),
+    SuitePackage("dh-python", "dh_python3", "tests/packages"),
+    SuitePackage("lintian", "lintian", "tests/packages"),
+    SuitePackage("debootstrap", "debootstrap", ".ci/debian-13"),
 )
 """The Debian packages whose programs the test suite runs. --bootstrap=check installs them."""
 

@@ -26,13 +26,15 @@ def select(options: Options, root: Path, python: Interpreter, report: Report) ->
         report.checked(name, found=not failure, detail=failure)
         if failure:
             raise ConfigureError(f"msgd needs {name} (Linux 5.3 or later), but on this machine: {failure}")
+    chosen = _choose_modules(options.messaging, python)
     return Registry(
         version=project.read(root).version,
         configure_line=options.line,
         python=_installed_python(root, python),
         with_systemd=with_systemd,
         directories=options.directories,
-        modules=tuple(MessagingModule(*module[:3]) for module in _choose_modules(options.messaging, python)),
+        modules=tuple(MessagingModule(*module[:3]) for module in chosen),
+        left_out={module.name: _reason(module, python) for module in requirements.MODULES if module not in chosen},
     )
 
 
@@ -55,6 +57,12 @@ def named_modules(names: tuple[str, ...]) -> list[Module]:
 def missing_packages(module: Module, python: Interpreter) -> list[str]:
     """The Debian packages that the interpreter would need for this module and does not have."""
     return [requirement.package for requirement in module.requirements if requirement.module not in python.modules]
+
+
+def _reason(module: Module, python: Interpreter) -> str:
+    """Why a module is left out."""
+    missing = missing_packages(module, python)
+    return f"needs {', '.join(missing)}" if missing else "not chosen by --with-messaging"
 
 
 def _choose_modules(names: tuple[str, ...] | None, python: Interpreter) -> list[Module]:

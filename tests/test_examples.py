@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,22 @@ def test_asyncio_service() -> None:
 
 def test_passing_descriptors() -> None:
     assert run("examples/passing_descriptors.py") == "written by the child\n"
+
+
+@pytest.mark.parametrize(
+    "linter",
+    [
+        ("hadolint", "examples/containers/Dockerfile"),
+        ("check-jsonschema", "--builtin-schema=vendor.compose-spec", "examples/containers/compose.yaml"),
+    ],
+    ids=lambda linter: linter[0],
+)
+def test_containers(linter: tuple[str, ...]) -> None:
+    """No container runtime has to be here: linters read the files."""
+    program = shutil.which(linter[0], path=Path(sys.executable).parent)
+    if program is None:
+        pytest.skip(f"{linter[0]} is not installed")
+    done = subprocess.run(
+        [program, *linter[1:]], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from msgd.bench.subjects import PLAIN, Subject, choose, compiled_in
+from msgd.programs import cli
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
 
@@ -25,6 +26,8 @@ def add_types(parser: argparse.ArgumentParser, *, variants: bool) -> None:
         metavar="TYPE,...",
         help=f"what to measure: any of {', '.join(available)} (default: {'all' if variants else ', '.join(default)})",
     )
+    if isinstance(parser, cli.Parser):
+        parser.completion_of["--types"] = list(available)
 
 
 def _types(text: str) -> list[Subject]:

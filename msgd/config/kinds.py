@@ -16,7 +16,7 @@ import os
 import pwd
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -244,10 +244,14 @@ class AbsolutePath(Kind[str]):
 
 @dataclass(frozen=True)
 class Choice(Kind[str]):
-    """One of several words, in any case.  `choices` returns them, and `what` says in a word what they are."""
+    """One of several words, in any case.  `choices` returns them, and `what` says in a word what they are.
+
+    `left_out` returns words that are known and not among the choices, each with the reason.
+    """
 
     choices: Callable[[], tuple[str, ...]]
     what: str
+    left_out: Callable[[], Mapping[str, str]] = dict
 
     @property
     def description(self) -> str:
@@ -256,7 +260,9 @@ class Choice(Kind[str]):
     def parse(self, text: str) -> str:
         word = text.lower()
         if word not in self.choices():
-            raise ValueError(f"not {self.what}; {self.what}: {', '.join(self.choices()) or 'none'}")
+            reason = self.left_out().get(word)
+            because = f" ({reason})" if reason else ""
+            raise ValueError(f"not {self.what}{because}; {self.what}: {', '.join(self.choices()) or 'none'}")
         return word
 
     def from_python(self, value: object) -> str:

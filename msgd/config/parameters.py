@@ -84,10 +84,14 @@ def _messaging_types() -> tuple[str, ...]:
     return tuple(module.name for module in _registry.MESSAGING_MODULES)
 
 
+def _left_out() -> Mapping[str, str]:
+    return _registry.LEFT_OUT
+
+
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "messaging type",
-        Choice(_messaging_types, what="compiled in"),
+        Choice(_messaging_types, what="compiled in", left_out=_left_out),
         default=next(iter(_messaging_types()), ""),
         help="the transport that carries messages, one of the messaging modules that were compiled in; all processes"
         " that share a lock directory must use the same one",

@@ -15,8 +15,9 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from typing import Any
 
-from msgd.errors import MsgdError
+from msgd.errors import ConfigError, MsgdError
 from msgd.presence.pidfile import PidFile
 from msgd.programs.cli import EXIT_FAILURE, complaint
 
@@ -67,16 +68,26 @@ def _serve(program: str, pid_file: PidFile, serve: Callable[[Callable[[], None]]
 
     try:
         _limit_descriptors()
-        # Imported after the limit is set; the foreground does not need it.
-        from daemon import DaemonContext
-
-        with DaemonContext(detach_process=True, umask=_UMASK, pidfile=pid_file, files_preserve=[writer], signal_map={}):
+        with _daemon_context()(
+            detach_process=True, umask=_UMASK, pidfile=pid_file, files_preserve=[writer], signal_map={}
+        ):
             serve(lambda: report(_READY))
     except (MsgdError, OSError) as error:
         if waited_for:
             report(complaint(program, error).encode(errors="surrogateescape"))
         return EXIT_FAILURE
     return 0
+
+
+def _daemon_context() -> Any:
+    """The class that detaches.  It is imported after the limit is set, and the foreground does not need it."""
+    try:
+        from daemon import DaemonContext
+    except ImportError as error:
+        raise ConfigError(
+            f"msgd cannot detach: {error}; install python3-daemon (with pip: msgd[daemon]), or run msgd -F"
+        ) from error
+    return DaemonContext
 
 
 def _limit_descriptors() -> None:

@@ -139,6 +139,7 @@ def _ignore_ready() -> None:
 def build_options() -> str:
     """The text of -b: how this msgd was built."""
     modules = "\n".join(f"   {module.name}: {module.description}" for module in _registry.MESSAGING_MODULES)
+    left_out = "".join(f"   {name}: {reason}\n" for name, reason in _registry.LEFT_OUT.items()) or "   none\n"
     names = ("PREFIX", "BINDIR", "SBINDIR", "CONFIGDIR", "LOCKDIR", "PRIVATEDIR", "PIDDIR", "LOGDIR")
     paths = "\n".join(f"   {name}: {getattr(_registry, name)}" for name in names)
     return f"""\
@@ -152,6 +153,8 @@ Paths:
 Messaging modules (the first is the default):
 {modules}
 
+Messaging modules that are left out:
+{left_out}
 Built with:
    systemd: {"yes" if _registry.WITH_SYSTEMD else "no"}"""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 
-from msgd._registry import MESSAGING_MODULES
+from msgd._registry import LEFT_OUT, MESSAGING_MODULES
 from msgd.backends.base import Backend
 from msgd.errors import BackendUnavailable
 
@@ -26,4 +26,6 @@ def backend_class(messaging_type: str) -> type[Backend]:
                 ) from error
             return backend
     known = ", ".join(module.name for module in MESSAGING_MODULES)
-    raise BackendUnavailable(f"messaging type {messaging_type} is not compiled in; compiled in: {known}")
+    reason = LEFT_OUT.get(messaging_type)
+    because = f" ({reason})" if reason else ""
+    raise BackendUnavailable(f"messaging type {messaging_type} is not compiled in{because}; compiled in: {known}")

@@ -30,7 +30,7 @@ from msgd.presence.lock_file import LockFile, pids_in, read_process
 from msgd.presence.lock_text import Process, describe
 from msgd.presence.members import Members
 from msgd.presence.names.base import Names, living, living_names
-from msgd.presence.names.choose import open_names
+from msgd.presence.names.choose import add_name, open_names
 from msgd.presence.open_directory import LOCK_SUBDIRECTORY, MemberDirectories
 from msgd.presence.private_lock import PrivateLock
 from msgd.presence.shared_words import share_words
@@ -184,7 +184,7 @@ class Presence:
 
         Raises ValueError if it is not a name.
         """
-        self._open_names().add(name, server_id)
+        self._names = add_name(self.directory_fd, self.directory, name, server_id, self._names)
 
     def remove_name(self, name: str, server_id: ServerID) -> None:
         """Take `name` away from a context of this process; it need not have it."""
@@ -203,8 +203,7 @@ class Presence:
 
     def _open_names(self) -> Names:
         """The names, opened on first use: BackendUnavailable concerns only a process that uses names."""
-        if self._names is None:
-            self._names = open_names(self.directory_fd, self.directory)
+        self._names = open_names(self.directory_fd, self.directory, self._names)
         return self._names
 
     # The dead

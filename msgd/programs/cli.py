@@ -42,7 +42,8 @@ _STDOUT = "stdout"
 class Parser(argparse.ArgumentParser):
     """A parser that reports errors in one line and has the -V and -s options of Samba's programs.
 
-    `completion_words` holds the words that a shell may offer for the positional arguments.
+    For a shell that completes: `completion_words` holds words for the positional arguments, `completion_command` is a
+    command that prints more of them, and `completion_of` has words for the argument of an option.
     """
 
     def __init__(self, program: str, description: str, epilog: str, usage: str | None = None) -> None:
@@ -55,6 +56,8 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.completion_words: list[str] = []
+        self.completion_command = ""
+        self.completion_of: dict[str, list[str]] = {}
         self.configfile = self.add_argument(
             "-s", "--configfile", metavar="FILE", help=f"the smb.conf to read (default: {DEFAULT_PATH})"
         )

@@ -14,7 +14,7 @@ from typing import Any
 from msgd.config import Config, Parameter
 from msgd.config.config import DEFAULT_PATH
 from msgd.config.kinds import UNIX
-from msgd.config.parameters import find, no_such_parameter
+from msgd.config.parameters import PARAMETERS, find, fold, no_such_parameter
 from msgd.errors import ConfigError
 from msgd.presence.socket_path import check_socket_directory, check_socket_path
 from msgd.programs import cli
@@ -47,6 +47,7 @@ def make_parser() -> cli.Parser:
     parser.add_argument("-v", "--verbose", action="store_true", help="print defaults too, and describe each parameter")
     parser.add_argument("--parameter-name", metavar="NAME", help="print only this parameter's value (any spelling)")
     parser.add_argument("--json", action="store_true", help="print JSON: bytes, seconds and uids as numbers")
+    parser.completion_of["--parameter-name"] = [fold(parameter.name) for parameter in PARAMETERS]
     return parser
 
 

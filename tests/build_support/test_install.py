@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -68,9 +69,11 @@ def test_everything_is_installed_where_it_is_searched_for(destination: Destinati
         "/etc/msgd/smb.conf",
         "/usr/lib/systemd/system/msgd.service",
         "/usr/lib/systemd/system/msgd.socket",
+        "/usr/lib/systemd/system/msgd@.service",
         "/usr/lib/sysctl.d/60-msgd.conf",
         "/usr/lib/sysusers.d/msgd.conf",
         "/usr/lib/tmpfiles.d/msgd.conf",
+        "/usr/share/doc/msgd/CHANGELOG.md",
         "/usr/share/doc/msgd/gateway.md",
         *(f"/usr/share/bash-completion/completions/{program}" for program in PROGRAMS),
         *(
@@ -94,6 +97,40 @@ def test_the_commands_for_systemd_are_shown_where_it_searches(destination: Desti
     """What an installation without DESTDIR prints is tested in tests/systemd."""
     assert "\n    ".join(TAKE_UP) in (ROOT / "README.md").read_text()
     assert TAKE_UP[0] not in destination.make("install", "prefix=/usr")
+
+
+def test_make_is_used_as_everywhere(destination: Destination, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several jobs, with what debhelper passes, and showing the commands."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    said = destination.tree.run(
+        "make", "-j2", "V=1", "INSTALL=install --strip-program=true", "install", f"DESTDIR={destination.path}"
+    )
+    assert "+ python3 -B -m build_support.install install" in said.stderr
+    assert any(path.endswith(".pyc") for path in destination.files())
+    destination.make("uninstall")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    destination.make("install")
+    assert not any(path.endswith(".pyc") for path in destination.files())
+
+
+def test_the_package_can_be_where_the_interpreter_searches(destination: Destination) -> None:
+    tree = destination.tree
+    tree.configure("--prefix=/usr", "--with-pythondir=/usr/lib/python3/dist-packages", "--quiet")
+    destination.make("install")
+    packages = destination.path / "usr/lib/python3/dist-packages"
+    launcher = destination.path / "usr/bin/msgcontrol"
+    assert "sys.path" not in launcher.read_text()
+    asked = "import importlib.metadata as m, msgd; print(msgd.__file__, m.version('msgd'), m.requires('msgd')[0])"
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(packages)}
+    for command, expected in (
+        (
+            [sys.executable, "-c", asked],
+            f"{packages}/msgd/__init__.py {registry.read(tree.path).version} iniconfig>=1.1",
+        ),
+        ([str(launcher), "-V"], f"Version {registry.read(tree.path).version}"),
+    ):
+        done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
 
 
 NOT_DEBIANS = ("rich", "prometheus_client", "matplotlib", "zmq", "pynng", "redis", "nats", "iceoryx2", "dbus_fast")

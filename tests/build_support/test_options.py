@@ -44,8 +44,12 @@ from build_support.report import ConfigureError
             ["--exec-prefix=/opt/x", "--with-lockdir=/run/m/", "--with-configdir=/etc//samba"],
             {"bindir": "/opt/x/bin", "lockdir": "/run/m", "piddir": "/run/m", "configdir": "/etc/samba"},
         ),
+        (
+            ["--prefix=/opt/m", "--mandir=${prefix}/man", "--docdir=${prefix}//doc", "--runstatedir=/run"],
+            {"mandir": "/opt/m/man", "docdir": "/opt/m/doc", "pythondir": "/opt/m/lib/msgd", "lockdir": "/run/msgd"},
+        ),
     ],
-    ids=["defaults", "usr", "state", "particular"],
+    ids=["defaults", "usr", "state", "particular", "variables"],
 )
 def test_directories_follow_from_one_another(arguments: list[str], expected: dict[str, str]) -> None:
     directories = parse(arguments).directories
@@ -57,6 +61,22 @@ def test_the_configure_line_repeats_the_options() -> None:
     assert options.line == "./configure.py '--prefix=/a b' --with-messaging=dgram --without-systemd"
     assert parse_line(options.line).directories == options.directories
     assert parse_line(options.line, "--prefix=/c").line.startswith("./configure.py --prefix=/c ")
+
+
+DEBHELPER = (
+    "--build=x86_64-linux-gnu --prefix=/usr --includedir=${prefix}/include --mandir=${prefix}/share/man"
+    " --infodir=${prefix}/share/info --sysconfdir=/etc --localstatedir=/var --disable-option-checking"
+    " --disable-silent-rules --libdir=${prefix}/lib/x86_64-linux-gnu --runstatedir=/run --disable-maintainer-mode"
+    " --disable-dependency-tracking"
+)
+
+
+def test_the_options_of_packaging_tools_are_taken() -> None:
+    options = parse(DEBHELPER.split())
+    assert options.directories == parse(["--prefix=/usr"]).directories
+    assert "ignored" not in options.line
+    assert "--build" not in options.line
+    assert "--host=" not in parse(["--host=arm-linux-gnueabihf"]).line
 
 
 def test_the_length_of_the_lock_directory_is_limited_by_the_sockets_in_it() -> None:
@@ -76,6 +96,7 @@ def test_the_length_of_the_lock_directory_is_limited_by_the_sockets_in_it() -> N
         (["--prefix="], "--prefix: the directory must be absolute"),
         (["--with-lockdir=run/msgd"], "--with-lockdir: the directory must be absolute"),
         (["--with-logdir=/var/\nlog"], "--with-logdir: the directory has unprintable characters"),
+        (["--bindir=${nowhere}/bin"], r"--bindir: \$\{nowhere\} is not one of \$\{prefix\}"),
         (["--bootstrap=all"], "--bootstrap: invalid choice"),
         (["--with-systemd", "--without-systemd"], "not allowed with"),
     ],

@@ -2,6 +2,8 @@
 # Copyright: The msgd authors
 """Runs inside the booted container, as a service of its systemd: one check after the other, on the installed msgd.
 
+It is installed from the tree, or from Debian's packages if they are there.
+
 What each saw goes to /out/report.jsonl, a line a check.  The distribution's Python runs it, with the installed package.
 """
 
@@ -25,6 +27,7 @@ REPORT = Path("/out/report.jsonl")
 TREE = "/srv/tree"
 TREE_WITHOUT_SYSTEMD = "/srv/tree-without-systemd"
 PACKAGE = "/usr/lib/msgd"
+DEBS = sorted(map(str, Path("/srv/debs").glob("*.deb")))
 SMB_CONF = Path("/etc/msgd/smb.conf")
 RUN = Path("/run/msgd")
 PRIVATE = "/var/lib/msgd/private"
@@ -117,10 +120,17 @@ clients: list[Any] = []
 
 @check
 def make_install() -> None:
-    _, _, commands = run("make", "--no-print-directory", "-C", TREE, "install").partition("or after these commands:\n")
-    run("sh", "-ec", commands)
+    if DEBS:
+        run("dpkg", "-i", *DEBS)  # it runs now
+    else:
+        _, _, commands = run("make", "--no-print-directory", "-C", TREE, "install").partition(
+            "or after these commands:\n"
+        )
+        run("sh", "-ec", commands)
+        sys.path.insert(0, PACKAGE)
     SMB_CONF.write_text("[global]\nlog level = 3\n")
-    sys.path.insert(0, PACKAGE)
+    if DEBS:
+        reload()
     modes = {path: Path(path).stat().st_mode & 0o777 for path in ("/run/msgd", PRIVATE, "/var/log/msgd")}
     assert modes == {"/run/msgd": 0o755, PRIVATE: 0o700, "/var/log/msgd": 0o755}
     assert grp.getgrnam("msgd").gr_mem == []
@@ -332,18 +342,44 @@ def a_faulty_smb_conf_is_in_the_journal() -> None:
 
 
 @check
+def an_instance_for_another_directory() -> None:
+    configuration = SMB_CONF.with_name("blue.conf")
+    configuration.write_text("[global]\nlock directory = /run/msgd-blue\npid directory = /run/msgd-blue\n")
+    run("systemctl", "start", "msgd@blue", "msgd")
+    pid = int(run("systemctl", "show", "-P", "MainPID", "msgd@blue"))
+    assert run("msgcontrol", "-s", str(configuration), "msgd", "ping") == f"PONG from pid {pid}"
+    assert run("msgcontrol", "msgd", "ping") == f"PONG from pid {main_pid()}"
+    assert Path("/run/msgd-blue").stat().st_mode & 0o777 == 0o755
+    run("systemctl", "stop", "msgd@blue")
+    await_end(pid)
+    assert Path("/run/msgd-blue").is_dir()
+    assert run("systemctl", "is-active", "msgd") == "active"
+    stop()
+    configuration.unlink()
+
+
+@check
 def make_uninstall() -> None:
+    if DEBS:
+        run("dpkg", "-P", "msgd", "msgd-bench", "python3-msgd")
+    else:
+        make_uninstall_from_the_tree()
+    run("systemctl", "daemon-reload")
+    assert show("LoadState") == "not-found" or show("FragmentPath") == ""
+
+
+def make_uninstall_from_the_tree() -> None:
     manifest = json.loads(Path(PACKAGE, "manifest.json").read_text())
     run("make", "-C", TREE, "uninstall")
     assert not [path for path in manifest["files"] if os.path.lexists(path)]
     assert not Path(PACKAGE).exists()
-    run("systemctl", "daemon-reload")
-    assert show("LoadState") == "not-found" or show("FragmentPath") == ""
 
 
 @check
 def without_systemd_python() -> None:
     """There is no socket unit, and the connection processes end with the main process, each with its last word."""
+    if DEBS:  # they are made for systemd
+        return
     run("make", "-C", TREE_WITHOUT_SYSTEMD, "install")
     run("systemctl", "daemon-reload")
     run("systemctl", "enable", "--now", "msgd")

@@ -18,7 +18,8 @@ from build_support.units import INSTALLED_AS, ONLY_WITH_SYSTEMD, fill_in, units
 from tests.build_support.conftest import Tree
 
 DIRECTORIES = {
-    name: f"/the/{name}" for name in ("prefix", "unitdir", "sbindir", "lockdir", "piddir", "privatedir", "logdir")
+    name: f"/the/{name}"
+    for name in ("prefix", "unitdir", "sbindir", "configdir", "lockdir", "piddir", "privatedir", "logdir")
 }
 EXPOSURE = 30
 """The most that is allowed, in tenths."""
@@ -36,7 +37,11 @@ def analyze(*arguments: str) -> str:
 
 @needs_systemd
 @pytest.mark.parametrize(
-    ("option", "wanted"), [("--with-systemd", ["msgd.service", "msgd.socket"]), ("--without-systemd", ["msgd.service"])]
+    ("option", "wanted"),
+    [
+        ("--with-systemd", ["msgd.service", "msgd.socket", "msgd@.service"]),
+        ("--without-systemd", ["msgd.service", "msgd@.service"]),
+    ],
 )
 def test_the_units_are_well_formed(tree: Tree, tmp_path: Path, option: str, wanted: list[str]) -> None:
     prefix = tmp_path / "installed"
@@ -48,13 +53,14 @@ def test_the_units_are_well_formed(tree: Tree, tmp_path: Path, option: str, want
 
 
 @needs_systemd
+@pytest.mark.parametrize("name", ["msgd.service", "msgd@.service"])
 @pytest.mark.parametrize("with_systemd", [True, False])
-def test_little_is_exposed(tmp_path: Path, with_systemd: bool) -> None:
+def test_little_is_exposed(tmp_path: Path, with_systemd: bool, name: str) -> None:
     for unit in units(ROOT, DIRECTORIES, with_systemd=with_systemd):
         (tmp_path / unit.name).write_text(unit.text)
-    security = ("security", "--offline=true", str(tmp_path / "msgd.service"))
+    security = ("security", "--offline=true", str(tmp_path / name))
     analyze(*security, f"--threshold={EXPOSURE}")
-    service = (tmp_path / "msgd.service").read_text()
+    service = (tmp_path / name).read_text()
     reasons = {word for line in service.splitlines() if line.startswith("#") for word in re.findall(r"[@\w]+", line)}
     for setting in json.loads(analyze(*security, "--json=short")):
         if setting["exposure"] is not None and not setting["set"]:
@@ -78,13 +84,27 @@ def test_directories_and_conditions_are_filled_in() -> None:
 
 
 def test_nothing_is_left_to_fill_in() -> None:
-    assert set(INSTALLED_AS) == {path.stem for path in (ROOT / "systemd").iterdir()}
+    assert {name.replace("@", "") for name in INSTALLED_AS} == {path.stem for path in (ROOT / "systemd").iterdir()}
     made, without = (list(units(ROOT, DIRECTORIES, with_systemd=with_systemd)) for with_systemd in (True, False))
     assert {unit.name for unit in made} == set(INSTALLED_AS)
     assert {unit.name for unit in without} == set(INSTALLED_AS) - ONLY_WITH_SYSTEMD
     for unit in (*made, *without):
         assert "@" not in unit.text.replace("@system-service", "").replace("~@", "").replace(" @", "")
         assert unit.path.startswith("/the/")
+
+
+def test_the_unit_for_instances_differs_in_its_directory_only() -> None:
+    made = {unit.name: unit.text.splitlines() for unit in units(ROOT, DIRECTORIES, with_systemd=True)}
+    single, instance = (
+        {line for line in made[name] if line and not line.startswith("#")} for name in ("msgd.service", "msgd@.service")
+    )
+    assert {line.partition("=")[0] for line in single - instance} == {
+        *("Description", "Wants", "After", "ExecStart", "ReadWritePaths", "Also")
+    }
+    assert all(
+        "%i" in line or line in ("RuntimeDirectoryPreserve=yes", "StateDirectoryMode=0700")
+        for line in instance - single
+    )
 
 
 def test_a_main_process_that_hangs_is_noticed() -> None:

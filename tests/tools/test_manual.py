@@ -4,17 +4,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from build_support import project
 from msgd.config import PARAMETERS
+from msgd.config.parameters import fold
 from msgd.tools.manual.__main__ import main
 from msgd.tools.manual.roff import Roff, escaped
 from msgd.tools.msgcontrol.commands import COMMANDS
+from tests.support.daemons import Place
+from tests.support.harness import Peer, Session
 
 PAGES = ["msgbench.1", "msgcontrol.1", "msgd-smb.conf.5", "msgd.8", "msgparm.1", "msgstatus.1"]
 
@@ -92,6 +97,11 @@ def test_text_is_escaped_for_roff() -> None:
     assert escaped("'tis") == "\\&'tis"
 
 
+MSGDS_PARAMETERS = {
+    fold(parameter.name).removeprefix("msgd:") for parameter in PARAMETERS if parameter.name.startswith("msgd:")
+}
+
+
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -102,12 +112,48 @@ def test_text_is_escaped_for_roff() -> None:
         (["msgd", "--fore"], {"--foreground"}),
         (["msgbench", "tort"], {"torture"}),
         (["msgbench", "torture", "--ql"], {"--qlen"}),
+        (["msgbench", "flood", "--types", "dg"], {"dgram"}),
+        (["msgparm", "--parameter-name", "lock"], {"lockdirectory"}),
+        (["msgparm", "--parameter-name", "msgd", ":", "maxm"], {"maxmessagesize"}),
+        (["msgparm", "--parameter-name", "msgd", ":"], MSGDS_PARAMETERS),
         (["msgparm", "-s", "/etc/passw"], {"/etc/passwd", "/etc/passwd-"}),
     ],
 )
 def test_completion(made: Path, words: list[str], offered: set[str]) -> None:
+    assert completed(made, words) | {"/etc/passwd-"} == offered | {"/etc/passwd-"}  # a backup file that may exist
+
+
+def completed(made: Path, words: list[str], path: str = os.environ["PATH"]) -> set[str]:
+    """What bash offers for the last of the words, which bash has split."""
     script = 'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); "_$1"; printf "%s\\n" "${COMPREPLY[@]}"'
-    command = ["bash", "-u", "-c", script, "bash", str(made / "completion" / words[0]), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        ["bash", "-u", "-c", script, "bash", str(made / "completion" / words[0]), *words],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stderr == ""
-    assert set(done.stdout.split()) | {"/etc/passwd-"} == offered | {"/etc/passwd-"}  # a backup file that may exist
+    return set(done.stdout.split())
+
+
+def test_completion_of_the_names_of_processes(made: Path, place: Place, tmp_path: Path) -> None:
+    """A name is offered as it is: the shell runs nothing of it."""
+    msgstatus = tmp_path / "msgstatus"
+    msgstatus.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m msgd.tools.msgstatus "$@"\n')
+    msgstatus.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    trap = tmp_path / "trap"
+    with Peer(place.config) as peer:
+        peer.call(add_names, "frontend", f"$(touch${{IFS}}{trap})", "`false`")
+        assert completed(made, ["msgcontrol", "-s", str(place.smb_conf), "fr"], path) == {"frontend"}
+        assert {"all", "msgd", "ping", "frontend"} < completed(
+            made, ["msgcontrol", "-s", str(place.smb_conf), ""], path
+        )
+    assert not trap.exists()
+
+
+def add_names(session: Session, *names: str) -> None:
+    for name in names:
+        session.messaging.add_name(name)

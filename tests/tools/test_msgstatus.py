@@ -85,6 +85,10 @@ def test_json(place: Place, peers: tuple[Peer, Peer]) -> None:
     assert row["unique_id"] == dead.server_id.unique_id
 
 
+def test_names(place: Place, peers: tuple[Peer, Peer]) -> None:
+    assert status(place, "--names") == "printers\nscanners\n"
+
+
 def test_table(place: Place, peers: tuple[Peer, Peer]) -> None:
     """Output to a pipe or a file has aligned columns."""
     alive, dead = peers

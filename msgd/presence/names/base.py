@@ -4,7 +4,7 @@
 
 Any number of processes can have the same name.  Each is an entry: the text of its server id, `pid[.task]/unique`.
 tdb.py keeps names in names.tdb, which Samba shares; file.py keeps them in a file of msgd's own.  choose.py selects the
-one that this build uses; all processes of a directory must be built alike in this.
+one that the directory uses.
 
 Why pruning never takes a living process's name.
 
@@ -80,6 +80,15 @@ class Names(abc.ABC):
     def discard(self, name: str, unwanted: Collection[str]) -> None:
         """Remove these entries from the name; those that it does not have are ignored."""
         self._change(name, lambda entries: [text for text in entries if text not in unwanted])
+
+    def move(self, name: str, into: Names) -> None:
+        """Move the entries of a name to other names.  Nobody changes them here meanwhile."""
+
+        def moved(entries: Entries) -> Entries:
+            into._change(name, lambda others: list(dict.fromkeys([*others, *entries])), create=True)
+            return []
+
+        self._change(name, moved)
 
     def prune(self, name: str, entries: Entries, is_alive: IsAlive) -> None:
         """Remove those of `entries`, which were read before this call, whose process is dead (Rules 2, 5)."""

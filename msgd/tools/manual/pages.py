@@ -17,7 +17,7 @@ from msgd.tools.manual.roff import Roff
 
 GATEWAY = "docs/gateway.md"
 """How the programs' help refers to the gateway's document in the tree."""
-INSTALLED_GATEWAY = f"{_registry.PREFIX}/share/doc/msgd/gateway.md"
+INSTALLED_GATEWAY = f"{_registry.DOCDIR}/gateway.md"
 """The same document where `make install` puts it."""
 
 

@@ -64,6 +64,7 @@ def make_parser() -> cli.Parser:
     parser.add_argument("command", metavar="COMMAND", type=_command, help="what to ask for; see below")
     parser.add_argument("arguments", metavar="ARG", nargs="*", default=[], help="what the command needs")
     parser.completion_words = [*DAEMONS, "all", "self", *(command.name for command in COMMANDS)]
+    parser.completion_command = "msgstatus --names"
     return parser
 
 

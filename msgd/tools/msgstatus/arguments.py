@@ -11,7 +11,7 @@ PROGRAM = "msgstatus"
 _INTERVAL = 1.0
 """Seconds between two refreshes of --watch."""
 
-_USAGE = "msgstatus [-s FILE] [--json | --watch [SECONDS]] [-V]"
+_USAGE = "msgstatus [-s FILE] [--json | --names | --watch [SECONDS]] [-V]"
 
 _DESCRIPTION = "Show the processes that use messaging, and what dead ones have left behind."
 
@@ -39,6 +39,7 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG, _USAGE)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print one JSON object instead")
+    how.add_argument("--names", action="store_true", help="print only the names that processes have, one on each line")
     how.add_argument(
         "--watch",
         metavar="SECONDS",

@@ -38,6 +38,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_as_json(status)))
         return 0
+    if arguments.names:
+        sys.stdout.writelines(f"{name}\n" for name in sorted({name for row in status.rows for name in row.names or ()}))
+        return 0
     if not (sys.stdout.isatty() and status.rows and print_rich(status)):
         print(plain_table(status))
     for note in status.notes:

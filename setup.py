@@ -12,13 +12,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from build_support import interpreter, requirements, selection  # noqa: E402
+from build_support import compiled, interpreter, requirements, selection  # noqa: E402
 from build_support.options import parse  # noqa: E402
 from build_support.registry import REGISTRY, write_if_changed  # noqa: E402
 from build_support.report import Report  # noqa: E402
@@ -41,4 +41,16 @@ class ConfiguredBuild(build_py):
         write_if_changed(target / REGISTRY, registry.render())
 
 
-setup(cmdclass={"build_py": ConfiguredBuild}, options={"build": {"build_base": "build/pip"}})
+setup(
+    cmdclass={"build_py": ConfiguredBuild},
+    ext_modules=[
+        Extension(
+            f"msgd.{compiled.EXTENSION}",
+            sorted(str(path) for path in compiled.SOURCES.glob("*.c")),
+            depends=sorted(str(path) for path in compiled.SOURCES.glob("*.h")),
+            extra_compile_args=["-Wall", "-Wextra", "-Werror=implicit"],
+            optional=True,  # without a compiler the wheel is made without it (msgd/native.py)
+        )
+    ],
+    options={"build": {"build_base": "build/pip"}},
+)

@@ -22,12 +22,14 @@ datagram.
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
+import threading
 from collections.abc import Collection
 from functools import partial
 
-from msgd.backends.base import Backend, BackendStatistics, Deliver
+from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
 from msgd.backends.dgram.destination import Destination, connect
 from msgd.backends.dgram.receiving import Receiver
 from msgd.backends.out_queue import OutQueue
@@ -37,12 +39,16 @@ from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import NoSuchProcess, TransportError
 from msgd.linux import EventFd, new_epoll, new_poll
+from msgd.native import native
 from msgd.presence import Presence
 from msgd.presence.socket_path import remove_socket
 from msgd.results import SendStatus
 from msgd.wire.dgram import WHOLE_COOKIE, WHOLE_MAX
 from msgd.wire.header import pack_header
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
+
+_REFUSED = frozenset((errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN))
+"""What a send fails with if the receiver has closed its socket: ENOTCONN if the plain sender has been told before."""
 
 _REFUSALS_MAX = 3
 """Refusals in one flush after which a process is given up: it refuses its new socket as well."""
@@ -104,15 +110,15 @@ class DgramBackend(Backend):
                 return SendStatus.SENT
             except BlockingIOError:
                 pass
-            except ConnectionError:
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise TransportError(f"sending to {dst}: {error.strerror}") from error
                 if not self._reconnect(destination):
                     if dst.unique_id not in ANY_UNIQUE_ID:
                         raise _no_such_process(dst) from None
                     destination = self._find(dst)  # NoSuchProcess unless the pid has a new endpoint
                     queue = destination.queue
                 # The message joins the queue.  The new socket gets it with the next flush, from its first fragment.
-            except OSError as error:
-                raise TransportError(f"sending to {dst}: {error.strerror}") from error
         elif not duplicates_allowed and not fds and queue.holds(message):
             return SendStatus.MERGED
         try:
@@ -121,6 +127,14 @@ class DgramBackend(Backend):
             raise TransportError(f"queueing a message to {dst}: {error.strerror}") from error
         self._block(destination)
         return SendStatus.QUEUED
+
+    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
+        if native is None:
+            return None
+        sender: PlainSender = native.datagram_sender(
+            lock, ServerID, self._destinations, SendStatus.SENT, Destination, OutQueue, self.config.max_message_size
+        )
+        return sender
 
     def flush(self, timeout: float = 0.0) -> None:
         blocked = list(self._blocked.values())

@@ -176,7 +176,14 @@ class Connection:
         """
         reader = self.reader
         if not reader.long:
-            self.messages = reader.feed(self._receive(_CHUNK))
+            if not reader.is_compiled:
+                self.messages = reader.feed(self._receive(_CHUNK))
+                return
+            try:
+                self.messages = reader.receive(self.fd)
+            except ConnectionError:
+                raise EOFError from None
+            self.last_used = time.monotonic()
             return
         # The value of a BytesIO is the very bytes object that was filled: what is received into it is the message.
         memory = self._memory or self._allocate()

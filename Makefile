@@ -8,7 +8,7 @@ MSGBENCH = $(PYTHON) -m msgd.bench
 RESULTS = build/bench
 INSTALL = python3 -B -m build_support.install
 
-.PHONY: all help compiled demo check docs bench benchmarks install uninstall clean distclean
+.PHONY: all help compiled demo sanitize check docs bench benchmarks install uninstall clean distclean
 
 all: $(ENVIRONMENT) compiled  ## set up the tree, so that the programs run as build/bin/msgd, build/bin/msgcontrol ...
 
@@ -23,11 +23,14 @@ $(ENVIRONMENT): configure.py $(wildcard build_support/*.py) pyproject.toml | bui
 	@build/config.status --bootstrap --quiet
 
 # Nothing needs the extension; the tree runs without it where there is no compiler.
-compiled: | build/config.status
+compiled: | build/config.status  ## compile the hot path, if the tree is configured so
 	@python3 -B -m build_support.compiled
 
 demo: all  ## watch processes message each other
 	@$(PYTHON) -m msgd.tools.demo
+
+sanitize: all  ## run the tests of the compiled hot path with its memory and arithmetic checked
+	$(PYTHON) -m pytest tests/native/test_sanitized.py
 
 check: all  ## run the linters, the type checker and the tests (PYTEST_ARGS= for pytest)
 	build/config.status --bootstrap=check --quiet

@@ -73,32 +73,6 @@ static int get_expected(struct expected *expected, PyObject *const *args)
 	return PyErr_Occurred() ? -1 : 0;
 }
 
-/*
- * split_frames(addresses, pid, max_length, append, data, position) -> position
- *
- * Appends the messages of the plain frames that begin at `position`; returns where the next frame begins.
- */
-PyObject *split_frames(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-	struct expected expected;
-	Py_ssize_t position, length;
-
-	(void)module;
-	if (count != 6 || !PyBytes_Check(args[4])) {
-		PyErr_SetString(PyExc_TypeError, "split_frames(addresses, pid, max_length, append, data, position)");
-		return NULL;
-	}
-	position = PyLong_AsSsize_t(args[5]);
-	if (get_expected(&expected, args))
-		return NULL;
-	if (position < 0 || position > PyBytes_GET_SIZE(args[4])) {
-		PyErr_SetString(PyExc_ValueError, "the position is outside of the data");
-		return NULL;
-	}
-	length = split(&expected, PyBytes_AS_STRING(args[4]) + position, PyBytes_GET_SIZE(args[4]) - position);
-	return length < 0 ? NULL : PyLong_FromSsize_t(position + length);
-}
-
 /* What receive_frames() returns: what FrameReader has to see to. */
 enum care { NOTHING = 0, FRAMES = 1, DESCRIPTORS = 2, LOST_DESCRIPTORS = 3 };
 

@@ -54,7 +54,6 @@ PyObject *move_all(PyObject *module, PyObject *const *args, Py_ssize_t count)
 
 static PyMethodDef methods[] = {
 	FAST(receive_frames, "receive_frames(addresses, pid, max_length, append, fd, reader): what is to be seen to."),
-	FAST(split_frames, "split_frames(addresses, pid, max_length, append, data, position): the next position."),
 	FAST(split_records, "split_records(addresses, pid, messages, value, position): the next position."),
 	FAST(receive_datagrams, "receive_datagrams(addresses, fd, known_senders, deliver, keep): whether there may be more."),
 	FAST(move_all, "move_all(messages, deliver): move a deque's messages in one step."),

@@ -90,7 +90,6 @@ static inline void set_slot(PyObject *instance, Py_ssize_t offset, PyObject *val
 }
 
 PyObject *receive_frames(PyObject *module, PyObject *const *args, Py_ssize_t count);
-PyObject *split_frames(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *split_records(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *move_all(PyObject *module, PyObject *const *args, Py_ssize_t count);

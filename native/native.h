@@ -18,6 +18,10 @@
 #include <structmember.h>
 #include <stdint.h>
 
+#ifdef Py_GIL_DISABLED
+#error "rule 3 needs the GIL; interpreters without it run the Python twins"
+#endif
+
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__ || UINTPTR_MAX != UINT64_MAX
 #error "the formats are little-endian with 64 bits; other machines run the Python twins"
 #endif

@@ -51,7 +51,7 @@ static PyObject *transmit_datagram(Sender *self, const struct outgoing *message)
 {
 	PyObject *destination = find_destination(self, message, self->objects[D_CLASS], D_UNIQUE_ID);
 	PyObject *queue = destination ? value(self, destination, D_QUEUE) : NULL, *waiting, *socket, *fileno;
-	char datagram[DATAGRAM_MAX] = {0};
+	char datagram[DATAGRAM_MAX];
 	ssize_t size = COOKIE_SIZE + HEADER_SIZE + message->length;
 	long fd;
 
@@ -66,6 +66,7 @@ static PyObject *transmit_datagram(Sender *self, const struct outgoing *message)
 	Py_XDECREF(fileno);
 	if (fd < 0)
 		return decline();
+	memset(datagram, 0, COOKIE_SIZE);
 	pack(datagram + COOKIE_SIZE, message);
 	if (send((int)fd, datagram, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL) != size)
 		return decline(); /* the twin finds out why, and what to do */

@@ -117,11 +117,18 @@ static uint64_t read_word(const Py_buffer *words, int number)
 	return __atomic_load_n((const uint64_t *)words->buf + number, __ATOMIC_SEQ_CST);
 }
 
+static inline void relax(void)
+{
+#ifdef __x86_64__
+	__builtin_ia32_pause();
+#endif
+}
+
 /* Spin for a moment while the receiver empties the record: it says so. */
 static void spin_while_taking(const Py_buffer *words)
 {
 	for (int i = 0; i < SPINS && read_word(words, TAKING); i++)
-		__builtin_ia32_pause();
+		relax();
 }
 
 static PyObject *append(Sender *self, PyObject *outgoing, PyObject *destination, const Py_buffer *words,

@@ -58,7 +58,7 @@ class PlainSender(Protocol):
     def sent_bytes(self) -> int:
         """Their data, in bytes."""
 
-    def __call__(self, dst: ServerID, src: ServerID, message_type: int, data: bytes, /) -> SendStatus | None:
+    def __call__(self, dst: object, src: ServerID, message_type: object, data: object, /) -> SendStatus | None:
         """Raises what send() raises."""
 
 

@@ -170,13 +170,13 @@ class Messaging(WhoIsHere, Asking):
         malformed destination or type, TypeError for data that is no buffer.
         If it raises one of these, nothing was sent.
         """
-        if type(dst) is not ServerID:
-            dst = self._resolved.get(dst) or self._resolve(dst)
         plain = self._endpoint.plain_sender
-        if plain is not None and not fds and duplicates_allowed and not self._closed:
-            sent = plain(dst, self.server_id, message_type, data)  # type: ignore[arg-type]
+        if plain is not None and not (fds or self._closed) and duplicates_allowed:
+            sent = plain(dst, self.server_id, message_type, data)  # it declines what the lines below are for
             if sent is not None:
                 return sent
+        if type(dst) is not ServerID:
+            dst = self._resolved.get(dst) or self._resolve(dst)
         if type(data) is not bytes:
             data = data_bytes(data)
         if type(message_type) is str or not 0 <= message_type <= TYPE_MAX:  # type: ignore[operator]

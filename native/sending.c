@@ -34,6 +34,19 @@ static int pack_route(Sender *self, PyObject *dst, PyObject *src)
 	return 0;
 }
 
+/* Whether the destination's task needs no check: it has passed one, or is that of a request. */
+static int is_known_task(Sender *self, const struct outgoing *message)
+{
+	int found;
+
+	if (message->route.dst.task_id >= FIRST_REQUEST_TASK)
+		return 1;
+	found = PySet_Contains(self->known_tasks, message->dst_object);
+	if (found < 0)
+		PyErr_Clear();
+	return found > 0;
+}
+
 static PyObject *transmit_locked(Sender *self, const struct outgoing *message)
 {
 	PyObject *taken, *status, *released;
@@ -73,6 +86,8 @@ static PyObject *sender_call(PyObject *callable, PyObject *const *args, size_t f
 	message.route = self->last;
 	message.data = PyBytes_AS_STRING(args[3]);
 	message.length = PyBytes_GET_SIZE(args[3]);
+	if (!is_known_task(self, &message))
+		return Py_NewRef(Py_None);
 	status = transmit_locked(self, &message);
 	if (status && status != Py_None) {
 		self->sent_messages++;
@@ -106,13 +121,13 @@ int find_slots(Sender *self, int first, PyObject *cls, const char *const *names)
 	return 0;
 }
 
-Sender *new_sender(transmit_function *transmit, PyObject *lock, PyObject *server_id_class, PyObject *table,
-		   PyObject *sent, PyObject *queued, Py_ssize_t longest, Py_ssize_t most)
+Sender *new_sender(transmit_function *transmit, PyObject *lock, PyObject *known_tasks, PyObject *server_id_class,
+		   PyObject *table, PyObject *sent, PyObject *queued, Py_ssize_t longest, Py_ssize_t most)
 {
 	Sender *self;
 
-	if (!PyType_Check(server_id_class) || !PyDict_Check(table)) {
-		PyErr_SetString(PyExc_TypeError, "ServerID must be a class and the table a dict");
+	if (!PyType_Check(server_id_class) || !PyDict_Check(table) || !PySet_Check(known_tasks)) {
+		PyErr_SetString(PyExc_TypeError, "ServerID must be a class, the table a dict, and known_tasks a set");
 		return NULL;
 	}
 	self = PyObject_GC_New(Sender, &SenderType);
@@ -122,6 +137,7 @@ Sender *new_sender(transmit_function *transmit, PyObject *lock, PyObject *server
 	self->vectorcall = sender_call;
 	self->transmit = transmit;
 	self->server_id_class = (PyTypeObject *)Py_NewRef(server_id_class);
+	self->known_tasks = Py_NewRef(known_tasks);
 	self->table = Py_NewRef(table);
 	self->sent = Py_NewRef(sent);
 	self->queued = Py_NewRef(queued);
@@ -138,6 +154,7 @@ static int sender_traverse(Sender *self, visitproc visit, void *arg)
 {
 	Py_VISIT(self->acquire);
 	Py_VISIT(self->release);
+	Py_VISIT(self->known_tasks);
 	Py_VISIT(self->server_id_class);
 	Py_VISIT(self->table);
 	Py_VISIT(self->sent);
@@ -155,6 +172,7 @@ static int sender_clear(Sender *self)
 	self->longest = -1; /* not plain: if it is called all the same, it declines */
 	Py_CLEAR(self->acquire);
 	Py_CLEAR(self->release);
+	Py_CLEAR(self->known_tasks);
 	Py_CLEAR(self->server_id_class);
 	Py_CLEAR(self->table);
 	Py_CLEAR(self->sent);

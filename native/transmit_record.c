@@ -189,21 +189,21 @@ static PyObject *transmit_record(Sender *self, const struct outgoing *message)
 	return status;
 }
 
-/* record_sender(lock, ServerID, table, SENT, Outgoing, Destination, append, longest) */
+/* record_sender(lock, known_tasks, ServerID, table, SENT, Outgoing, Destination, append, longest) */
 PyObject *record_sender(PyObject *module, PyObject *args)
 {
 	static const char *const names[] = {"destination", "open_key", "quota", "unchecked", "unchecked_bytes", NULL};
 	static const char *const destination_names[] = {"unique_id", "words", "signalled_epoch", "_seen_alive", "_lock_fd",
 							"pid", NULL};
-	PyObject *lock, *server_id, *table, *sent, *outgoing, *destination, *append_function;
+	PyObject *lock, *known_tasks, *server_id, *table, *sent, *outgoing, *destination, *append_function;
 	Py_ssize_t longest;
 	Sender *self;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "OOOOOOOn", &lock, &server_id, &table, &sent, &outgoing, &destination, &append_function,
+	if (!PyArg_ParseTuple(args, "OOOOOOOOn", &lock, &known_tasks, &server_id, &table, &sent, &outgoing, &destination, &append_function,
 			      &longest))
 		return NULL;
-	self = new_sender(transmit_record, lock, server_id, table, sent, sent, LONGEST, longest);
+	self = new_sender(transmit_record, lock, known_tasks, server_id, table, sent, sent, LONGEST, longest);
 	if (!self)
 		return NULL;
 	self->objects[T_OUTGOING_CLASS] = Py_NewRef(outgoing);

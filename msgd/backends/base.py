@@ -131,8 +131,11 @@ class Backend(abc.ABC):
     def poll_for_room(self) -> select.poll:
         """A poll object that reports an event when a destination with a queue may have room, and after wake()."""
 
-    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
-        """The compiled twin of send() for the plain case, which takes the endpoint's lock itself; None without one."""
+    def plain_sender(self, lock: threading.RLock, known_tasks: set[ServerID]) -> PlainSender | None:
+        """The compiled twin of send() for the plain case, which takes the endpoint's lock itself; None without one.
+
+        `known_tasks`: the addresses that need no check; those of requests never do.
+        """
         return None
 
     def begin_gathering(self) -> None:  # noqa: B027 (most transports send at once)

@@ -106,7 +106,7 @@ class Endpoint:
         except BaseException:
             self.presence.close()
             raise
-        self._plain_sender = self.plain_sender = self.backend.plain_sender(self.lock)
+        self._plain_sender = self.plain_sender = self.backend.plain_sender(self.lock, self.known_tasks)
         """The compiled twin of send(); `plain_sender` is None while it may not be used, and `_plain_sender` counts."""
         self.turn = Turn(self.lock, self.backend.wake)
         if self.observer is not None:

@@ -128,11 +128,18 @@ class DgramBackend(Backend):
         self._block(destination)
         return SendStatus.QUEUED
 
-    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
+    def plain_sender(self, lock: threading.RLock, known_tasks: set[ServerID]) -> PlainSender | None:
         if native is None:
             return None
         sender: PlainSender = native.datagram_sender(
-            lock, ServerID, self._destinations, SendStatus.SENT, Destination, OutQueue, self.config.max_message_size
+            lock,
+            known_tasks,
+            ServerID,
+            self._destinations,
+            SendStatus.SENT,
+            Destination,
+            OutQueue,
+            self.config.max_message_size,
         )
         return sender
 

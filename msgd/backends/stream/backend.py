@@ -69,8 +69,8 @@ class StreamBackend(Backend):
     ) -> SendStatus:
         return self._outgoing.send(dst, src, message_type, data, fds, duplicates_allowed)
 
-    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
-        return self._outgoing.plain_sender(lock)
+    def plain_sender(self, lock: threading.RLock, known_tasks: set[ServerID]) -> PlainSender | None:
+        return self._outgoing.plain_sender(lock, known_tasks)
 
     def receive(self, deliver: Deliver) -> None:
         if self._poller.wake_up.is_set:

@@ -135,13 +135,13 @@ class Outgoing:
         self._block(peer)
         return SendStatus.QUEUED
 
-    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
+    def plain_sender(self, lock: threading.RLock, known_tasks: set[ServerID]) -> PlainSender | None:
         """See Backend.plain_sender."""
         if native is None:
             return None
         sender: PlainSender = native.frame_sender(
-            lock, ServerID, self._by_pid, SendStatus.SENT, SendStatus.QUEUED, Peer, Connection, self, self._blocked,
-            self._max_message_size,
+            lock, known_tasks, ServerID, self._by_pid, SendStatus.SENT, SendStatus.QUEUED, Peer, Connection, self,
+            self._blocked, self._max_message_size,
         )  # fmt: skip
         return sender
 

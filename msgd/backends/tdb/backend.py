@@ -144,11 +144,11 @@ class TdbBackend(Backend):
                 destination.wake_up()
         return _SENT
 
-    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
+    def plain_sender(self, lock: threading.RLock, known_tasks: set[ServerID]) -> PlainSender | None:
         if native is None:
             return None
         sender: PlainSender = native.record_sender(
-            lock, ServerID, self._open_destinations, _SENT, Outgoing, Destination, self._file.tdb.append,
+            lock, known_tasks, ServerID, self._open_destinations, _SENT, Outgoing, Destination, self._file.tdb.append,
             self.config.max_message_size,
         )  # fmt: skip
         return sender

@@ -187,12 +187,13 @@ class RecordDecoder:
         specials: list[Special] = []
         take, unpack, size = messages.append, RECORD.unpack_from, RECORD.size
         own_pid, plain_dst = self._pid, self._plain_dst
+        split = None if native is None else native.split_records
         plain_src: dict[int, ServerID] = {}
         ids: bytes | None = None
         start, end_of_value = 0, len(value)
         while start + size <= end_of_value:
-            if native is not None and ids is None:
-                start = native.split_records(self._compiled, own_pid, messages, value, start)
+            if split is not None and ids is None:
+                start = split(self._compiled, own_pid, messages, value, start)
                 if start + size > end_of_value:
                     break
             version, message_type, dst_pid, src_pid, length = unpack(value, start)

@@ -8,7 +8,9 @@ MSGBENCH = $(PYTHON) -m msgd.bench
 RESULTS = build/bench
 INSTALL = python3 -B -m build_support.install
 
-.PHONY: all help compiled demo sanitize check docs bench benchmarks install uninstall clean distclean
+SECONDS = 60
+
+.PHONY: all help compiled demo sanitize check fuzz docs bench benchmarks install uninstall clean distclean
 
 all: $(ENVIRONMENT) compiled  ## set up the tree, so that the programs run as build/bin/msgd, build/bin/msgcontrol ...
 
@@ -39,6 +41,10 @@ check: all  ## run the linters, the type checker and the tests (PYTEST_ARGS= for
 	$(PYTHON) -m mypy
 	build/venv/bin/lint-imports
 	$(PYTHON) -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+
+fuzz: all  ## give any bytes to each parser, a minute each (SECONDS=60)
+	build/config.status --bootstrap=check --quiet
+	MSGD_FUZZ_SECONDS=$(SECONDS) $(PYTHON) -m pytest -n auto $(PYTEST_ARGS) tests/fuzz
 
 docs: all  ## write docs/parameters.md from the table of parameters
 	@$(PYTHON) -m msgd.tools.manual.markdown >docs/parameters.md.new

@@ -15,6 +15,7 @@ docs/errors-and-log.md lists when each error is raised and what the caller can d
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 
 
@@ -99,3 +100,25 @@ class GatewayClosed(MsgdError, ConnectionError):
 
 class MalformedMessage(MsgdError):
     """Bytes do not follow their format.  dispatch() counts and drops them; only callers of msgd.wire see this error."""
+
+
+_HINTS = {
+    errno.EMFILE: "; close descriptors or raise `ulimit -n`",
+    errno.ENFILE: "; the whole machine is out of descriptors",
+    errno.ENOSPC: "; make room on the disk",
+}
+
+
+def system_error(doing: str, error: OSError | MemoryError) -> TransportError:
+    """What the system has refused, as an error of the set; `doing` says where."""
+    if isinstance(error, MemoryError):
+        return TransportError(f"{doing}: Cannot allocate memory")
+    return TransportError(f"{doing}: {error.strerror}{_HINTS.get(error.errno or 0, '')}")
+
+
+def is_of_system(error: BaseException) -> bool:
+    """Whether the system has refused something: not an error of this set, nor one that a program has made itself.
+
+    What a signal's handler raises (a TimeoutError, say) has no errno and is none of ours to convert.
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)

@@ -17,16 +17,19 @@
 
 #define DATAGRAMS 32
 #define DATAGRAM_MAX 1024
+#define LONG_DATAGRAM_MAX 65536 /* between processes of msgd */
 #define COOKIE_SIZE 8
 #define RIGHTS_MAX 127
 #define CONTROL_SIZE (CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(RIGHTS_MAX * sizeof(int)))
+
+static const char whole_cookie[COOKIE_SIZE];
 
 union control {
 	struct cmsghdr head;
 	char room[CONTROL_SIZE];
 };
 
-static char data_buffers[DATAGRAMS][DATAGRAM_MAX];
+static char data_buffers[DATAGRAMS][LONG_DATAGRAM_MAX]; /* only what is used becomes memory */
 static union control control_buffers[DATAGRAMS];
 static struct iovec pieces[DATAGRAMS];
 static struct mmsghdr headers[DATAGRAMS]; /* the GIL is held as long as anything is in these */
@@ -34,7 +37,7 @@ static struct mmsghdr headers[DATAGRAMS]; /* the GIL is held as long as anything
 static void prepare_headers(void)
 {
 	for (int i = 0; i < DATAGRAMS; i++) {
-		pieces[i] = (struct iovec){.iov_base = data_buffers[i], .iov_len = DATAGRAM_MAX};
+		pieces[i] = (struct iovec){.iov_base = data_buffers[i], .iov_len = LONG_DATAGRAM_MAX};
 		headers[i].msg_hdr = (struct msghdr){.msg_iov = &pieces[i],
 						     .msg_iovlen = 1,
 						     .msg_control = &control_buffers[i],
@@ -70,14 +73,13 @@ static int is_known(PyObject *known_senders, const unsigned char *credentials, u
 /* The message of a plain datagram; NULL, perhaps with an exception, if it is not plain. */
 static PyObject *plain_message(Addresses *addresses, PyObject *known_senders, struct mmsghdr *received)
 {
-	static const char whole[COOKIE_SIZE];
 	const char *data = received->msg_hdr.msg_iov->iov_base;
 	const unsigned char *credentials;
 	struct route route;
 	uint32_t type;
 
 	if (received->msg_len < COOKIE_SIZE + HEADER_SIZE || received->msg_len > DATAGRAM_MAX ||
-	    (received->msg_hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || memcmp(data, whole, COOKIE_SIZE))
+	    (received->msg_hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || memcmp(data, whole_cookie, COOKIE_SIZE))
 		return NULL;
 	credentials = only_credentials(&received->msg_hdr);
 	if (!credentials)
@@ -113,7 +115,7 @@ static PyObject *ancillary_of(struct msghdr *header)
 static PyObject *unchecked(struct mmsghdr *received)
 {
 	PyObject *ancillary = ancillary_of(&received->msg_hdr);
-	Py_ssize_t length = received->msg_len < DATAGRAM_MAX ? received->msg_len : DATAGRAM_MAX;
+	Py_ssize_t length = received->msg_len < LONG_DATAGRAM_MAX ? received->msg_len : LONG_DATAGRAM_MAX;
 
 	if (!ancillary)
 		return NULL;

@@ -3,7 +3,7 @@
 /*
  * Sender: what the plain sends of all transports have in common.
  *
- * sender(dst, src, type, data) does what Messaging.send() does, if the destination is known and has room, and returns a
+ * sender(dst, src, type, data, known_tasks) does what Messaging.send() does, if the destination is known and has room, and returns a
  * SendStatus.  It returns None, and has done nothing, if anything is not plain.
  *
  * The endpoint's lock.  All of it happens with the GIL held, so it is one step to other threads; but one of them may be
@@ -35,13 +35,13 @@ static int pack_route(Sender *self, PyObject *dst, PyObject *src)
 }
 
 /* Whether the destination's task needs no check: it has passed one, or is that of a request. */
-static int is_known_task(Sender *self, const struct outgoing *message)
+static int is_known_task(const struct outgoing *message, PyObject *known_tasks)
 {
 	int found;
 
 	if (message->route.dst.task_id >= FIRST_REQUEST_TASK)
 		return 1;
-	found = PySet_Contains(self->known_tasks, message->dst_object);
+	found = PyAnySet_Check(known_tasks) ? PySet_Contains(known_tasks, message->dst_object) : 0;
 	if (found < 0)
 		PyErr_Clear();
 	return found > 0;
@@ -73,8 +73,8 @@ static PyObject *sender_call(PyObject *callable, PyObject *const *args, size_t f
 	struct outgoing message;
 	PyObject *status;
 
-	if (PyVectorcall_NARGS(flags) != 4 || keywords) {
-		PyErr_SetString(PyExc_TypeError, "sender(dst, src, type, data)");
+	if (PyVectorcall_NARGS(flags) != 5 || keywords) {
+		PyErr_SetString(PyExc_TypeError, "sender(dst, src, type, data, known_tasks)");
 		return NULL;
 	}
 	message.dst_object = args[0];
@@ -86,7 +86,7 @@ static PyObject *sender_call(PyObject *callable, PyObject *const *args, size_t f
 	message.route = self->last;
 	message.data = PyBytes_AS_STRING(args[3]);
 	message.length = PyBytes_GET_SIZE(args[3]);
-	if (!is_known_task(self, &message))
+	if (!is_known_task(&message, args[4]))
 		return Py_NewRef(Py_None);
 	status = transmit_locked(self, &message);
 	if (status && status != Py_None) {
@@ -121,13 +121,13 @@ int find_slots(Sender *self, int first, PyObject *cls, const char *const *names)
 	return 0;
 }
 
-Sender *new_sender(transmit_function *transmit, PyObject *lock, PyObject *known_tasks, PyObject *server_id_class,
+Sender *new_sender(transmit_function *transmit, PyObject *lock, PyObject *server_id_class,
 		   PyObject *table, PyObject *sent, PyObject *queued, Py_ssize_t longest, Py_ssize_t most)
 {
 	Sender *self;
 
-	if (!PyType_Check(server_id_class) || !PyDict_Check(table) || !PySet_Check(known_tasks)) {
-		PyErr_SetString(PyExc_TypeError, "ServerID must be a class, the table a dict, and known_tasks a set");
+	if (!PyType_Check(server_id_class) || !PyDict_Check(table)) {
+		PyErr_SetString(PyExc_TypeError, "ServerID must be a class, the table a dict");
 		return NULL;
 	}
 	self = PyObject_GC_New(Sender, &SenderType);
@@ -137,7 +137,6 @@ Sender *new_sender(transmit_function *transmit, PyObject *lock, PyObject *known_
 	self->vectorcall = sender_call;
 	self->transmit = transmit;
 	self->server_id_class = (PyTypeObject *)Py_NewRef(server_id_class);
-	self->known_tasks = Py_NewRef(known_tasks);
 	self->table = Py_NewRef(table);
 	self->sent = Py_NewRef(sent);
 	self->queued = Py_NewRef(queued);
@@ -154,7 +153,6 @@ static int sender_traverse(Sender *self, visitproc visit, void *arg)
 {
 	Py_VISIT(self->acquire);
 	Py_VISIT(self->release);
-	Py_VISIT(self->known_tasks);
 	Py_VISIT(self->server_id_class);
 	Py_VISIT(self->table);
 	Py_VISIT(self->sent);
@@ -172,7 +170,6 @@ static int sender_clear(Sender *self)
 	self->longest = -1; /* not plain: if it is called all the same, it declines */
 	Py_CLEAR(self->acquire);
 	Py_CLEAR(self->release);
-	Py_CLEAR(self->known_tasks);
 	Py_CLEAR(self->server_id_class);
 	Py_CLEAR(self->table);
 	Py_CLEAR(self->sent);
@@ -200,7 +197,7 @@ static PyMemberDef sender_members[] = {
 PyTypeObject SenderType = {
 	PyVarObject_HEAD_INIT(NULL, 0)
 	.tp_name = "msgd._native.Sender",
-	.tp_doc = "sender(dst, src, type, data): the status of a plain send, or None.",
+	.tp_doc = "sender(dst, src, type, data, known_tasks): the status of a plain send, or None.",
 	.tp_basicsize = sizeof(Sender),
 	.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION,
 	.tp_vectorcall_offset = offsetof(Sender, vectorcall),

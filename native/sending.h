@@ -33,7 +33,6 @@ struct Sender {
 	transmit_function *transmit;
 	PyObject *acquire;	/* of the endpoint's lock */
 	PyObject *release;
-	PyObject *known_tasks;	/* a set of the addresses whose tasks have been seen to exist */
 	PyTypeObject *server_id_class;
 	PyObject *table;	/* the known destinations, by pid */
 	PyObject *sent;		/* SendStatus.SENT */
@@ -54,7 +53,7 @@ PyObject *datagram_sender(PyObject *module, PyObject *args);
 PyObject *frame_sender(PyObject *module, PyObject *args);
 PyObject *record_sender(PyObject *module, PyObject *args);
 
-Sender *new_sender(transmit_function *transmit, PyObject *lock, PyObject *known_tasks, PyObject *server_id_class,
+Sender *new_sender(transmit_function *transmit, PyObject *lock, PyObject *server_id_class,
 		   PyObject *table, PyObject *sent, PyObject *queued, Py_ssize_t longest, Py_ssize_t most);
 
 /* Find the offsets of a class's slots, from `first` on; -1 with an exception. */

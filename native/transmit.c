@@ -73,19 +73,19 @@ static PyObject *transmit_datagram(Sender *self, const struct outgoing *message)
 	return Py_NewRef(self->sent);
 }
 
-/* datagram_sender(lock, known_tasks, ServerID, table, SENT, Destination, OutQueue, longest) */
+/* datagram_sender(lock, ServerID, table, SENT, Destination, OutQueue, longest) */
 PyObject *datagram_sender(PyObject *module, PyObject *args)
 {
 	static const char *const names[] = {"unique_id", "socket", "queue", NULL};
-	static const char *const queue_names[] = {"_messages", NULL};
-	PyObject *lock, *known_tasks, *server_id, *table, *sent, *destination, *queue;
+	static const char *const queue_names[] = {"messages", NULL};
+	PyObject *lock, *server_id, *table, *sent, *destination, *queue;
 	Py_ssize_t most;
 	Sender *self;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "OOOOOOOn", &lock, &known_tasks, &server_id, &table, &sent, &destination, &queue, &most))
+	if (!PyArg_ParseTuple(args, "OOOOOOn", &lock, &server_id, &table, &sent, &destination, &queue, &most))
 		return NULL;
-	self = new_sender(transmit_datagram, lock, known_tasks, server_id, table, sent, sent, DATAGRAM_DATA_MAX, most);
+	self = new_sender(transmit_datagram, lock, server_id, table, sent, sent, DATAGRAM_DATA_MAX, most);
 	if (!self)
 		return NULL;
 	self->objects[D_CLASS] = Py_NewRef(destination);
@@ -202,21 +202,21 @@ static PyObject *transmit_frame(Sender *self, const struct outgoing *message)
 	return write_frame(self, peer, connection, message);
 }
 
-/* frame_sender(lock, known_tasks, ServerID, table, SENT, QUEUED, Peer, Connection, outgoing, blocked, longest) */
+/* frame_sender(lock, ServerID, table, SENT, QUEUED, Peer, Connection, outgoing, blocked, longest) */
 PyObject *frame_sender(PyObject *module, PyObject *args)
 {
 	static const char *const peer_names[] = {"unique_id", "connection", "gathered", "gathered_bytes", NULL};
 	static const char *const connection_names[] = {"fd", "_begun", "ended", "last_used", NULL};
 	static const char *const outgoing_names[] = {"_depth", "_gatherer", "_gather_bytes", "_gather_messages", NULL};
-	PyObject *lock, *known_tasks, *server_id, *table, *sent, *queued, *peer, *connection, *outgoing, *blocked;
+	PyObject *lock, *server_id, *table, *sent, *queued, *peer, *connection, *outgoing, *blocked;
 	Py_ssize_t most;
 	Sender *self;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "OOOOOOOOOO!n", &lock, &known_tasks, &server_id, &table, &sent, &queued, &peer, &connection, &outgoing,
+	if (!PyArg_ParseTuple(args, "OOOOOOOOO!n", &lock, &server_id, &table, &sent, &queued, &peer, &connection, &outgoing,
 			      &PyDict_Type, &blocked, &most))
 		return NULL;
-	self = new_sender(transmit_frame, lock, known_tasks, server_id, table, sent, queued, COPIED_MAX - FRAME_SIZE, most);
+	self = new_sender(transmit_frame, lock, server_id, table, sent, queued, COPIED_MAX - FRAME_SIZE, most);
 	if (!self)
 		return NULL;
 	self->objects[S_PEER_CLASS] = Py_NewRef(peer);

@@ -25,7 +25,7 @@ enum { EPOCH, TAKING, WORDS_READ };
 
 enum { O_DESTINATION, O_OPEN_KEY, O_QUOTA, O_UNCHECKED, O_UNCHECKED_BYTES, D_UNIQUE_ID, D_WORDS, D_SIGNALLED, D_SEEN_ALIVE,
        D_LOCK_FD, D_PID };
-enum { T_OUTGOING_CLASS, T_DESTINATION_CLASS, T_APPEND };
+enum { T_OUTGOING_CLASS, T_DESTINATION_CLASS, T_APPEND, T_WAKE_UP };
 
 static PyObject *decline(void)
 {
@@ -153,7 +153,7 @@ static PyObject *append(Sender *self, PyObject *outgoing, PyObject *destination,
 	if (epoch == AWAKE || epoch == CLOSED ||
 	    (signalled && PyLong_Check(signalled) && PyLong_AsUnsignedLongLong(signalled) == epoch))
 		return Py_NewRef(self->sent);
-	done = PyObject_CallMethod(destination, "wake_up", NULL);
+	done = PyObject_CallOneArg(self->objects[T_WAKE_UP], destination);
 	Py_XDECREF(done);
 	return done ? Py_NewRef(self->sent) : NULL;
 }
@@ -189,26 +189,27 @@ static PyObject *transmit_record(Sender *self, const struct outgoing *message)
 	return status;
 }
 
-/* record_sender(lock, known_tasks, ServerID, table, SENT, Outgoing, Destination, append, longest) */
+/* record_sender(lock, ServerID, table, SENT, Outgoing, Destination, append, wake_up, longest) */
 PyObject *record_sender(PyObject *module, PyObject *args)
 {
 	static const char *const names[] = {"destination", "open_key", "quota", "unchecked", "unchecked_bytes", NULL};
 	static const char *const destination_names[] = {"unique_id", "words", "signalled_epoch", "_seen_alive", "_lock_fd",
 							"pid", NULL};
-	PyObject *lock, *known_tasks, *server_id, *table, *sent, *outgoing, *destination, *append_function;
+	PyObject *lock, *server_id, *table, *sent, *outgoing, *destination, *append_function, *wake_up;
 	Py_ssize_t longest;
 	Sender *self;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "OOOOOOOOn", &lock, &known_tasks, &server_id, &table, &sent, &outgoing, &destination, &append_function,
-			      &longest))
+	if (!PyArg_ParseTuple(args, "OOOOOOOOn", &lock, &server_id, &table, &sent, &outgoing, &destination, &append_function,
+			      &wake_up, &longest))
 		return NULL;
-	self = new_sender(transmit_record, lock, known_tasks, server_id, table, sent, sent, LONGEST, longest);
+	self = new_sender(transmit_record, lock, server_id, table, sent, sent, LONGEST, longest);
 	if (!self)
 		return NULL;
 	self->objects[T_OUTGOING_CLASS] = Py_NewRef(outgoing);
 	self->objects[T_DESTINATION_CLASS] = Py_NewRef(destination);
 	self->objects[T_APPEND] = Py_NewRef(append_function);
+	self->objects[T_WAKE_UP] = Py_NewRef(wake_up);
 	if (find_slots(self, O_DESTINATION, outgoing, names) || find_slots(self, D_UNIQUE_ID, destination, destination_names))
 		Py_CLEAR(self);
 	return (PyObject *)self;

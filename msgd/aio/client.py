@@ -170,7 +170,9 @@ class Client:
             raise  # the gateway's own answer
         except TimeoutError:
             raise ReplyTimeout(f"the gateway did not answer {op} within {seconds:g} seconds") from None
-        finally:
+        finally:  # by cancellation, too
+            if line := self._conversation.cancel(tag):
+                self._writer.write(line)
             self._conversation.forget(tag)
 
     async def _read(self) -> None:

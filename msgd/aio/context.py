@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -179,6 +179,10 @@ class AsyncMessaging:
     async def send_all(self, message_type: Type, data: Data = b"", *, duplicates_allowed: bool = True) -> Broadcast:
         """As Messaging.send_all."""
         return self.messaging.send_all(message_type, data, duplicates_allowed=duplicates_allowed)
+
+    async def send_all_many(self, messages: Iterable[tuple[Type, Data]]) -> Broadcast:
+        """As Messaging.send_all_many."""
+        return self.messaging.send_all_many(messages)
 
     async def reply(self, message: Message, message_type: Type, data: Data = b"", *, fds: Collection[int] = ()) -> None:
         """As Messaging.reply."""

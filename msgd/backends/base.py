@@ -19,7 +19,7 @@ tests carry the same numbers; tests/backends/contract/README.md lists them.
 11. Watch reports the end of a process at once.
 12. Many destinations.  Thousands of them work within the limit on descriptors.
 13. Threads.  Any thread may send and register; one at a time dispatches.
-14. Strangers' locks decide nothing.  This clause does not hold yet: SECURITY.md, known limits.
+14. Strangers' locks decide nothing.  Only write locks are claims, and nothing waits for a lock without a limit.
 
 A backend itself is not thread-safe.  The endpoint above it holds a lock around each call, except wait() and wake().
 """
@@ -58,8 +58,10 @@ class PlainSender(Protocol):
     def sent_bytes(self) -> int:
         """Their data, in bytes."""
 
-    def __call__(self, dst: object, src: ServerID, message_type: object, data: object, /) -> SendStatus | None:
-        """Raises what send() raises."""
+    def __call__(
+        self, dst: object, src: ServerID, message_type: object, data: object, known_tasks: set[ServerID], /
+    ) -> SendStatus | None:
+        """`known_tasks`: the addresses that need no check; those of requests never do.  Raises what send() raises."""
 
 
 class BackendStatistics(NamedTuple):
@@ -131,11 +133,8 @@ class Backend(abc.ABC):
     def poll_for_room(self) -> select.poll:
         """A poll object that reports an event when a destination with a queue may have room, and after wake()."""
 
-    def plain_sender(self, lock: threading.RLock, known_tasks: set[ServerID]) -> PlainSender | None:
-        """The compiled twin of send() for the plain case, which takes the endpoint's lock itself; None without one.
-
-        `known_tasks`: the addresses that need no check; those of requests never do.
-        """
+    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
+        """The compiled twin of send() for the plain case, which takes the endpoint's lock itself; None without one."""
         return None
 
     def begin_gathering(self) -> None:  # noqa: B027 (most transports send at once)

@@ -56,7 +56,7 @@ def _duplicate(fds: Collection[int]) -> tuple[int, ...]:
     try:
         for fd in fds:
             copies.append(os.dup(fd))
-    except OSError:
+    except BaseException:
         for copy in copies:
             os.close(copy)
         raise
@@ -66,27 +66,28 @@ def _duplicate(fds: Collection[int]) -> tuple[int, ...]:
 class OutQueue:
     """The messages that wait for one destination, at most `max_messages` of them and `max_bytes` in all."""
 
-    __slots__ = ("_max_bytes", "_max_messages", "_messages", "bytes")
+    __slots__ = ("_max_bytes", "_max_messages", "bytes", "messages")
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._messages: deque[QueuedMessage] = deque()
+        self.messages: deque[QueuedMessage] = deque()
+        """Oldest first.  Its truth costs less than that of this object, which send() asks for each message."""
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self.messages)
 
     @property
     def head(self) -> QueuedMessage:
         """The message to send next."""
-        return self._messages[0]
+        return self.messages[0]
 
     def has_room(self, length: int) -> bool:
         """Whether a message of `length` bytes may be appended.  An empty queue has room for any message."""
-        if not self._messages:
+        if not self.messages:
             return True
-        return len(self._messages) < self._max_messages and self.bytes + length <= self._max_bytes
+        return len(self.messages) < self._max_messages and self.bytes + length <= self._max_bytes
 
     def append(
         self, dst: ServerID, message_type: int, message: bytes, fds: Collection[int], start: bytes = b""
@@ -95,25 +96,25 @@ class OutQueue:
         size = len(start) + len(message)
         if not self.has_room(size):
             raise QueueFull(
-                f"pid {dst.pid} does not read: {len(self._messages)} messages ({self.bytes} bytes) wait for it,"
+                f"pid {dst.pid} does not read: {len(self.messages)} messages ({self.bytes} bytes) wait for it,"
                 f" the bound is {self._max_messages} messages and {self._max_bytes} bytes"
             )
-        self._messages.append(QueuedMessage(dst, message_type, message, _duplicate(fds), start))
+        self.messages.append(QueuedMessage(dst, message_type, message, _duplicate(fds), start))
         self.bytes += size
 
     def holds(self, message: bytes, start: bytes = b"") -> bool:
         """Whether an identical message is queued.  Messages with descriptors are never identical."""
-        return any(one.message == message and one.start == start and not one.fds for one in self._messages)
+        return any(one.message == message and one.start == start and not one.fds for one in self.messages)
 
     def pop(self) -> None:
         """Remove the head, which has been sent."""
-        outgoing = self._messages.popleft()
+        outgoing = self.messages.popleft()
         self.bytes -= outgoing.size
         outgoing.close_fds()
 
     def give_up(self, drops: Drops, reason: str) -> int:
         """Drop all messages, count and log them under `reason`, and return their number."""
-        number = len(self._messages)
+        number = len(self.messages)
         if number:
             head = self.head
             drops(
@@ -124,5 +125,5 @@ class OutQueue:
 
     def discard(self) -> None:
         """Empty the queue without counting: it is a forked child's copy, or has been counted already."""
-        while self._messages:
+        while self.messages:
             self.pop()

@@ -13,8 +13,17 @@ from msgd.presence import Presence, Process
 from msgd.presence.socket_path import remove_socket
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 
+_DESCRIPTORS_MAX = 100_000
+"""The upper bound of half_of_descriptors(), for processes without a limit."""
+
 _CACHED_MAX = 256
 """The upper bound of cached_destinations()."""
+
+
+def half_of_descriptors() -> int:
+    """Half of the descriptors that this process may open at present: what a transport may take of them."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _DESCRIPTORS_MAX if allowed == resource.RLIM_INFINITY else min(allowed // 2, _DESCRIPTORS_MAX)
 
 
 def cached_destinations(descriptors_each: int) -> int:
@@ -23,10 +32,7 @@ def cached_destinations(descriptors_each: int) -> int:
     Together they use at most half of the descriptors that this process may open.  A broadcast to more processes than
     that opens them again each time.
     """
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed == resource.RLIM_INFINITY:
-        return _CACHED_MAX
-    return max(1, min(allowed // (2 * descriptors_each), _CACHED_MAX))
+    return max(1, min(half_of_descriptors() // descriptors_each, _CACHED_MAX))
 
 
 def bind_socket(unbound: socket.socket, presence: Presence) -> None:

@@ -30,8 +30,7 @@ _DESCRIPTION = """\
 Each of N processes sends one message to each of the others: N x (N - 1)
 messages, and as many first contacts.  The rate is that of all processes
 together, from the first message sent to the last one received.  It includes
-what a first contact sets up: sockets, descriptors and connections, of which
-stream keeps a few open (msgd:connection cache).
+what a first contact sets up: sockets, descriptors and connections.
 
 A run takes as long as this takes; --seconds has no effect.
 """

@@ -156,10 +156,13 @@ class Client:
         tag, line = self._conversation.ask(op, data, **members)
         self._unsent += line
         deadline = time.monotonic() + self._timeout + patience
-        while (answer := self._conversation.take(tag)) is None:
-            if not self._exchange(deadline):
-                self._conversation.forget(tag)
-                raise ReplyTimeout(f"the gateway did not answer {op} within {self._timeout + patience:g} seconds")
+        try:
+            while (answer := self._conversation.take(tag)) is None:
+                if not self._exchange(deadline):
+                    raise ReplyTimeout(f"the gateway did not answer {op} within {self._timeout + patience:g} seconds")
+        finally:  # by Ctrl-C, too
+            self._unsent += self._conversation.cancel(tag)
+            self._conversation.forget(tag)
         return answer
 
     def _exchange(self, deadline: float | None) -> bool:

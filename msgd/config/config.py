@@ -71,6 +71,7 @@ class Config:
     client_stall_timeout: float
     client_idle_timeout: float
     client_memory: int
+    user_memory: int
     metrics: str
     source: str | None = field(compare=False)
     """The absolute path of the smb.conf that was read; None if none was."""

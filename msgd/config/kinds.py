@@ -150,6 +150,18 @@ class Number(Kind[int]):
 
 
 @dataclass(frozen=True)
+class NumberOrAutomatic(Number):
+    """A whole number from `minimum` to `maximum`, or 0, which leaves the choice to the program."""
+
+    @property
+    def description(self) -> str:
+        return f"{super().description}, or 0 for automatic"
+
+    def from_python(self, value: object) -> int:
+        return 0 if type(value) is int and value == 0 else super().from_python(value)
+
+
+@dataclass(frozen=True)
 class Size(Number):
     """A number of bytes.  The suffixes K, M and G stand for powers of 1024."""
 

@@ -22,6 +22,7 @@ from msgd.config.kinds import (
     Kind,
     Level,
     Number,
+    NumberOrAutomatic,
     Seconds,
     Size,
     SocketAddress,
@@ -205,16 +206,17 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         "msgd:connection cache",
-        Number(1, 10_000),
-        default="10",
-        help="stream: how many idle connections to other processes are kept open",
+        NumberOrAutomatic(1, 100_000),
+        default="0",
+        help="stream: how many idle connections to other processes are kept open; automatic: as many as there may be",
     ),
     Parameter(
         "msgd:max connections",
-        Number(4, 100_000),
-        default="256",
+        NumberOrAutomatic(4, 100_000),
+        default="0",
         help="stream: how many connections between this process and others may be open, half of them opened by this"
-        " process and half by others; Samba's max connections is msgd:max clients instead",
+        " process and half by others; automatic: half of the descriptors that the process may open; Samba's max"
+        " connections is msgd:max clients instead",
     ),
     Parameter(
         "msgd:half-open connections",
@@ -265,7 +267,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "msgd:allow types",
         TypeRules(),
-        default="all -DEBUG -SHUTDOWN",
+        default="PING REQ_DEBUGLEVEL 0xF000-0xFFFFFFFF",
         help="gateway: the message types that clients of users other than root may send; later rules override earlier"
         " ones",
         takes_effect="reload",
@@ -282,7 +284,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "msgd:max clients per user",
         Number(1, 100_000),
-        default="256",
+        default="32",
         help="gateway: how many clients of one user may be connected at once; root is exempt",
         takes_effect="reload",
     ),
@@ -321,6 +323,14 @@ PARAMETERS: tuple[Parameter, ...] = (
         Size(64 << 20, 1 << 40),
         default="256M",
         help="gateway: how much memory the connection process of one client may use",
+        takes_effect="reload",
+    ),
+    Parameter(
+        "msgd:user memory",
+        Size(64 << 20, 1 << 44),
+        default="512M",
+        help="gateway: how much memory the connection processes of one user may use together, beyond what each has when"
+        " it starts; root is exempt",
         takes_effect="reload",
     ),
     Parameter(

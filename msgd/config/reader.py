@@ -88,7 +88,7 @@ def read(path: str) -> Reading:
     normaliser = _Normaliser()
     try:
         normaliser.take_file(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise ConfigError(f"{path}: {_reason(error)}") from None
     return Reading(tuple(_parse(path, normaliser.settings)), tuple(normaliser.problems))
 
@@ -162,7 +162,7 @@ class _Normaliser:
             if len(chain) > MAX_DEPTH:
                 raise ValueError(f"more than {MAX_DEPTH} files include each other")
             self.take_file(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:
             self._complain(origin, f"include = {shown(value)}: {_reason(error)}")
 
     def _complain(self, origin: Origin, text: str) -> None:
@@ -213,5 +213,7 @@ def _decode(text: str) -> str:
     return unquote(text, errors="surrogateescape")
 
 
-def _reason(error: OSError | ValueError) -> str:
+def _reason(error: OSError | ValueError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return "no memory left"
     return str(getattr(error, "strerror", None) or error)

@@ -22,7 +22,7 @@ import os
 import select
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 logger = logging.getLogger("msgd.daemon")
@@ -62,13 +62,30 @@ class Children:
         self._uids: dict[int, int] = {}
         self._adopted: dict[int, Adopted] = {}
         self._per_uid: Counter[int] = Counter()
+        self._starting: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._uids) + len(self._adopted)
 
-    def number_of(self, uid: int) -> int:
-        """The number of children that serve this user."""
-        return self._per_uid[uid]
+    def numbers(self) -> Mapping[int, int]:
+        """The number of children that serve each user."""
+        return self._per_uid
+
+    def starting_of(self, uid: int) -> int:
+        """The number of children of this user that have been started and have neither said they run nor ended."""
+        return sum(self._uids[pid] == uid for pid in self._starting)
+
+    def pids_of(self, uid: int) -> list[int]:
+        """The children of this user that this process has forked: their pids are theirs until they are reaped."""
+        return [pid for pid, one in self._uids.items() if one == uid]
+
+    def adopted_pids_of(self, uid: int) -> list[int]:
+        """The adopted children of this user.  Such a pid may be another process's by now."""
+        return [pid for pid, adopted in self._adopted.items() if adopted.uid == uid]
+
+    def note_running(self, pid: int) -> None:
+        """A child says that it has started.  What is not a child's pid is ignored."""
+        self._starting.discard(pid)
 
     def start(self, uid: int, body: Callable[[LetIn], int]) -> int:
         """Fork a child that runs `body` and exits with the status it returns.  Returns its pid.
@@ -84,6 +101,7 @@ class Children:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         self._uids[pid] = uid
+        self._starting.add(pid)
         self._per_uid[uid] += 1
         self._changed()
         return pid
@@ -115,6 +133,7 @@ class Children:
             reaped, status = os.waitpid(pid, os.WNOHANG)
             if reaped:
                 uid = self._uids.pop(pid)
+                self._starting.discard(pid)
                 self._uncount(uid)
                 yield Ended(pid, uid, os.waitstatus_to_exitcode(status))
 
@@ -130,12 +149,18 @@ class Children:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signum)
 
+    def kill(self, pid: int) -> None:
+        """End a child that this process has forked at once, if it has not ended."""
+        if pid in self._uids:
+            os.kill(pid, signal.SIGKILL)
+
     def abandon(self) -> None:
         """In a forked child: forget the parent's children."""
         for pidfd, _ in self._adopted.values():
             os.close(pidfd)
         self._adopted.clear()
         self._uids.clear()
+        self._starting.clear()
         self._per_uid.clear()
 
 

@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from msgd.daemon.children import Children
@@ -31,7 +30,8 @@ _NUMBER = struct.Struct("<I")
 class ConnectionProcesses:
     """Keeps `children` up to date.
 
-    `clean_up` is called when one may have left something in the directory, `reaped` whenever some may have ended.
+    `clean_up` is called when one may have left something in the directory, `ended` whenever some may have ended, with
+    the uids that they served.
     """
 
     def __init__(
@@ -41,21 +41,22 @@ class ConnectionProcesses:
         messaging: Messaging,
         metrics: Metrics | None,
         clean_up: Callable[[], None],
-        reaped: Callable[[], None],
+        ended: Callable[[Collection[int]], None],
     ) -> None:
         self._children = children
         self._loop = loop
         self._messaging = messaging
         self._metrics = metrics
         self._clean_up = clean_up
-        self._reaped = reaped
+        self._ended = ended
 
     def reap(self) -> None:
         """Reap the children that have ended, and log those that failed."""
-        failed = False
+        failed, uids = False, set()
         if self._metrics is not None:
             self._metrics.reap()
         for pid, uid, status in self._children.reap():
+            uids.add(uid)
             if self._metrics is not None:
                 self._metrics.ended(pid)
             if status:
@@ -65,7 +66,7 @@ class ConnectionProcesses:
                 logger.warning("the connection process %d of uid %d %s", pid, uid, how, extra=about_it)
         if failed:
             self._clean_up()
-        self._reaped()
+        self._ended(uids)
 
     def adopt(self) -> None:
         """Count the connection processes that an earlier main process has left."""
@@ -91,10 +92,15 @@ class ConnectionProcesses:
         self._messaging.reply(message, MessageType.SMB_NUM_CHILDREN, number)
 
     def _adopt_one(self, address: ServerID, uid: int) -> None:
-        with contextlib.suppress(NoSuchProcess):
+        try:
             pidfd = self._messaging.watch(address)
-            self._children.adopt(address.pid, pidfd, uid)
-            self._loop.on_readable(pidfd, partial(self._release, address.pid, pidfd))
+        except NoSuchProcess:
+            return
+        except MsgdError as error:  # no descriptor is left
+            logger.error("%s; the connection process %d is not counted", error, address.pid)
+            return
+        self._children.adopt(address.pid, pidfd, uid)
+        self._loop.on_readable(pidfd, partial(self._release, address.pid, pidfd))
 
     def _release(self, pid: int, pidfd: int) -> None:
         """An adopted process has ended."""
@@ -103,7 +109,7 @@ class ConnectionProcesses:
         about_it = fields(ADOPTED_ENDED, CONNECTION_PID=pid, PEER_UID=uid)
         logger.info("the connection process %d of uid %d, of an earlier msgd, has ended", pid, uid, extra=about_it)
         self._clean_up()  # its exit status is unknown
-        self._reaped()
+        self._ended((uid,))
 
 
 def _signal_name(number: int) -> str:

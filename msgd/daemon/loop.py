@@ -19,6 +19,10 @@ older than that, and one callback may read several questions, so rule 3 alone is
 
 Rule 5.  A forked child calls abandon() before it unblocks signals, and the parent forks with all signals blocked.  The
 child has copies of the pipe: a signal to the child would otherwise be written into it and taken for one to the parent.
+
+Rule 6.  If a callback fails because the system is out of descriptors or memory, and the loop was made with
+`on_shortage`, the other callbacks of the turn run all the same.  Then the loop backs off: what was readable still is,
+and would be tried again at once.  Every other exception ends run().
 """
 
 from __future__ import annotations
@@ -29,12 +33,19 @@ import selectors
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Self
+
+from msgd.daemon.shortage import is_shortage
+from msgd.linux import wait_readable
 
 Callback = Callable[[], None]
 
 _PIPE_READ = 4096
+
+_BACK_OFF = 0.1
+"""Seconds, unless a signal comes."""
 
 
 NEVER = math.inf
@@ -81,9 +92,14 @@ class LoopTimer:
 
 
 class Loop:
-    """Polls and runs callbacks until stop().  A context manager that restores the signal handlers."""
+    """Polls and runs callbacks until stop().  A context manager that restores the signal handlers.
 
-    def __init__(self) -> None:
+    `on_shortage` is called with the error if the system was out of descriptors or memory for a callback (rule 6).
+    """
+
+    def __init__(self, on_shortage: Callable[[Exception], None] | None = None) -> None:
+        self._on_shortage = on_shortage
+        self._is_short = False
         self._selector = selectors.DefaultSelector()
         self._callbacks: dict[int, dict[int, Callback]] = {}
         self._timers: dict[LoopTimer, None] = {}
@@ -163,7 +179,7 @@ class Loop:
         self._stopping = True
 
     def run(self) -> None:
-        """Poll and call back until stop() is called.  An exception from a callback ends it."""
+        """Poll and call back until stop() is called.  An exception from a callback ends it, but for rule 6."""
         while not self._stopping:
             ready = self._selector.select(self._seconds_to_next_timer())
             ready.sort(key=self._signals_first)
@@ -171,14 +187,26 @@ class Loop:
                 for event in (selectors.EVENT_READ, selectors.EVENT_WRITE):
                     callback = key.data.get(event)  # None: an earlier callback has removed it
                     if events & event and callback is not None:
-                        callback()
+                        self._call(callback)
                         if self._stopping:
                             return
             now = time.monotonic()
             for timer in tuple(self._timers):
-                timer.run_if_due(now)
+                self._call(partial(timer.run_if_due, now))
             if self._end_of_turn is not None:
-                self._end_of_turn()
+                self._call(self._end_of_turn)
+            if self._is_short:
+                self._is_short = False
+                wait_readable(self._wake_up, _BACK_OFF)
+
+    def _call(self, callback: Callback) -> None:
+        try:
+            callback()
+        except Exception as error:
+            if self._on_shortage is None or not is_shortage(error):
+                raise
+            self._is_short = True
+            self._on_shortage(error)
 
     def _signals_first(self, event: tuple[selectors.SelectorKey, int]) -> bool:
         return event[0].fd != self._wake_up
@@ -196,7 +224,7 @@ class Loop:
         for signum in dict.fromkeys(numbers):  # each once, in order of arrival
             callback = self._signal_callbacks.get(signum)
             if callback is not None:
-                callback()
+                self._call(callback)
 
 
 def _only_wake_up(signum: int, frame: FrameType | None) -> None:

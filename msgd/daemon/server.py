@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 from msgd import _registry
@@ -29,10 +29,13 @@ from msgd.daemon.loop import NEVER, Loop
 from msgd.daemon.metrics.counters import Counters
 from msgd.daemon.metrics.metered import open_messaging
 from msgd.daemon.metrics.metrics import Gauge, Metrics
+from msgd.daemon.reloads import Reloads
 from msgd.daemon.service_manager import ServiceManager
 from msgd.daemon.settings import Settings
+from msgd.daemon.shortage import is_shortage
+from msgd.drops import Pace
 from msgd.errors import MsgdError
-from msgd.events import CLEANED_UP, READY, STOPPING, fields
+from msgd.events import CLEANED_UP, READY, SHORTAGE, STOPPING, and_others, fields
 from msgd.messaging import Messaging, about
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType, type_name
@@ -64,6 +67,7 @@ class Server:
         self._gateway: Gateway | None = None
         self._lifeline: Lifeline | None = None
         self._metrics: Metrics | None = None
+        self._pace = Pace()
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM, SIGINT or a SHUTDOWN message; `ready` is called once messages are answered.
@@ -72,10 +76,14 @@ class Server:
         """
         settings = self._settings
         config = settings.config
-        with Loop() as self._loop, self._open_metrics(), open_messaging(config, self._counters) as self._messaging:
+        with (
+            Loop(self._note_shortage) as self._loop,
+            self._open_metrics(),
+            open_messaging(config, self._counters) as self._messaging,
+        ):
             loop, messaging = self._loop, self._messaging
             self._connections = ConnectionProcesses(
-                self._children, loop, messaging, self._metrics, self._clean_up, self._stop_if_last
+                self._children, loop, messaging, self._metrics, self._clean_up, self._note_ended
             )
             self._clean_up_timer = loop.call_every(config.clean_up_interval or NEVER, self._clean_up)
             self._end_timer = loop.call_later(NEVER, loop.stop)
@@ -83,7 +91,8 @@ class Server:
             loop.call_every(self._manager.watchdog_interval or NEVER, self._manager.is_alive)
             loop.on_signal(signal.SIGTERM, lambda: self._stop("SIGTERM"))
             loop.on_signal(signal.SIGINT, lambda: self._stop_all("SIGINT"))
-            loop.on_signal(signal.SIGHUP, lambda: self._reload("SIGHUP"))
+            self._reloads = Reloads(loop, self._reload)
+            loop.on_signal(signal.SIGHUP, lambda: self._reloads.ask("SIGHUP"))
             loop.on_signal(signal.SIGCHLD, self._connections.reap)
             self._serve_messages(messaging)
             self._clean_up()
@@ -132,7 +141,7 @@ class Server:
 
     def _serve_messages(self, messaging: Messaging) -> None:
         self._settings.debug_levels.serve(messaging, self._loop.obey_signals)
-        messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reload(_asked_by(one), **about(one)))
+        messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reloads.ask(_asked_by(one), **about(one)))
         messaging.register(MessageType.SHUTDOWN, lambda one: self._stop_all(_asked_by(one), **about(one)))
         messaging.register(MessageType.SMB_TELL_NUM_CHILDREN, self._connections.tell_number)
 
@@ -182,6 +191,11 @@ class Server:
             self._loop.stop()
         self._end_timer.restart(timeout or NEVER)
 
+    def _note_ended(self, uids: Collection[int]) -> None:
+        if self._gateway is not None:
+            self._gateway.note_ended(uids)
+        self._stop_if_last()
+
     def _stop_if_last(self) -> None:
         if self._end_timer.is_running and not len(self._children):
             self._loop.stop()
@@ -210,11 +224,23 @@ class Server:
 
     # Upkeep
 
+    def _note_shortage(self, error: Exception) -> None:
+        """What was at hand is given up, or tried again in a moment; the rest goes on."""
+        if number := self._pace.due("shortage"):
+            what = str(error) or "no memory is left"
+            about_it = fields(SHORTAGE, NUMBER=number)
+            logger.error("out of resources%s: %s; msgd goes on", and_others(number), what, extra=about_it)
+
     def _clean_up(self) -> None:
         try:
             pids = self._messaging.clean_up()
-        except MsgdError as error:
-            logger.error("%s; the next attempt is in %g seconds", error, self._settings.config.clean_up_interval)
+        except (MsgdError, OSError, MemoryError) as error:
+            if not isinstance(error, MsgdError) and not is_shortage(error):
+                raise
+            what = str(error) or "no memory is left"
+            if number := self._pace.due("clean-up"):
+                seconds = self._settings.config.clean_up_interval
+                logger.error("%s%s; the next clean-up is in %g seconds", what, and_others(number), seconds)
             return
         if pids:
             named = ", ".join(map(str, pids))
@@ -227,6 +253,8 @@ class Server:
         self._manager.ready(self._status())
         if self._settings.config.clean_up_interval != before:
             self._clean_up_timer.restart(self._settings.config.clean_up_interval or NEVER)
+        if self._gateway is not None:
+            self._gateway.reload()
         self._children.signal_all(signal.SIGHUP)
 
 

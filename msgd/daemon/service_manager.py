@@ -15,10 +15,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 from msgd import _registry
+from msgd.errors import ConfigError
 
 logger = logging.getLogger("msgd.daemon")
 
 _MICROSECONDS = 1e6
+_DIGITS = 20
+"""Of the largest u64, which is what systemd has in WATCHDOG_USEC."""
 
 
 class ServiceManager:
@@ -63,12 +66,18 @@ class Systemd(ServiceManager):
     def __init__(self) -> None:
         daemon = importlib.import_module("systemd.daemon")
         self._notify = daemon.notify
-        passed: Mapping[int, str] = daemon.listen_fds_with_names(unset_environment=True)
-        self.sockets = tuple(fd for fd, name in passed.items() if daemon.is_socket(fd))
+        said = os.environ.get("LISTEN_FDS")
+        try:
+            passed: Mapping[int, str] = daemon.listen_fds_with_names(unset_environment=True)
+            self.sockets = tuple(fd for fd, name in passed.items() if daemon.is_socket(fd))
+        except OSError as error:
+            raise ConfigError(
+                f"LISTEN_FDS = {said}: the service manager says that it passes descriptors from 3 on, and"
+                f" they cannot be used: {error.strerror}; unset it if msgd is started by hand"
+            ) from None
         self.kept = {name: fd for fd, name in passed.items() if fd not in self.sockets}
         if os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
-            # Half the time allowed, so that one call may be late.
-            self.watchdog_interval = int(os.environ.get("WATCHDOG_USEC", "0")) / _MICROSECONDS / 2
+            self.watchdog_interval = _watchdog_interval(os.environ.get("WATCHDOG_USEC", "0"))
 
     def keep(self, name: str, fd: int) -> None:
         self._say("FDSTORE=1", f"FDNAME={name}", fds=[fd])
@@ -95,8 +104,17 @@ class Systemd(ServiceManager):
             logger.warning("systemd could not be told %s: %s", lines[0], error)
 
 
+def _watchdog_interval(said: str) -> float:
+    """Half the time that the watchdog allows, so that one call may be late."""
+    if not (said.isascii() and said.isdigit() and len(said) <= _DIGITS):
+        raise ConfigError(
+            f"WATCHDOG_USEC = {said}: a number of microseconds is needed; unset it if msgd is started by hand"
+        )
+    return int(said) / _MICROSECONDS / 2
+
+
 def find_service_manager() -> ServiceManager:
-    """The service manager that started this process."""
+    """The service manager that started this process.  ConfigError if what it says in the environment is wrong."""
     if _registry.WITH_SYSTEMD and ("NOTIFY_SOCKET" in os.environ or "LISTEN_FDS" in os.environ):
         return Systemd()
     return ServiceManager()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from msgd.errors import MsgdError, NoSuchProcess, QueueFull, ReplyTimeout, TransportError
 from msgd.messaging.arguments import Data, Destination, Type, data_bytes, message_type_number
+from msgd.messaging.border import refusals_documented
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import HandlerTable
 from msgd.messaging.requests import REPLY_TIMEOUT, PendingRequest, reply_type_of
@@ -51,6 +52,7 @@ class Asking:
     ) -> SendStatus:
         raise NotImplementedError
 
+    @refusals_documented
     def request(
         self,
         dst: Destination,
@@ -117,6 +119,7 @@ class Asking:
                 endpoint.requests.close(request)
                 expected.expect_no_more(reply)
 
+    @refusals_documented
     def survey(
         self,
         message_type: Type,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -30,11 +31,13 @@ def close(endpoint: Endpoint, timeout: float) -> int:
     outermost = turn.owner != me
     try:
         is_mine = not outermost or turn.take_to_close(max(deadline, time.monotonic() + _GRACE))
-        with endpoint.lock:
+        with endpoint.lock, contextlib.ExitStack() as leaving:  # it leaves, whatever is refused before
+            leaving.callback(_withdraw, endpoint)
+            leaving.callback(
+                endpoint.requests.settle_all, lambda: ContextClosed("this messaging context has been closed")
+            )
             _flush(endpoint, deadline)
             undelivered = endpoint.backend.give_up()
-            endpoint.requests.settle_all(lambda: ContextClosed("this messaging context has been closed"))
-            _withdraw(endpoint)
         if is_mine:  # else the thread that is in a handler delivers what is left
             _drop_inbox(endpoint)
         return undelivered
@@ -60,7 +63,7 @@ def _withdraw(endpoint: Endpoint) -> None:
     """Remove the files and close the descriptors; these are closed even if the files cannot be removed."""
     try:
         endpoint.backend.close()
-    except OSError:
+    except (OSError, MemoryError):
         endpoint.backend.abandon()
         raise
     finally:

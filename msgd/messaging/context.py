@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import struct
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from types import TracebackType
 from typing import Self, TypeVar, overload
 
@@ -26,10 +26,13 @@ from msgd.errors import (
     MsgdError,
     NoSuchProcess,
     QueueFull,
+    is_of_system,
+    system_error,
 )
 from msgd.messaging import process
 from msgd.messaging.arguments import Data, Destination, Type, check_handler, data_bytes, message_type_number
 from msgd.messaging.asking import Asking
+from msgd.messaging.border import refusals_documented
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import Handler, HandlerTable, about
 from msgd.messaging.observer import Observer
@@ -45,6 +48,8 @@ from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
 H = TypeVar("H", bound=Handler)
 
 _MERGED = SendStatus.MERGED
+
+_KNOWN_TASKS_MAX = 1024
 
 _RESOLVED_MAX = 1024
 """Destinations given as pids or as text that a context remembers; the table is emptied when it is full."""
@@ -76,6 +81,8 @@ class Messaging(WhoIsHere, Asking):
         self.handlers = HandlerTable()
         self.handlers.defaults[MessageType.PING] = (self._answer_ping,)
         self.handlers.defaults[NOT_HANDLED] = (self._note_refusal,)
+        self.known_tasks: set[ServerID] = set()
+        """Addresses whose tasks have been seen to exist: at most _KNOWN_TASKS_MAX, none once closed or forked."""
         self._closed = False
         self._names: set[str] = set()
         self._resolved: dict[Destination, ServerID] = {}
@@ -143,7 +150,7 @@ class Messaging(WhoIsHere, Asking):
 
     def _note_refusal(self, message: Message) -> None:
         """A task that we have sent to has gone: the next send() to it is to raise."""
-        self._endpoint.known_tasks.clear()
+        self.known_tasks.clear()
 
     # Sending
 
@@ -172,7 +179,9 @@ class Messaging(WhoIsHere, Asking):
         """
         plain = self._endpoint.plain_sender
         if plain is not None and not (fds or self._closed) and duplicates_allowed:
-            sent = plain(dst, self.server_id, message_type, data)  # it declines what the lines below are for
+            sent = plain(
+                dst, self.server_id, message_type, data, self.known_tasks
+            )  # it declines what needs the lines below
             if sent is not None:
                 return sent
         if type(dst) is not ServerID:
@@ -182,24 +191,18 @@ class Messaging(WhoIsHere, Asking):
         if type(message_type) is str or not 0 <= message_type <= TYPE_MAX:  # type: ignore[operator]
             message_type = message_type_number(message_type)
         endpoint = self._endpoint
-        if (
-            fds
-            or endpoint.observer is not None
-            or len(data) > self._max_message_size
-            or dst not in endpoint.known_tasks
-        ):
-            return self._send(dst, self.server_id, message_type, data, fds, duplicates_allowed, timeout)  # type: ignore[arg-type]
-        try:  # what _send() does, without its call: every message passes here
-            with endpoint.lock:
-                if self._closed or endpoint.closed or endpoint.forked:
-                    self._check_usable()
-                status = endpoint.transmit(dst, self.server_id, message_type, data, (), duplicates_allowed)  # type: ignore[arg-type]
-                if status is not _MERGED:
-                    endpoint.sent += 1
-                    endpoint.sent_bytes += len(data)
-            return status
-        except (MsgdError, struct.error, OverflowError) as error:
-            return self._retry(error, dst, self.server_id, message_type, data, fds, duplicates_allowed, timeout)  # type: ignore[arg-type]
+        if not fds and endpoint.observer is None and len(data) <= self._max_message_size:
+            try:  # what _send() does, without its call: every message passes here
+                with endpoint.lock:
+                    if dst in self.known_tasks:  # which is empty once the context is closed or forked
+                        status = endpoint.transmit(dst, self.server_id, message_type, data, (), duplicates_allowed)  # type: ignore[arg-type]
+                        if status is not _MERGED:
+                            endpoint.sent += 1
+                            endpoint.sent_bytes += len(data)
+                        return status
+            except (MsgdError, struct.error, OverflowError, OSError, MemoryError) as error:
+                return self._retry(error, dst, self.server_id, message_type, data, (), duplicates_allowed, timeout)  # type: ignore[arg-type]
+        return self._send(dst, self.server_id, message_type, data, fds, duplicates_allowed, timeout)  # type: ignore[arg-type]
 
     def _send(
         self,
@@ -221,10 +224,13 @@ class Messaging(WhoIsHere, Asking):
             with endpoint.lock:
                 if self._closed or endpoint.closed or endpoint.forked:
                     self._check_usable()
-                if dst.task_id < FIRST_REQUEST_TASK and dst not in endpoint.known_tasks:
+                if dst.task_id < FIRST_REQUEST_TASK and dst not in self.known_tasks:
                     endpoint.check_task(dst)
+                    if len(self.known_tasks) >= _KNOWN_TASKS_MAX:
+                        self.known_tasks.clear()
+                    self.known_tasks.add(dst)
                 return endpoint.send(dst, src, message_type, data, fds, duplicates_allowed)
-        except (MsgdError, struct.error, OverflowError) as error:
+        except (MsgdError, struct.error, OverflowError, OSError, MemoryError) as error:
             return self._retry(error, dst, src, message_type, data, fds, duplicates_allowed, timeout)
 
     def _retry(
@@ -239,6 +245,8 @@ class Messaging(WhoIsHere, Asking):
         timeout: float | None,
     ) -> SendStatus:
         """Wait for room and send again if that is what the error and the timeout ask for, else raise the error."""
+        if is_of_system(error):
+            raise system_error(f"sending to {dst}", error) from error  # type: ignore[arg-type]
         if not isinstance(error, MsgdError):
             dst.check()  # a field that does not fit the wire's is the caller's ValueError
             raise error
@@ -262,6 +270,7 @@ class Messaging(WhoIsHere, Asking):
         self._resolved[dst] = server_id
         return server_id
 
+    @refusals_documented
     def send_all(self, message_type: Type, data: Data = b"", *, duplicates_allowed: bool = True) -> Broadcast:
         """Send to every other living process of the directory that listens to the type's class.
 
@@ -273,6 +282,22 @@ class Messaging(WhoIsHere, Asking):
         if len(data) > self._max_message_size:
             raise _too_large(data, (), self.config)
         return self._endpoint.broadcast(self._others(number), self.server_id, number, data, duplicates_allowed)
+
+    def send_all_many(self, messages: Iterable[tuple[Type, Data]]) -> Broadcast:
+        """Send several messages to everybody, as so many calls of send_all() do, but process by process.
+
+        A process is woken up once for all of them, and the sender is not preempted by each receiver of each message.
+        Returns how many processes took all that they listen to, and what kept the others; those may have taken some.
+        Raises what send_all() does, before anything is sent.
+        """
+        by_process: dict[ServerID, list[tuple[int, bytes]]] = {}
+        for message_type, data in messages:
+            number, packed = message_type_number(message_type), data_bytes(data)
+            if len(packed) > self._max_message_size:
+                raise _too_large(packed, (), self.config)
+            for dst in self._others(number):
+                by_process.setdefault(dst, []).append((number, packed))
+        return self._endpoint.broadcast_many(self.server_id, by_process)
 
     def reply(self, message: Message, message_type: Type, data: Data = b"", *, fds: Collection[int] = ()) -> None:
         """Answer a message from its handler; an asker that is gone or does not read is counted, not raised."""
@@ -301,6 +326,7 @@ class Messaging(WhoIsHere, Asking):
             self._check_usable()
             return self._endpoint.backend.fileno()
 
+    @refusals_documented
     def start(self) -> Self:
         """Dispatch in a background thread from now on: for programs without an event loop.
 
@@ -323,6 +349,7 @@ class Messaging(WhoIsHere, Asking):
 
     # Life
 
+    @refusals_documented
     def reinit(self) -> None:
         """Give a forked child an endpoint and a server id of its own; handlers stay.
 
@@ -338,6 +365,7 @@ class Messaging(WhoIsHere, Asking):
         self._names.clear()
         self._take_identity()
 
+    @refusals_documented
     def close(self, timeout: float | None = None) -> int:
         """Leave: the last context of the process waits for what is still queued.
 
@@ -351,6 +379,7 @@ class Messaging(WhoIsHere, Asking):
             if endpoint.forked:
                 self._check_usable()
             self._closed = True
+            self.known_tasks.clear()
             self._give_up_names()
         return process.leave(endpoint, self._task_id, self.config.close_timeout if timeout is None else timeout)
 

@@ -22,7 +22,7 @@ import operator
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from msgd.config import Config
 from msgd.drops import Drops
@@ -34,6 +34,8 @@ from msgd.errors import (
     NoSuchProcess,
     QueueFull,
     TransportError,
+    is_of_system,
+    system_error,
 )
 from msgd.linux import LONGEST_WAIT
 from msgd.messaging.descriptors import own_fds
@@ -56,8 +58,6 @@ MovedTo = Callable[["Endpoint"], None]
 
 _ROUNDS_MAX = 1000
 """Rounds of dispatch_all(): a flood does not keep it for ever."""
-
-_KNOWN_TASKS_MAX = 1024
 
 _BROADCAST_STEP = 64
 """Processes that a broadcast goes to under the lock at a time, so that other threads get it in between."""
@@ -88,8 +88,6 @@ class Endpoint:
         self.drops = Drops(logger)
         self.requests = Requests()
         self.sent = self.sent_bytes = 0
-        self.known_tasks: set[ServerID] = set()
-        """Addresses whose tasks have been seen to exist, at most _KNOWN_TASKS_MAX of them."""
         self.inbox: deque[Message] = deque()
         self._dispatcher: Dispatcher | None = None
         self.presence = Presence(self.config)
@@ -106,7 +104,7 @@ class Endpoint:
         except BaseException:
             self.presence.close()
             raise
-        self._plain_sender = self.plain_sender = self.backend.plain_sender(self.lock, self.known_tasks)
+        self._plain_sender = self.plain_sender = self.backend.plain_sender(self.lock)
         """The compiled twin of send(); `plain_sender` is None while it may not be used, and `_plain_sender` counts."""
         self.turn = Turn(self.lock, self.backend.wake)
         if self.observer is not None:
@@ -181,16 +179,13 @@ class Endpoint:
     def check_task(self, dst: ServerID) -> None:
         """Raise NoSuchProcess if the process addressed lives and has no such task, as far as its lock file tells.
 
-        ValueError if it is no address.  An address that has passed is not checked again, until a message has been
+        ValueError if it is no address.  A context keeps the addresses that have passed, until a message has been
         refused because its context has been closed since (_note_refusal in context.py).  Call it with the lock held.
         """
         dst.check()
         process = self.presence.process(dst.pid)
         if process is not None and process.is_addressed_by(dst) and not process.has_task(dst.task_id):
             raise NoSuchProcess(f"no process {dst}: its pid lives and has no such task")
-        if len(self.known_tasks) >= _KNOWN_TASKS_MAX:
-            self.known_tasks.clear()
-        self.known_tasks.add(dst)
 
     def send(
         self,
@@ -228,15 +223,44 @@ class Endpoint:
                             self.sent_bytes += len(data)
                         delivered += 1
                     except (NoSuchProcess, QueueFull, TransportError) as error:
-                        if self.presence.is_alive(dst):
-                            error.dst, error.type = dst, message_type
-                            failures[dst.pid] = error
-                        else:
-                            self.presence.members.forget(dst)
+                        self._note_unreached(dst, message_type, error, failures)
         if self.observer is not None:
             for _ in range(delivered):
                 self.observer.sent(message_type, len(data))
         return Broadcast(delivered, failures)
+
+    def broadcast_many(self, src: ServerID, messages: Mapping[ServerID, Sequence[tuple[int, bytes]]]) -> Broadcast:
+        """Send these messages to each process, one process after the other, and wake each of them up once."""
+        delivered, failures = 0, dict[int, MsgdError]()
+        for dst, wanted in messages.items():
+            with self.lock:
+                self.check_usable()
+                self.backend.begin_gathering()
+                try:
+                    for message_type, data in wanted:
+                        self.transmit(dst, src, message_type, data, (), True)
+                        self.sent += 1
+                        self.sent_bytes += len(data)
+                    delivered += 1
+                except (NoSuchProcess, QueueFull, TransportError) as error:
+                    self._note_unreached(dst, message_type, error, failures)
+                finally:
+                    if self.backend.end_gathering():
+                        self.backend.flush()
+            if self.observer is not None and dst.pid not in failures:
+                for message_type, data in wanted:
+                    self.observer.sent(message_type, len(data))
+        return Broadcast(delivered, failures)
+
+    def _note_unreached(
+        self, dst: ServerID, message_type: int, error: MsgdError, failures: dict[int, MsgdError]
+    ) -> None:
+        """A broadcast has not reached a process: that is a failure, unless it had died before."""
+        if self.presence.is_alive(dst):
+            error.dst, error.type = dst, message_type
+            failures[dst.pid] = error
+        else:
+            self.presence.members.forget(dst)
 
     # Dispatching
 
@@ -265,6 +289,10 @@ class Endpoint:
                 if delivery.handled != before:
                     break
             return delivery.handled - before
+        except (OSError, MemoryError) as error:
+            if is_of_system(error):
+                raise system_error("dispatching", error) from error
+            raise
         finally:
             if outermost and turn.owner == me:
                 turn.owner = 0
@@ -405,6 +433,8 @@ class Endpoint:
         """In a forked child: let go of the parent's endpoint."""
         self.forked = True
         self.plain_sender = None
+        for context in self.contexts.values():
+            context.known_tasks.clear()
         self.lock = threading.RLock()
         self._dispatcher = None
         self.after_rounds = ()

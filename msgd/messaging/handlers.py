@@ -104,6 +104,10 @@ class ContextView(Protocol):
     def handlers(self) -> HandlerTable:
         """Its handlers."""
 
+    @property
+    def known_tasks(self) -> set[ServerID]:
+        """The addresses that it may send to without a check; none once it is closed or forked."""
+
 
 class _Broadcast:
     """The delivery of a broadcast to the contexts of this process, as far as it has come."""

@@ -20,6 +20,7 @@ import warnings
 
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, MsgdError
+from msgd.messaging.border import refusals_documented
 from msgd.messaging.closing import close
 from msgd.messaging.endpoint import Endpoint, MovedTo
 from msgd.messaging.handlers import ContextView
@@ -37,6 +38,7 @@ _GRACE = 2.0
 """Seconds that opening waits for another thread's close(), besides that one's timeout."""
 
 
+@refusals_documented
 def join(
     config: Config, classes: MessageClass, task_id: int | None, context: ContextView, moved_to: MovedTo
 ) -> tuple[Endpoint, int]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from msgd.errors import MsgdError
 from msgd.messaging.arguments import Destination
+from msgd.messaging.border import refusals_documented
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import logger
 from msgd.presence import Process
@@ -23,6 +24,7 @@ class WhoIsHere:
     def _check_usable(self) -> None:
         raise NotImplementedError
 
+    @refusals_documented
     def processes(self) -> list[Process]:
         """The living processes of the directory, this one included."""
         with self._endpoint.lock:
@@ -35,12 +37,14 @@ class WhoIsHere:
             self._check_usable()
             return self._endpoint.presence.members.listening(message_class(message_type))
 
+    @refusals_documented
     def is_alive(self, dst: Destination) -> bool:
         """Whether the addressed process lives."""
         with self._endpoint.lock:
             self._check_usable()
             return self._endpoint.presence.is_alive(ServerID.of(dst))
 
+    @refusals_documented
     def watch(self, dst: Destination) -> int:
         """A pidfd of the addressed process, readable once it has ended; the caller closes it.
 
@@ -50,6 +54,7 @@ class WhoIsHere:
             self._check_usable()
             return self._endpoint.presence.watch(ServerID.of(dst))
 
+    @refusals_documented
     def add_name(self, name: str) -> None:
         """Let this context be found by `name`, beside any others that have it, until remove_name() or close().
 
@@ -60,6 +65,7 @@ class WhoIsHere:
             self._endpoint.presence.add_name(name, self.server_id)
             self._names.add(name)
 
+    @refusals_documented
     def remove_name(self, name: str) -> None:
         """Take this name away from the context, if it has it."""
         with self._endpoint.lock:
@@ -68,18 +74,21 @@ class WhoIsHere:
                 self._endpoint.presence.remove_name(name, self.server_id)
                 self._names.discard(name)
 
+    @refusals_documented
     def lookup(self, name: str) -> list[ServerID]:
         """The living processes that have the name, in the order in which they took it; often one, or none."""
         with self._endpoint.lock:
             self._check_usable()
             return self._endpoint.presence.lookup(name)
 
+    @refusals_documented
     def names(self) -> dict[str, list[ServerID]]:
         """All names of living processes, and which processes have them."""
         with self._endpoint.lock:
             self._check_usable()
             return self._endpoint.presence.names()
 
+    @refusals_documented
     def clean_up(self) -> list[int]:
         """Remove what dead processes left in the directory.  Returns the pids of which there was more than a name."""
         with self._endpoint.lock:
@@ -87,6 +96,7 @@ class WhoIsHere:
             backend = self._endpoint.backend
             return self._endpoint.presence.clean_up(backend.left_behind(), backend.remove)
 
+    @refusals_documented
     def pending(self, dst: Destination) -> int:
         """The number of messages known to wait for the destination's process: it has not taken them yet."""
         with self._endpoint.lock:

@@ -6,17 +6,19 @@ A process holds an fcntl write lock on `msg.lock/<pid>` for as long as it lives.
 process ends, whatever the reason.  This is the format of Samba's messages_dgm; lock_text.py describes the text of the
 file, shared_words.py the memory that may follow it, and clean_up.py how the files of the dead are removed.
 
-Rule 1. A process is alive if its lock file is locked by that very pid.  Nothing else counts: not that the file exists,
-    not a lock held by another pid.  A read lock of that pid counts as well (SECURITY.md, known limit 2).
+Rule 1. A process is alive if its lock file has a write lock that is held by that very pid.  Nothing else counts: not
+    that the file exists, not a lock held by another pid, and not a read lock, which everybody can take.
 Rule 2. A process never opens its own lock file a second time.  fcntl locks belong to the process, and closing any
     descriptor of the file would drop the lock.
 Rule 3. A lock counts only if the file still has a name.  Whoever has got one checks st_nlink and begins again if it is
     zero: a cleaner has been faster (see clean_up.py).
-Rule 4. A lock file is never handed on.  A process that finds the file of a dead predecessor locks it, unlinks it, and
-    creates another.  Whoever has the dead process's file open or mapped therefore never sees the successor through it,
+Rule 4. A lock file is never handed on.  A process that finds the file of a dead predecessor unlinks it and creates
+    another.  Whoever has the dead process's file open, mapped or locked therefore never sees the successor through it,
     and the lock of an open file always tells about one and the same process.
-Rule 5. The text of a stale file is blanked before its lock is taken.  In the other order, a reader could find the old
-    text under the lock of the new process, and take it for its dead predecessor.
+Rule 5. A stale file is unlinked under a read lock of ours and the private lock of its pid (private_lock.py).  The read
+    lock succeeds beside a stranger's, which a write lock would not, and it keeps all others from a write lock.  The
+    private lock keeps two processes of msgd's from unlinking at once.
+Rule 6. A new file has mode 0600 until its write lock is taken.  So nobody can lock it before its owner does.
 """
 
 from __future__ import annotations
@@ -29,20 +31,23 @@ import os
 import stat
 import struct
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from msgd.errors import TransportError, UnsafeDirectory
+from msgd.errors import TransportError, UnsafeDirectory, system_error
 from msgd.presence.lock_text import TEXT_MAX, Process, format_text, parse_text
+from msgd.presence.private_lock import PrivateLock, refused
 
 _FLOCK = struct.Struct("hhqqi0q")
 """struct flock with 64-bit offsets (fcntl(2)): type, whence, start, length, pid."""
-_WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_READ_ALL = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+"""A read lock on the whole file: only write locks are in its way, so F_GETLK names the holder of one."""
 
-_NOT_A_LOCK_FILE = frozenset((errno.ENOENT, errno.ELOOP, errno.ENXIO))
-"""Errors of open() for a missing file, a symbolic link and a socket.  No process holds its lock on any of these."""
+NOT_A_LOCK_FILE = frozenset((errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR))
+"""Errors of open() for a missing file, a link, a socket, a directory.  No process holds its lock on any of these."""
 
 _LOCK_TIMEOUT = 2.0
-"""Seconds to wait for our own lock.  A cleaner holds it for microseconds; whoever holds it longer is not a cleaner."""
+"""Seconds to wait for our own lock.  Samba's cleaners hold it for microseconds; longer, it is no cleaner."""
 
 _LOCK_RETRY = 0.0002
 """Seconds between two attempts to get our own lock.  F_SETLKW would wait for the release, but it has no timeout."""
@@ -64,49 +69,109 @@ class Entry(NamedTuple):
 
 
 def pids_in(directory_fd: int) -> set[int]:
-    """The pids that files in the directory are named after."""
-    return {int(name) for name in os.listdir(directory_fd) if name.isascii() and name.isdigit() and len(name) < 11}
-
-
-def open_to_lock(name: str, directory_fd: int) -> int:
-    """Open a file for locking, creating it if it is missing.  Raises OSError, also for a link, directory or socket."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return os.open(name, flags, 0o644, dir_fd=directory_fd)
-
-
-def try_lock(fd: int) -> bool:
-    """Take the write lock on the whole file if no other process has a lock.  Returns whether it was taken."""
+    """The pids that files in the directory are named after.  Raises TransportError."""
     try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, see fcntl(2)
-        return False
-    return True
+        names = os.listdir(directory_fd)
+    except OSError as error:
+        raise system_error("listing the directory", error) from error
+    return {int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 11}
 
 
 def lock_holder(fd: int) -> int | None:
-    """The pid that holds a lock on the file; None if no other process holds one.
-
-    A read lock counts too: SECURITY.md, known limit 2.
-    """
-    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, _WHOLE_FILE))
+    """The pid that holds a write lock on the file; None if no other process holds one.  Raises TransportError."""
+    try:
+        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, _READ_ALL))
+    except OSError as error:
+        raise _refused(fd, error) from error
     return None if kind == fcntl.F_UNLCK else pid
+
+
+def create_locked(name: str, directory_fd: int) -> int | None:
+    """Create a file that nobody else can open, and take its write lock (Rule 6).  Under the private lock of the file.
+
+    Returns None if there is such a file, or if another process has got it at once (Rule 3).  Raises OSError,
+    TransportError.
+    """
+    try:
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory_fd)
+    except FileExistsError:
+        return None
+    try:
+        if _try_lock(fd, fcntl.LOCK_EX) and os.fstat(fd).st_nlink:
+            locked, fd = fd, -1
+            return locked
+        return None
+    except BaseException:
+        os.unlink(name, dir_fd=directory_fd)
+        raise
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def kept_stale(name: str, directory_fd: int, path: str, *, create: bool = False) -> Iterator[bool]:
+    """Keep a file without a write lock as it is: inside, no process can lock it or unlink it (Rule 5).
+
+    Under the private lock of the file.  Yields whether there is such a file: not if it is missing (`create` makes one),
+    nor if another process holds its write lock.  Raises UnsafeDirectory if it is no regular file, OSError,
+    TransportError.
+    """
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(name, flags | (os.O_CREAT if create else 0), 0o600, dir_fd=directory_fd)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UnsafeDirectory(f"{path} is not a regular file; remove it")
+        yield _try_lock(fd, fcntl.LOCK_SH) and os.fstat(fd).st_nlink > 0
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int, kind: int) -> bool:
+    """Take a lock on the whole file (LOCK_EX: a write lock, LOCK_SH: a read lock).  Returns whether it was free."""
+    try:
+        fcntl.lockf(fd, kind | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, see fcntl(2)
+        return False
+    except OSError as error:
+        raise _refused(fd, error) from error
+    return True
+
+
+def _refused(fd: int, error: OSError) -> TransportError:
+    return refused(os.readlink(f"/proc/self/fd/{fd}"), error)
 
 
 # The lock files of others
 
 
 def open_lock_file(lock_dir_fd: int, pid: int) -> int | None:
-    """Open the lock file of another pid for reading.  Returns None if there is none.  Raises TransportError."""
+    """Open the lock file of another pid for reading.  Returns None if there is none.  Raises TransportError.
+
+    One that this user may not open is none yet: its process has not got its lock (Rule 6).
+    """
     try:
         fd = os.open(str(pid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=lock_dir_fd)
     except OSError as error:
-        if error.errno not in _NOT_A_LOCK_FILE:
-            raise TransportError(f"the lock file of pid {pid}: {error.strerror}") from error
-        return None
+        if error.errno in NOT_A_LOCK_FILE or (error.errno == errno.EACCES and _is_there(lock_dir_fd, pid)):
+            return None
+        raise TransportError(f"the lock file of pid {pid}: {error.strerror}") from error
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
     os.close(fd)
     return None
+
+
+def _is_there(lock_dir_fd: int, pid: int) -> bool:
+    try:
+        os.stat(str(pid), dir_fd=lock_dir_fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def read_process(lock_dir_fd: int, pid: int) -> Process | None:
@@ -144,8 +209,10 @@ def read_lock_file(lock_dir_fd: int, pid: int) -> Entry | None:
 class LockFile:
     """The lock file of this process, held from acquire() to release()."""
 
-    def __init__(self, lock_dir_fd: int, directory: str, pid: int) -> None:
+    def __init__(self, lock_dir_fd: int, directory: str, pid: int, private: PrivateLock) -> None:
         self._lock_dir_fd = lock_dir_fd
+        self._pid = pid
+        self._private = private
         self._path = os.path.join(directory, str(pid))
         self._name = str(pid)
         self._fd = -1
@@ -154,10 +221,11 @@ class LockFile:
     def acquire(self) -> None:
         """Create the file and lock it.  It is still empty, and an empty file is not taken for a process yet.
 
-        Waits up to two seconds for the lock.  Raises UnsafeDirectory, TransportError.
+        Waits up to two seconds for the lock, and five for the private one.  Raises UnsafeDirectory, TransportError.
         """
         try:
-            self._fd = self._open_locked()
+            with self._private.held(self._pid):
+                self._fd = self._create()
         except OSError as error:
             raise TransportError(f"{self._path}: {error.strerror}") from error
 
@@ -201,42 +269,29 @@ class LockFile:
             os.close(self._fd)
             self._fd = -1
 
-    def _open_locked(self) -> int:
-        """Create and lock the file; an old one is locked and unlinked first (Rule 4)."""
+    def _create(self) -> int:
+        """Create and lock the file; an old one is unlinked first (Rules 4, 5)."""
         deadline = time.monotonic() + _LOCK_TIMEOUT
         while True:
-            fd = open_to_lock(self._name, self._lock_dir_fd)
-            try:
-                was_empty = self._blank(fd)
-                if not try_lock(fd):
-                    self._back_off(lock_holder(fd), deadline)
-                elif os.fstat(fd).st_nlink:  # Rule 3
-                    if was_empty:
-                        os.fchmod(fd, 0o644)  # the umask has cleared bits of the mode given to open
-                        locked, fd = fd, -1
-                        return locked
+            with kept_stale(self._name, self._lock_dir_fd, self._path) as is_stale:
+                if is_stale:
                     os.unlink(self._name, dir_fd=self._lock_dir_fd)
-            finally:
-                if fd >= 0:
-                    os.close(fd)
+            fd = create_locked(self._name, self._lock_dir_fd)
+            if fd is not None:
+                os.fchmod(fd, 0o644)
+                return fd
+            if time.monotonic() > deadline:
+                raise TransportError(
+                    f"{self._path} is locked by pid {self._holder()}, which is not this process:"
+                    " is the directory shared with another pid namespace?"
+                )
+            time.sleep(_LOCK_RETRY)
 
-    def _blank(self, fd: int) -> bool:
-        """Overwrite the text of a stale file (Rule 5).  Returns whether the file was empty, that is: new."""
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnsafeDirectory(f"{self._path} is not a regular file; remove it")
-        if status.st_size and lock_holder(fd) is None:
-            os.pwrite(fd, b"\n" * min(status.st_size, TEXT_MAX), 0)
-        return status.st_size == 0
-
-    def _back_off(self, holder: int | None, deadline: float) -> None:
-        """Give a cleaner the time to finish.
-
-        Raises TransportError once it is clear that the holder is not a cleaner.
-        """
-        if time.monotonic() > deadline:
-            raise TransportError(
-                f"{self._path} is locked by pid {holder}, which is not this process:"
-                " is the directory shared with another pid namespace?"
-            )
-        time.sleep(_LOCK_RETRY)
+    def _holder(self) -> int | None:
+        fd = open_lock_file(self._lock_dir_fd, self._pid)
+        if fd is None:
+            return None
+        try:
+            return lock_holder(fd)
+        finally:
+            os.close(fd)

@@ -8,6 +8,7 @@
     since 1767225600
     tasks 0-2 7
     command worker.py
+    datagram 65536
 
 Rule 1. The first line is Samba's format: the unique id in decimal and a newline.  Its readers stop at the newline.
 Rule 2. Each further line is a word, a space and a value.  A reader ignores words that it does not know, and does
@@ -93,6 +94,12 @@ class Process(NamedTuple):
         """The name of the program that it runs, without arguments; None if the file does not say."""
         return self._value("command")
 
+    @property
+    def longest_datagram(self) -> int:
+        """The longest datagram that it reads, in bytes; 0 if the file does not say."""
+        text = self._value("datagram") or ""
+        return int(text) if text.isdecimal() and len(text) < 16 else 0
+
     def is_addressed_by(self, server_id: ServerID) -> bool:
         """Whether an address with this pid means this process, and not an earlier or a later one with the same pid."""
         return server_id.unique_id in (self.unique_id, *ANY_UNIQUE_ID)
@@ -103,8 +110,13 @@ class Process(NamedTuple):
         return next((line.removeprefix(prefix) for line in self.lines if line.startswith(prefix)), None)
 
 
-def describe(messaging_type: str, classes: MessageClass, tasks: Iterable[int], since: float) -> tuple[str, ...]:
-    """The lines for the lock file of this process; `since` is in seconds since the epoch."""
+def describe(
+    messaging_type: str, classes: MessageClass, tasks: Iterable[int], since: float, longest_datagram: int = 0
+) -> tuple[str, ...]:
+    """The lines for the lock file of this process.
+
+    `since` is in seconds since the epoch, `longest_datagram` in bytes; 0 if the transport reads no datagrams.
+    """
     named = f"tasks {_format_tasks(tasks)}"
     return (
         f"type {messaging_type}",
@@ -112,6 +124,7 @@ def describe(messaging_type: str, classes: MessageClass, tasks: Iterable[int], s
         f"since {int(since)}",
         *((named,) if len(named) <= _TASKS_MAX else ()),
         f"command {_program()}",
+        *((f"datagram {longest_datagram}",) if longest_datagram else ()),
     )
 
 

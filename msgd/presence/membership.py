@@ -25,13 +25,14 @@ from collections.abc import Callable, Iterable, Iterator
 
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, TransportError
-from msgd.presence.clean_up import remove_dead, remove_if_dead
+from msgd.presence.clean_up import Cleaner
 from msgd.presence.lock_file import LockFile, pids_in, read_process
 from msgd.presence.lock_text import Process, describe
 from msgd.presence.members import Members
 from msgd.presence.names.base import Names, living, living_names
 from msgd.presence.names.choose import open_names
 from msgd.presence.open_directory import LOCK_SUBDIRECTORY, MemberDirectories
+from msgd.presence.private_lock import PrivateLock
 from msgd.presence.shared_words import share_words
 from msgd.presence.socket_path import check_socket_directory
 from msgd.wire.message_types import MessageClass
@@ -65,6 +66,8 @@ class Presence:
         self.directory = config.lock_directory
         self.socket_directory = config.socket_directory
         self._messaging_type = config.messaging_type
+        self.longest_datagram = 0
+        """The longest datagram that the transport reads, if it reads any; it is set before announce()."""
         self._since = time.time()
         self._names: Names | None = None
         check_socket_directory(self.socket_directory)
@@ -72,7 +75,10 @@ class Presence:
         self.directory_fd = self._directories.directory_fd
         self.lock_dir_fd = self._directories.lock_dir_fd
         self.socket_dir_fd = self._directories.socket_dir_fd
-        self._lock_file = LockFile(self.lock_dir_fd, os.path.join(self.directory, LOCK_SUBDIRECTORY), self.pid)
+        private = PrivateLock(self.directory_fd, self.directory)
+        lock_directory = os.path.join(self.directory, LOCK_SUBDIRECTORY)
+        self._lock_file = LockFile(self.lock_dir_fd, lock_directory, self.pid, private)
+        self._cleaner = Cleaner(self.lock_dir_fd, self.socket_dir_fd, self.pid, private)
         try:
             self._lock_file.acquire()
         except BaseException:
@@ -109,8 +115,8 @@ class Presence:
         """
         pids = list(pids_in(self.lock_dir_fd) - {self.pid})
         for pid in random.sample(pids, min(most, len(pids))):
-            with contextlib.suppress(OSError):
-                remove_if_dead(self.lock_dir_fd, self.socket_dir_fd, pid, remove)
+            with contextlib.suppress(OSError, TransportError):
+                self._cleaner.remove_if_dead(pid, remove)
 
     def close(self) -> None:
         """Leave: remove the lock file and close everything.  A second call does nothing."""
@@ -130,7 +136,7 @@ class Presence:
 
     @property
     def _lines(self) -> tuple[str, ...]:
-        return describe(self._messaging_type, self.classes, self.tasks, self._since)
+        return describe(self._messaging_type, self.classes, self.tasks, self._since, self.longest_datagram)
 
     # Processes
 
@@ -162,10 +168,14 @@ class Presence:
             if error.errno in _OUT_OF_RESOURCES:
                 raise TransportError(f"watching {server_id}: {error.strerror}") from error
             raise NoSuchProcess(f"no process {server_id}") from None
-        if not self.is_alive(server_id):
-            os.close(fd)
-            raise NoSuchProcess(f"no process {server_id}")
-        return fd
+        try:
+            if self.is_alive(server_id):
+                watched, fd = fd, -1
+                return watched
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        raise NoSuchProcess(f"no process {server_id}")
 
     # Names
 
@@ -206,7 +216,7 @@ class Presence:
         dead processes only.  Any number of cleaners, Samba's included, can run at once: clean_up.py and names/base.py
         say why.  Raises TransportError, UnsafeDirectory.
         """
-        removed = remove_dead(self.lock_dir_fd, self.socket_dir_fd, self.pid, found, remove)
+        removed = self._cleaner.remove_dead(found, remove)
         names = self._open_names()
         for name, entries in names.all_entries().items():
             names.prune(name, entries, self.is_alive)

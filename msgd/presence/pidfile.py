@@ -3,16 +3,15 @@
 """Pid files as Samba's daemons write them: `<pid directory>/<name>.pid` holds the decimal pid and a newline.
 
 Rule 1. The daemon runs if the file has an fcntl write lock held by the pid that is written in it.  That the file
-    exists proves nothing.  The kernel drops the lock with the process, so a file without a lock was left by a dead
-    daemon, and whoever gets the lock takes the file over.
-Rule 2. A lock counts only if the path still leads to the locked file.  Otherwise the starter begins again.
+    exists proves nothing, and neither does a read lock, which everybody can take.  The kernel drops the lock with the
+    process, so a file without a write lock was left by a dead daemon.
+Rule 2. A starter never takes over such a file: it unlinks it and creates another, so nobody can have the new one open
+    or locked before it (rules 5 and 6 of lock_file.py).
 Rule 3. fcntl locks belong to the process.  A forked child has none, so a daemon acquires the file after it has
     detached.  Closing any descriptor of the file drops the lock, so its holder must not call read_pid() on it.
 
-Why only one of two starters succeeds.  Both open the file and try the lock, and one gets it.  The other may have opened
-a file that its holder, while ending, unlinks before it drops the lock.  That starter then gets the lock of a file to
-which the path no longer leads, and begins again (Rule 2).  So the one that holds the lock of the file at the path is
-the only one.
+Why only one of two starters succeeds.  Each holds the private lock of pid files from its look at the old file until it
+has locked its own.  So the second one finds the file of the first, locked, or not at all if the first has ended.
 """
 
 from __future__ import annotations
@@ -23,16 +22,13 @@ from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
-from msgd.errors import AlreadyRunning, TransportError, UnsafeDirectory
-from msgd.presence.lock_file import lock_holder, open_to_lock, try_lock
+from msgd.errors import AlreadyRunning, TransportError
+from msgd.presence.lock_file import create_locked, kept_stale, lock_holder
 from msgd.presence.open_directory import open_directory
+from msgd.presence.private_lock import PID_FILE, PrivateLock
 
 _TEXT_MAX = 32
 """Bytes of a pid file that are read; a pid and its newline have at most 11."""
-
-_LOCK_ATTEMPTS = 200
-"""How often to try a lock whose holder is not the pid in the file.  Such a lock is held for microseconds: by a starter
-that has not written its pid yet, or by a Samba tool that checks whether the file is stale."""
 
 
 class PidFile:
@@ -61,12 +57,11 @@ class PidFile:
         """Create the directory and the file where they are missing, lock the file, and write this process's pid."""
         self._directory_fd = open_directory(os.path.dirname(self.path), 0o755, self._trusted_uids)
         try:
-            self._fd = self._open_locked()
-            self._owner = os.getpid()
-            text = f"{self._owner}\n".encode()
-            os.pwrite(self._fd, text, 0)
-            os.ftruncate(self._fd, len(text))
-            os.fchmod(self._fd, 0o644)
+            with PrivateLock(self._directory_fd, os.path.dirname(self.path)).held(PID_FILE):
+                self._fd = self._create()
+                self._owner = os.getpid()
+                os.pwrite(self._fd, f"{self._owner}\n".encode(), 0)
+                os.fchmod(self._fd, 0o644)
         except BaseException as error:
             self.release()
             if isinstance(error, OSError):
@@ -87,27 +82,16 @@ class PidFile:
             os.close(self._directory_fd)
             self._directory_fd = -1
 
-    def _open_locked(self) -> int:
-        for _ in range(_LOCK_ATTEMPTS):
-            fd = open_to_lock(self._file_name, self._directory_fd)
-            try:
-                if self._try_lock(fd):
-                    locked, fd = fd, -1
-                    return locked
-                holder = lock_holder(fd)
-                if holder is not None and holder == _written_pid(fd):
-                    break
-            finally:
-                if fd >= 0:
-                    os.close(fd)
-            os.sched_yield()
-        raise AlreadyRunning(f"{self._name} is running already, pid {holder}: it holds {self.path}")
-
-    def _try_lock(self, fd: int) -> bool:
-        """Whether we now hold the lock of the file at the path (Rule 2)."""
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UnsafeDirectory(f"{self.path} is not a regular file; remove it")
-        return try_lock(fd) and self._is_at_path(fd)
+    def _create(self) -> int:
+        """Create and lock the file, in place of one that nobody holds (Rule 2)."""
+        with kept_stale(self._file_name, self._directory_fd, self.path) as is_stale:
+            if is_stale:
+                os.unlink(self._file_name, dir_fd=self._directory_fd)
+        fd = create_locked(self._file_name, self._directory_fd)
+        if fd is None:
+            holder = _holder(self.path)
+            raise AlreadyRunning(f"{self._name} is running already, pid {holder}: it holds {self.path}")
+        return fd
 
     def _is_at_path(self, fd: int) -> bool:
         """Whether the open file is the one that the path leads to."""
@@ -128,20 +112,41 @@ def read_pid(pid_directory: str, name: str) -> int | None:
 
     Never call it for a file that this process holds (Rule 3).  Raises TransportError if the file cannot be read.
     """
-    path = pid_file_path(pid_directory, name)
+    fd = _open_to_read(pid_file_path(pid_directory, name))
+    if fd is None:
+        return None
+    try:
+        holder = lock_holder(fd)
+        return holder if holder is not None and holder == _written_pid(fd) else None
+    finally:
+        os.close(fd)
+
+
+def _holder(path: str) -> int | None:
+    """The pid that holds the write lock of a pid file, whatever is written in it."""
+    fd = _open_to_read(path)
+    if fd is None:
+        return None
+    try:
+        return lock_holder(fd)
+    finally:
+        os.close(fd)
+
+
+def _open_to_read(path: str) -> int | None:
+    """The file, opened; None if there is no regular file, or (mode 0600) if its daemon has not written its pid yet."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise TransportError(f"{path}: {error.strerror}") from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if isinstance(error, PermissionError) and os.path.lexists(path):
             return None
-        holder = lock_holder(fd)
-        return holder if holder is not None and holder == _written_pid(fd) else None
-    finally:
-        os.close(fd)
+        raise TransportError(f"{path}: {error.strerror}") from error
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
 
 
 def _written_pid(fd: int) -> int | None:

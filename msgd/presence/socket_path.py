@@ -31,10 +31,15 @@ def check_socket_path(parameter: str, path: str) -> None:
         raise ConfigError(f"{parameter} = {path}: AF_UNIX takes at most {SUN_PATH_MAX} bytes")
 
 
-def remove_socket(directory_fd: int, name: str) -> None:
-    """Unlink `name` if it is a socket; anything else is not ours to remove.  A missing one is no error."""
+def remove_socket(directory_fd: int, name: str) -> bool:
+    """Unlink `name` if it is a socket; anything else is not ours to remove.  Returns whether it was.
+
+    Raises OSError.
+    """
     try:
-        if stat.S_ISSOCK(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode):
-            os.unlink(name, dir_fd=directory_fd)
+        if not stat.S_ISSOCK(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode):
+            return False
+        os.unlink(name, dir_fd=directory_fd)
     except FileNotFoundError:
-        pass
+        return False
+    return True

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The format of the dgram transport: messages of any size in datagrams of at most 1024 bytes.
+"""The format of the dgram transport: messages of any size in datagrams.
 
 A message is sent whole if header and payload fit 1016 bytes: u64 cookie = 0, header, payload.
 
-Otherwise it is sent in fragments of at most 1024 bytes each: u64 cookie != 0, u64 total length of header and payload,
+Otherwise it is sent in fragments of at most 1024 bytes: u64 cookie != 0, u64 total length of header and payload,
 i32 pid of the sender, i32 socket number of the sender, then at most 1000 bytes of header and payload.  All fragments of
 a message carry the same cookie, and the next message of that pid and socket carries another one.  File descriptors are
 attached to the last fragment only.  All numbers are little-endian.
+
+A process whose lock file has the line `datagram` reads longer fragments, too, but for the first of a message: that one
+always fits 1024 bytes, so whoever reads it knows that longer datagrams may follow.
 
 Source: Samba's messages_dgm, observed in the golden datagrams (tests/wire/vectors).
 
@@ -23,11 +26,15 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
 from msgd.wire.header import HEADER_SIZE
 
 DATAGRAM_MAX = 1024
+"""The longest datagram that Samba reads."""
+LONG_DATAGRAM_MAX = 1 << 16
+"""The longest datagram that msgd reads.  It fits any send buffer that Linux has by default."""
 WHOLE = struct.Struct("<Q")
 FRAGMENT = struct.Struct("<QQii")
 WHOLE_MAX = DATAGRAM_MAX - WHOLE.size
@@ -37,25 +44,61 @@ WHOLE_COOKIE = bytes(WHOLE.size)
 """The first bytes of a datagram that is a whole message."""
 
 
-def fragment(message: bytes, cookie: int, pid: int, socket_number: int, start: int = 0) -> Iterator[bytes]:
-    """The datagrams that carry `message` (header and payload) in fragments, from byte `start` on.
+class Fragment(NamedTuple):
+    """One datagram of a message: the two buffers that it consists of, and how much of the message it ends with."""
 
-    `start` is a multiple of FRAGMENT_PAYLOAD_MAX.  `cookie` is neither 0 nor that of the previous message with the same
-    pid and socket number.
+    buffers: tuple[bytes, memoryview]
+    end: int
+
+
+def fragments(
+    header: bytes, data: bytes, cookie: int, pid: int, socket_number: int, start: int = 0, longest: int = DATAGRAM_MAX
+) -> Iterator[Fragment]:
+    """The fragments of a message of `header` (52 bytes) and `data`, which together do not fit one datagram.
+
+    `start` is the `end` of the fragment before the first that is wanted.  `cookie` is neither 0 nor that of the
+    previous message with the same pid and socket number.  `longest`: the longest datagram that the receiver reads.
     """
-    prefix = FRAGMENT.pack(cookie, len(message), pid, socket_number)
-    for offset in range(start, len(message), FRAGMENT_PAYLOAD_MAX):
-        yield prefix + message[offset : offset + FRAGMENT_PAYLOAD_MAX]
+    total, payload = len(header) + len(data), memoryview(data)
+    prefix = FRAGMENT.pack(cookie, total, pid, socket_number)
+    if not start:
+        start = min(FRAGMENT_PAYLOAD_MAX, total)
+        yield Fragment((prefix + header, payload[: start - len(header)]), start)
+    while start < total:
+        end = min(start + longest - FRAGMENT.size, total)
+        yield Fragment((prefix, payload[start - len(header) : end - len(header)]), end)
+        start = end
 
 
 class _Unfinished:
-    __slots__ = ("cookie", "data", "deadline", "total")
+    """A message of which `length` bytes have come: its header, and its data, which is None if there was no memory."""
+
+    __slots__ = ("cookie", "data", "deadline", "header", "length", "total")
 
     def __init__(self, cookie: int, total: int, deadline: float) -> None:
         self.cookie = cookie
         self.total = total
         self.deadline = deadline
-        self.data = bytearray()
+        self.length = 0
+        self.header = b""
+        self.data: bytearray | None = bytearray()
+
+    @property
+    def held(self) -> int:
+        """The bytes of memory that it takes."""
+        return 0 if self.data is None else len(self.header) + len(self.data)
+
+    def append(self, payload: memoryview) -> None:
+        """Take a fragment's part; without memory, give up what is held, and only count what is still to come."""
+        self.length += len(payload)
+        missing = HEADER_SIZE - len(self.header)
+        if missing:
+            self.header += payload[:missing]
+        if self.data is not None:
+            try:
+                self.data += payload[missing:]
+            except MemoryError:
+                self.data = None
 
 
 class Reassembler:
@@ -86,37 +129,41 @@ class Reassembler:
         abandoned, self._abandoned = self._abandoned, 0
         return abandoned
 
-    def add(self, datagram: bytes, credential_pid: int | None, now: float) -> bytes | None:
-        """Add one fragment; return header plus payload if it completes its message, otherwise None.
+    def add(self, datagram: bytes | memoryview, credential_pid: int | None, now: float) -> tuple[bytes, bytes] | None:
+        """Add one fragment; return header and payload if it completes its message, otherwise None.
 
         `credential_pid` is the sender's pid according to the kernel, None where the kernel cannot tell.  Raises
         MalformedMessage for bytes that are not a fragment, or not that sender's.  The unfinished message that they
-        claim to belong to is kept, unless they change its total or exceed it.
+        claim to belong to is kept, unless they change its total or exceed it.  Raises MemoryError with the last
+        fragment of a message for which there was not enough memory.
         """
         if len(datagram) <= FRAGMENT.size:
             raise MalformedMessage(f"{len(datagram)} bytes are too short for a fragment")
-        if len(datagram) > DATAGRAM_MAX:
-            raise MalformedMessage(f"a fragment has at most {DATAGRAM_MAX} bytes")
+        if len(datagram) > LONG_DATAGRAM_MAX:
+            raise MalformedMessage(f"a fragment has at most {LONG_DATAGRAM_MAX} bytes")
         cookie, total, pid, socket_number = FRAGMENT.unpack_from(datagram)
         if credential_pid is not None and pid != credential_pid:
             raise MalformedMessage(f"pid {credential_pid} sent a fragment in the name of pid {pid}")
         if not HEADER_SIZE <= total <= self._max_total:
             raise MalformedMessage(f"a total of {total} bytes is outside {HEADER_SIZE} to {self._max_total}")
         unfinished = self._unfinished(pid, socket_number, cookie, total, now)
-        length = len(unfinished.data) + len(datagram) - FRAGMENT.size
+        length = unfinished.length + len(datagram) - FRAGMENT.size
         if total != unfinished.total or length > total:
             self._forget(pid, socket_number)
             raise MalformedMessage(f"fragments of {length} bytes for a message announced as {unfinished.total}")
-        unfinished.data += memoryview(datagram)[FRAGMENT.size :]
+        self._bytes -= unfinished.held
+        unfinished.append(memoryview(datagram)[FRAGMENT.size :])
+        self._bytes += unfinished.held
         unfinished.deadline = now + self._timeout
-        self._bytes += len(datagram) - FRAGMENT.size
         self.unfinished.move_to_end((pid, socket_number))
         if length < total:
             while self._bytes > self._max_bytes:
                 self._abandon(*next(iter(self.unfinished)))
             return None
         self._forget(pid, socket_number)
-        return bytes(unfinished.data)
+        if unfinished.data is None:
+            raise MemoryError
+        return unfinished.header, bytes(unfinished.data)
 
     def expire(self, now: float) -> None:
         """Abandon the messages whose last fragment is older than the timeout."""
@@ -146,7 +193,7 @@ class Reassembler:
         self._forget(pid, socket_number)
 
     def _forget(self, pid: int, socket_number: int) -> None:
-        self._bytes -= len(self.unfinished.pop((pid, socket_number)).data)
+        self._bytes -= self.unfinished.pop((pid, socket_number)).held
         sockets = self._senders[pid]
         del sockets[socket_number]
         if not sockets:

@@ -183,6 +183,15 @@ class FrameReader:
         self._partial = self._partial[:FRAME_SIZE]
         return data
 
+    def skip_long(self) -> int:
+        """Give up the data of the long frame that has arrived so far, and return how many bytes are still to come.
+
+        The caller throws these away; then finish_long(b"") tells whose message it was.
+        """
+        missing = self.long - len(self._partial) + FRAME_SIZE
+        self._partial = self._partial[:FRAME_SIZE]
+        return missing
+
     def finish_long(self, data: bytes) -> Message:
         """The message of the long frame, whose data is complete."""
         addresses = self._decode_header(self._partial[HEADER_OFFSET:])

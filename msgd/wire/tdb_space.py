@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The free list of a tdb file (libtdb 1.x, the format of Samba's files since 3.0): how to compute a correct one.
+"""The space of a tdb file (libtdb 1.x, the format of Samba's files since 3.0): how to compute a correct free list, and
+how to move records so that the file can be cut off behind them.
 
 A file begins with a header: 32 bytes of magic; then, as u32 in native order: version, number of hash chains, a word
 that says whether the last two fields are valid, start of the recovery area, three words that do not matter here,
@@ -15,6 +16,7 @@ A record is in use if a hash chain leads to it.  Everything else is free.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,29 +39,41 @@ class Write(NamedTuple):
     data: bytes
 
 
-def rebuilt_free_list(read: Callable[[int, int], bytes], size: int) -> list[Write] | None:
+Read = Callable[[int, int], bytes]
+"""`read(length, place)` returns bytes of the file, fewer at its end."""
+
+
+class _Record(NamedTuple):
+    """A record in use, from `begin` to `end`; `word` is the place of the u32 that leads to it."""
+
+    begin: int
+    end: int
+    word: int
+
+
+class _Space(NamedTuple):
+    """The part of a file that holds records: from `start` to `end`, both counted from `base`."""
+
+    base: int
+    start: int
+    end: int
+    used: list[_Record]
+
+
+def rebuilt_free_list(read: Read, size: int) -> list[Write] | None:
     """The writes, to be made in this order, after which the free list holds all unused space, each part of it once.
 
-    `read(length, place)` returns bytes of the file, fewer at its end; the file has `size` bytes.  The first write
-    empties the free list and the last one links the new list into it; those in between touch unused space only.  So a
-    process may be killed between any two of them.  Returns None if the file is damaged or is not as described above.
+    The file has `size` bytes.  The first write empties the free list and the last one links the new list into it; those
+    in between touch unused space only.  So a process may be killed between any two of them.  Returns None if the file
+    is damaged or is not as described above.
     """
-    head = read(_HEAD.size, 0)
-    if len(head) < _HEAD.size:
+    space = _read_space(read, size)
+    if space is None:
         return None
-    magic, version, chains, has_features, recovery, _, _, _, _, mutexes = _HEAD.unpack(head)
-    if not magic.startswith(_MAGIC) or version != _VERSION or recovery:
-        return None
-    base = mutexes if has_features == _HAS_FEATURES else 0
-    start, end = _FREE_LIST + (1 + chains) * _WORD.size, size - base
-    if start > end:
-        return None
-    used = _used(read, base, chains, start, end)
-    if used is None:
-        return None
+    base, start, end, used = space
     writes = [Write(base + _FREE_LIST, _WORD.pack(0))]
     begin, following = start, 0
-    for used_begin, used_end in (*used, (end, end)):
+    for used_begin, used_end, _ in (*used, _Record(end, end, 0)):
         length = used_begin - begin
         if length < 0:
             return None
@@ -74,12 +88,84 @@ def rebuilt_free_list(read: Callable[[int, int], bytes], size: int) -> list[Writ
     return writes
 
 
-def _used(
-    read: Callable[[int, int], bytes], base: int, chains: int, start: int, end: int
-) -> list[tuple[int, int]] | None:
-    """Start and end of each record in use, in file order; None if one is not a record, or is reached twice."""
-    used: dict[int, int] = {}
-    for (place,) in _WORD.iter_unpack(read(chains * _WORD.size, base + start - chains * _WORD.size)):
+def used_bytes(read: Read, size: int) -> int | None:
+    """The bytes of a file of `size` bytes that are not free; None if it is damaged."""
+    space = _read_space(read, size)
+    return None if space is None else space.base + space.start + sum(one.end - one.begin for one in space.used)
+
+
+def compact(read: Read, write: Callable[[bytes, int], object], size: int, records: int, most: int) -> int | None:
+    """Move the last records of a file of `size` bytes into free space before them; return where the last one ends then.
+
+    At most `records` of them, and `most` bytes, are moved.  `write(data, place)` writes to the file.  The first write
+    empties the free list, which must be rebuilt afterwards.  A record is copied as a whole, then the word that leads to
+    it is changed.  So a process may be killed between any two writes.  Returns None if the file is damaged.
+    """
+    space = _read_space(read, size)
+    if space is None or any(one.end > after.begin for one, after in itertools.pairwise(space.used)):
+        return None
+    base, start, _, used = space
+    write(_WORD.pack(0), base + _FREE_LIST)
+    gaps = _gaps(start, used)
+    words = {one.begin: one.word for one in used}
+    ends = {one.begin: one.end for one in used}
+    for begin, end, _ in reversed(used[-records:]):
+        length = end - begin
+        most -= length
+        place = _take_gap(gaps, length, begin) if most >= 0 else None
+        if place is None:
+            break
+        record = read(length, base + begin)
+        write(record, base + place)
+        write(_WORD.pack(place), base + words[begin])
+        words[_WORD.unpack_from(record)[0]] = place
+        del ends[begin]
+        ends[place] = place + length
+    return base + max(ends.values(), default=start)
+
+
+def _gaps(start: int, used: list[_Record]) -> list[tuple[int, int]]:
+    """Start and length of the free space before each record, in file order."""
+    ends = [start, *(one.end for one in used)]
+    return [(end, one.begin - end) for end, one in zip(ends, used, strict=False) if one.begin > end]
+
+
+def _take_gap(gaps: list[tuple[int, int]], length: int, before: int) -> int | None:
+    """Take the first free space with room for a record of this length, and before that place; None if there is none.
+
+    What is left over is nothing, or large enough for a free record.
+    """
+    for index, (begin, room) in enumerate(gaps):
+        if begin >= before:
+            return None
+        if room == length or room >= length + _SMALLEST:
+            gaps[index] = begin + length, room - length
+            return begin
+    return None
+
+
+def _read_space(read: Read, size: int) -> _Space | None:
+    """Where the records are; None if the file is damaged, or is not as described above."""
+    head = read(_HEAD.size, 0)
+    if len(head) < _HEAD.size:
+        return None
+    magic, version, chains, has_features, recovery, _, _, _, _, mutexes = _HEAD.unpack(head)
+    if not magic.startswith(_MAGIC) or version != _VERSION or recovery:
+        return None
+    base = mutexes if has_features == _HAS_FEATURES else 0
+    start, end = _FREE_LIST + (1 + chains) * _WORD.size, size - base
+    if start > end:
+        return None
+    used = _used(read, base, chains, start, end)
+    return None if used is None else _Space(base, start, end, used)
+
+
+def _used(read: Read, base: int, chains: int, start: int, end: int) -> list[_Record] | None:
+    """Each record in use, in file order; None if one is not a record, or is reached twice."""
+    used: dict[int, _Record] = {}
+    first = start - chains * _WORD.size
+    for chain, (place,) in enumerate(_WORD.iter_unpack(read(chains * _WORD.size, base + first))):
+        word = first + chain * _WORD.size
         while place:
             head = read(_RECORD.size, base + place)
             if place < start or place in used or len(head) < _RECORD.size:
@@ -88,6 +174,6 @@ def _used(
             record_end = place + _RECORD.size + length
             if magic not in (_USED, _DEAD) or record_end > end:
                 return None
-            used[place] = record_end
-            place = following
-    return sorted(used.items())
+            used[place] = _Record(place, record_end, word)
+            word, place = place, following
+    return sorted(used.values())

@@ -4,11 +4,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 
+import pytest
+
 from msgd.daemon.loop import NEVER, Loop
+from msgd.errors import TransportError
 
 
 def test_signal_before_the_loop_runs_is_not_lost() -> None:
@@ -180,3 +184,48 @@ def test_the_end_of_a_turn_comes_after_its_events_and_timers() -> None:
     assert seen == ["event", "timer", "end"]
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "none left"), MemoryError(), TransportError("opening")])
+def test_a_shortage_ends_nothing(error: Exception) -> None:
+    """The callbacks that come after the one that fails run, and it runs again."""
+    seen: list[str] = []
+    reader, writer = os.pipe()
+    os.write(writer, b"x")
+    if isinstance(error, TransportError):
+        error.__cause__ = OSError(errno.ENOMEM, "none left")
+
+    def fail() -> None:
+        seen.append("failed")
+        raise error
+
+    def signalled() -> None:
+        seen.append("signal")
+        os.kill(os.getpid(), signal.SIGUSR2)
+        fail()
+
+    told: list[Exception] = []
+    with Loop(told.append) as loop:
+        loop.on_signal(signal.SIGUSR1, signalled)
+        loop.on_signal(signal.SIGUSR2, loop.stop)
+        loop.on_readable(reader, fail)
+        loop.call_later(0, fail)
+        loop.call_later(0, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        loop.run()
+    assert seen == ["failed", "failed", "signal", "failed", "failed"]
+    assert told == [error] * 4
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EBADF, "a bug"), KeyError("a bug")])
+def test_any_other_error_ends_the_loop(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    told: list[Exception] = []
+    with Loop(told.append) as loop:
+        loop.call_later(0, fail)
+        with pytest.raises(type(error)):
+            loop.run()
+    assert told == []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from msgd import Config, Message, Messaging, ServerID
 from msgd.backends.dgram.receiving import Receiver
 from msgd.native import native
-from msgd.wire.dgram import DATAGRAM_MAX, WHOLE_COOKIE, fragment
+from msgd.wire.dgram import DATAGRAM_MAX, FRAGMENT, WHOLE_COOKIE
 from msgd.wire.header import MAX_FDS, MessageDecoder, pack_header
 
 MESSAGING_TYPES = ("dgram",)
@@ -47,7 +47,7 @@ def seen(socket_directory: Path, receiver: Receiver, datagrams: list[tuple[bytes
 
 
 fragments = st.builds(
-    lambda cookie, pid: next(fragment(whole(bytes(1200))[8:], cookie, pid, 5)),
+    lambda cookie, pid: FRAGMENT.pack(cookie, 1252, pid, 5) + whole(bytes(1200))[8:1008],
     st.integers(1, 3),
     st.sampled_from([OWN.pid, 1]),
 )

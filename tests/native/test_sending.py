@@ -72,7 +72,7 @@ def test_odd_arguments_have_no_effect(messaging: Messaging, dst: Any, src: Any, 
     messaging.send(me, TYPE, b"")  # the destination is known
     for arguments in ((dst, src, kind, data), (me, me, kind, data), (me, src, TYPE, data), (dst, me, TYPE, b"x")):
         before = sender.sent
-        status = sender(*arguments)
+        status = sender(*arguments, messaging.known_tasks)
         assert status is None or isinstance(status, SendStatus)
         assert (status is None) == (sender.sent == before)
     got = collect(messaging)
@@ -81,7 +81,7 @@ def test_odd_arguments_have_no_effect(messaging: Messaging, dst: Any, src: Any, 
     assert all(isinstance(message.data, bytes) for message in got)
 
 
-@pytest.mark.parametrize("count", [0, 3, 5])
+@pytest.mark.parametrize("count", [0, 4, 6])
 def test_wrong_number_of_arguments(messaging: Messaging, count: int) -> None:
     with pytest.raises(TypeError):
         plain_sender(messaging)(*[messaging.server_id] * count)
@@ -103,11 +103,11 @@ def test_lock_of_another_thread(messaging: Messaging) -> None:
     thread.start()
     held.wait()
     try:
-        assert sender(messaging.server_id, messaging.server_id, TYPE, b"x") is None
+        assert sender(messaging.server_id, messaging.server_id, TYPE, b"x", messaging.known_tasks) is None
     finally:
         done.set()
         thread.join()
-    assert sender(messaging.server_id, messaging.server_id, TYPE, b"x") is not None
+    assert sender(messaging.server_id, messaging.server_id, TYPE, b"x", messaging.known_tasks) is not None
 
 
 def test_closed_endpoint(make_config: MakeConfig) -> None:
@@ -117,7 +117,7 @@ def test_closed_endpoint(make_config: MakeConfig) -> None:
     sender = plain_sender(messaging)
     messaging.close()
     assert messaging._endpoint.plain_sender is None
-    assert sender(me, me, TYPE, b"x") is None
+    assert sender(me, me, TYPE, b"x", messaging.known_tasks) is None
 
 
 def test_endpoint_is_collected(make_config: MakeConfig) -> None:

@@ -86,3 +86,16 @@ def test_what_is_removed_and_what_stays(config: Config) -> None:
     assert sorted(os.listdir(locks)) == sorted((".1", "1.bak", "README", str(os.getpid())))
     assert sorted(os.listdir(sockets)) == sorted(("names", str(no_socket)))
     presence.close()
+
+
+def test_what_is_no_socket_is_not_reported_each_time(config: Config) -> None:
+    """A file in the place of a dead process's socket stays, and does not count as cleaned up."""
+    presence = Presence(config)
+    pid = dead_pid()
+    path = Path(config.socket_directory, str(pid))
+    path.write_text("somebody's")
+    for _ in range(2):
+        assert presence.clean_up((), lambda pid: None) == []
+    assert path.read_text() == "somebody's"
+    assert os.listdir(Path(config.lock_directory, "msg.lock")) == [str(os.getpid())]
+    presence.close()

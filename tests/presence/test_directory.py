@@ -22,6 +22,7 @@ from msgd import (
     UnsafeDirectory,
 )
 from msgd.presence.lock_file import LockFile
+from msgd.presence.private_lock import PrivateLock
 from tests.support.harness import Channel, Child, Peer, close, no_fd_leaks
 
 
@@ -77,7 +78,8 @@ def test_entry_of_a_dead_process(directory: RendezvousDirectory, peer: Peer) -> 
 
 def starting(config: Config, lock_dir_fd: int, channel: Channel) -> None:
     """In a child: hold the lock file, but have no endpoint yet."""
-    LockFile(lock_dir_fd, config.lock_directory, os.getpid()).acquire()
+    private = PrivateLock(os.open(config.lock_directory, os.O_RDONLY), config.lock_directory)
+    LockFile(lock_dir_fd, config.lock_directory, os.getpid(), private).acquire()
     channel.send("locked")
     channel.recv()
 

@@ -52,6 +52,10 @@ def test_samba_process() -> None:
         ("since -1", "since", None),
         ("since " + "9" * 400, "since", None),
         ("command a  b ", "command", "a  b "),
+        ("datagram 65536", "longest_datagram", 65536),
+        ("datagram long", "longest_datagram", 0),
+        ("datagram -1", "longest_datagram", 0),
+        ("datagram " + "9" * 400, "longest_datagram", 0),
         ("unknown word", "messaging_type", "dgram"),
     ],
 )
@@ -101,7 +105,7 @@ def test_tasks_of_other_versions(text: str) -> None:
 def test_command_names(monkeypatch: pytest.MonkeyPatch, argv: str, command: str) -> None:
     """Whatever the name of the program, it fits and stays on one line."""
     monkeypatch.setattr(sys, "argv", [argv])
-    text = format_text(LARGEST, describe("dgram", MessageClass.ALL, range(0, 200, 2), 2e9))
+    text = format_text(LARGEST, describe("dgram", MessageClass.ALL, range(0, 200, 2), 2e9, 65536))
     assert len(text) <= TEXT_MAX
     process = parse_text(7, text)
     assert process is not None

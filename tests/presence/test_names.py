@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,8 @@ FILES = {"file": "names", "tdb": "names.tdb"}
 if any(module.name == "tdb" for module in MESSAGING_MODULES):
     KINDS["tdb"] = choose.names_class()
 
+PID_MAX = 1 << 22
+"""No process has this pid, or a higher one."""
 WRITERS = 8
 ROUNDS = {"file": 40, "tdb": 250}
 
@@ -171,6 +174,18 @@ def test_fork(messaging: Messaging, peer: Peer) -> None:
 
 def names(session: Session) -> dict[str, list[ServerID]]:
     return session.messaging.names()
+
+
+def test_many_dead_entries_are_cleaned_at_once(messaging: Messaging) -> None:
+    """The lock over all names is held only as long as it takes to go through the entries once."""
+    store = messaging._endpoint.presence._open_names()
+    entries = [f"{PID_MAX + number}/{number + 1}" for number in range(100_000)]
+    store._change("printers", lambda before: [*before, *entries], create=True)
+    messaging.add_name("printers")
+    before = time.monotonic()
+    store.prune("printers", store.entries("printers"), lambda server_id: server_id.pid < PID_MAX)
+    assert time.monotonic() - before < 5
+    assert all_entries(messaging) == {"printers": [str(messaging.server_id)]}
 
 
 @pytest.mark.parametrize(

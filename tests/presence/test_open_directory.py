@@ -12,6 +12,7 @@ import pytest
 from msgd import Config, ConfigError, TransportError, UnsafeDirectory
 from msgd.presence import Presence
 from msgd.presence.open_directory import LOCK_SUBDIRECTORY
+from msgd.presence.private_lock import PRIVATE_FILE
 from tests.support.harness import Channel, Child, no_fd_leaks
 
 SUBDIRECTORIES = (".", LOCK_SUBDIRECTORY, "msg.sock")
@@ -102,7 +103,7 @@ def test_socket_directory_elsewhere(config: Config, scratch: Path) -> None:
     """Upstream Samba has it in the private directory."""
     elsewhere = config.replace(socket_directory=str(scratch / "private/msg.sock"))
     create(elsewhere)
-    assert os.listdir(config.lock_directory) == [LOCK_SUBDIRECTORY]
+    assert sorted(os.listdir(config.lock_directory)) == [LOCK_SUBDIRECTORY, PRIVATE_FILE]
     (scratch / "private/msg.sock").chmod(0o777)
     refused(elsewhere, "private/msg.sock.*0777")
 

@@ -14,6 +14,7 @@ import pytest
 from msgd.errors import AlreadyRunning, TransportError, UnsafeDirectory
 from msgd.presence.pidfile import PidFile, read_pid
 from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, Running
+from tests.support.strangers import locking, needs_root, stranger
 
 HOLDER = """
 import os, sys
@@ -91,6 +92,22 @@ def test_lock_held_by_another_pid_than_the_written_one_does_not_count(place: Pla
         assert read_pid(str(place.pid_file.parent), "msgd") is None
     finally:
         holder.kill()
+
+
+@needs_root
+def test_a_read_lock_of_a_stranger_keeps_nobody_from_starting(place: Place) -> None:
+    """Everybody can take one on the file of a dead daemon.  The next daemon gets a file that was never locked."""
+    place.pid_file.parent.mkdir()
+    directory = str(place.pid_file.parent)
+    start_holder(place).kill()
+    assert place.pid_file.exists()
+    with stranger(place.directory, locking(place.directory)) as holder:
+        assert str(place.pid_file) in holder.hear()
+        place.pid_file.write_text(f"{holder.pid}\n")
+        assert read_pid(directory, "msgd") is None
+        with pid_file(place):
+            assert place.pid_file.read_text() == f"{os.getpid()}\n"
+        assert not place.pid_file.exists()
 
 
 def test_one_holder_at_a_time(place: Place) -> None:

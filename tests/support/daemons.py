@@ -21,6 +21,7 @@ from msgd.messaging import Messaging
 from msgd.presence import Process
 from msgd.presence.lock_file import read_process
 from msgd.presence.pidfile import read_pid
+from msgd.presence.private_lock import PRIVATE_FILE
 from msgd.wire.message_types import MessageType
 
 PATIENCE = 30.0
@@ -143,9 +144,10 @@ class Place:
         return pid
 
     def files(self) -> set[str]:
-        """The names in the rendezvous directories and the pid directory."""
+        """The names in the rendezvous directories and the pid directory, but for msgd.lock, which stays."""
         directories = (self.directory / "lock" / "msg.lock", self.directory / "lock" / "msg.sock", self.pid_file.parent)
-        return {path.name for directory in directories if directory.exists() for path in directory.iterdir()}
+        found = {path.name for directory in directories if directory.exists() for path in directory.iterdir()}
+        return found - {PRIVATE_FILE}
 
     def run(self, module: str, *arguments: str) -> Finished:
         """Run a program of the package to its end."""

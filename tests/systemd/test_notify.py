@@ -59,7 +59,7 @@ class Manager:
         names = [*("msgd.socket" for _ in listening), *self.kept]
         environment |= {"NOTIFY_SOCKET": self.path}
         if fds:
-            environment |= {"LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": ":".join(names)}
+            environment = {"LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": ":".join(names)} | environment
         msgd = [sys.executable, "-m", "msgd.daemon", "-F", "-s", str(self.place.smb_conf)]
         start = [sys.executable, "-c", START, ",".join(map(str, fds)), *msgd]
         return self.place.keep(Running(start, environment=environment, pass_fds=fds))
@@ -220,3 +220,25 @@ def test_a_service_manager_that_keeps_nothing_ends_them_with_the_main_process(pl
         assert client.ask(op="ping")["ok"]
         msgd.kill_alone()
         assert client.read()["error"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("environment", "complaint"),
+    [
+        ({"WATCHDOG_USEC": "abc"}, "WATCHDOG_USEC = abc: a number of microseconds is needed"),
+        ({"WATCHDOG_USEC": "-1"}, "WATCHDOG_USEC = -1: a number of microseconds is needed"),
+        ({"WATCHDOG_USEC": "9" * 5000}, "a number of microseconds is needed"),
+        ({"LISTEN_FDS": "7"}, "LISTEN_FDS = 7: the service manager says that it passes descriptors from 3 on"),
+        ({"LISTEN_FDS": "many"}, "LISTEN_FDS = many: the service manager says that it passes descriptors from 3 on"),
+    ],
+)
+def test_what_it_is_told_wrongly_is_one_line(
+    place: Place, manager: Manager, environment: dict[str, str], complaint: str
+) -> None:
+    with open(os.devnull) as null:  # what has LISTEN_PID set
+        manager.kept["null"] = os.dup(null.fileno())
+        msgd = manager.start(**environment)
+        assert msgd.wait() == 1
+        assert msgd.output.count("\n") == 1
+        assert msgd.output.startswith("msgd: ")
+        assert complaint in msgd.output

@@ -14,12 +14,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from msgd import MalformedMessage
-from msgd.wire.dgram import DATAGRAM_MAX, FRAGMENT, FRAGMENT_PAYLOAD_MAX, Reassembler, fragment
+from msgd.wire.dgram import DATAGRAM_MAX, FRAGMENT, FRAGMENT_PAYLOAD_MAX, LONG_DATAGRAM_MAX, Reassembler
 from msgd.wire.header import HEADER_SIZE
+from tests.wire.joined import fragment
 
 TIMEOUT = 60.0
 messages = st.binary(min_size=HEADER_SIZE, max_size=6000)
 cookies = st.integers(1, 0xFFFFFFFFFFFFFFFF)
+
+
+def split(message: bytes) -> tuple[bytes, bytes]:
+    """Header and data, as the Reassembler returns them."""
+    return message[:HEADER_SIZE], message[HEADER_SIZE:]
 
 
 def make(max_total: int = 1 << 20, per_sender: int = 16) -> Reassembler:
@@ -43,19 +49,42 @@ def test_start(message: bytes, cookie: int, pieces: int) -> None:
     assert list(fragment(message, cookie, 1, 2, pieces * FRAGMENT_PAYLOAD_MAX)) == datagrams[pieces:]
 
 
+@pytest.mark.parametrize("size", [1017, 2000, 65_536, 200_000])
+def test_long_pieces(size: int) -> None:
+    """The first is short, so that the receiver knows by it that longer ones may follow."""
+    message = os.urandom(size)
+    first, *others = fragment(message, 5, 6, 7, longest=LONG_DATAGRAM_MAX)
+    assert len(first) == DATAGRAM_MAX
+    assert all(len(one) == LONG_DATAGRAM_MAX for one in others[:-1])
+    assert b"".join(one[24:] for one in (first, *others)) == message
+    assert {one[:24] for one in others} == {FRAGMENT.pack(5, size, 6, 7)}
+
+
+def test_length_that_changes_in_the_middle() -> None:
+    """A message that was begun in long fragments can go on in short ones."""
+    message = os.urandom(200_000)
+    begun = list(fragment(message, 5, 6, 7, longest=LONG_DATAGRAM_MAX))[:2]
+    sent = sum(len(one) - FRAGMENT.size for one in begun)
+    reassembler = make()
+    results = [reassembler.add(one, 6, 0) for one in (*begun, *fragment(message, 5, 6, 7, sent))]
+    assert results[-1] == split(message)
+
+
 senders = st.tuples(st.integers(1, 4), st.integers(3, 5))
 """pid and socket number."""
 
+longest = st.sampled_from([DATAGRAM_MAX, 2500, LONG_DATAGRAM_MAX])
+
 
 @settings(max_examples=200)
-@given(st.lists(st.tuples(senders, messages), max_size=10), st.randoms(use_true_random=False))
-def test_interleaved_senders(sent: list[tuple[tuple[int, int], bytes]], random: Any) -> None:
+@given(st.lists(st.tuples(senders, messages, longest), max_size=10), st.randoms(use_true_random=False))
+def test_interleaved_senders(sent: list[tuple[tuple[int, int], bytes, int]], random: Any) -> None:
     """The fragments of each sender are in order; those of different senders are mixed."""
     streams: dict[tuple[int, int], list[bytes]] = defaultdict(list)
-    expected: dict[tuple[int, int], list[bytes]] = defaultdict(list)
-    for cookie, (sender, message) in enumerate(sent, 1):
-        streams[sender].extend(fragment(message, cookie, *sender))
-        expected[sender].append(message)
+    expected: dict[tuple[int, int], list[tuple[bytes, bytes]]] = defaultdict(list)
+    for cookie, (sender, message, longest) in enumerate(sent, 1):
+        streams[sender].extend(fragment(message, cookie, *sender, longest=longest))
+        expected[sender].append(split(message))
     reassembler, received = make(), defaultdict(list)
     while streams:
         sender = random.choice(sorted(streams))
@@ -90,7 +119,7 @@ def test_new_cookie_abandons(first: bytes, second: bytes, cookie: int, other: in
     if other == cookie:
         other = cookie % 0xFFFFFFFFFFFFFFFF + 1
     results = [reassembler.add(one, 1, 0) for one in fragment(second, other, 1, 2)]
-    assert results[-1] == second
+    assert results[-1] == split(second)
     assert not any(results[:-1])
     assert reassembler.take_abandoned() == 1
     assert reassembler.take_abandoned() == 0
@@ -105,10 +134,10 @@ def test_per_sender_bound_spares_other_senders() -> None:
     assert len(reassembler) == 4
     assert reassembler.take_abandoned() == 7
     *_, last = fragment(bytes(2000), 1, 77, 1)
-    assert reassembler.add(last, 77, 0) == bytes(2000)
+    assert reassembler.add(last, 77, 0) == split(bytes(2000))
     for number in (7, 8, 9):
         *_, last = fragment(bytes(2000), 1, 5, number)
-        assert reassembler.add(last, 5, 0) == bytes(2000), "the newest are kept"
+        assert reassembler.add(last, 5, 0) == split(bytes(2000)), "the newest are kept"
 
 
 def test_expiry() -> None:
@@ -139,7 +168,7 @@ def test_expiry() -> None:
         (FRAGMENT.pack(1, (1 << 20) + 1, 1, 1) + b"x", 1),
         (FRAGMENT.pack(1, 0xFFFFFFFFFFFFFFFF, 1, 1) + b"x", 1),
         (FRAGMENT.pack(1, 52, 1, 1) + bytes(53), 1),
-        (FRAGMENT.pack(1, 2000, 1, 1) + bytes(1001), 1),
+        (FRAGMENT.pack(1, 1 << 20, 1, 1) + bytes(LONG_DATAGRAM_MAX - FRAGMENT.size + 1), 1),
     ],
 )
 def test_malformed(datagram: bytes, pid: int) -> None:
@@ -189,7 +218,7 @@ class Hostile(RuleBasedStateMachine):
         except MalformedMessage:
             return
         assert honest
-        assert whole is None or len(whole) == total <= self.MAX_TOTAL
+        assert whole is None or sum(map(len, whole)) == total <= self.MAX_TOTAL
 
     @rule(seconds=st.floats(0, 100))
     def wait(self, seconds: float) -> None:

@@ -23,7 +23,7 @@ from msgd.presence import Presence
 from msgd.presence.lock_text import describe, format_text
 from msgd.presence.names.file import FileNames
 from msgd.presence.pidfile import PidFile
-from msgd.wire.dgram import WHOLE_COOKIE, fragment
+from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE
 from msgd.wire.gateway.replies import write_answer, write_event
 from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message, pack_header
@@ -40,6 +40,7 @@ from msgd.wire.tdb_record import (
     queue_key,
     segment_key,
 )
+from tests.wire.joined import fragment
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 VECTORS = Path(__file__).parent / "vectors"
@@ -55,6 +56,7 @@ PING = MessageType.PING
 
 _LONG = pack_header(DST, SRC, PING) + b"x" * 965
 FRAGMENTS = list(fragment(_LONG, cookie=1, pid=SRC.pid, socket_number=9))
+LONG_FRAGMENTS = list(fragment(_LONG + b"x" * 4000, cookie=2, pid=SRC.pid, socket_number=9, longest=LONG_DATAGRAM_MAX))
 
 
 def _golden_ping() -> bytes:
@@ -71,6 +73,7 @@ PACKED: dict[str, bytes] = {
     "dgram-whole": WHOLE_COOKIE + pack_header(DST, SRC, PING) + b"hi",
     "dgram-first-fragment": FRAGMENTS[0],
     "dgram-last-fragment": FRAGMENTS[1],
+    "dgram-long-fragment": LONG_FRAGMENTS[1],
     "dgram-golden-ping": WHOLE_COOKIE + pack_header(SMBD, SMBCONTROL, PING),
     "stream-hello": Hello(unique_id=SRC.unique_id, number=1).pack(),
     "stream-frame": pack_frame(DST, SRC, PING, len(b"hi")) + b"hi",
@@ -90,7 +93,7 @@ PACKED: dict[str, bytes] = {
 
 def _lock_text(directory: Path) -> bytes:
     return format_text(
-        DST.unique_id, describe("dgram", MessageClass.GENERAL | MessageClass.SMBD, (0, 1, 2, 7), 1767225600.5)
+        DST.unique_id, describe("dgram", MessageClass.GENERAL | MessageClass.SMBD, (0, 1, 2, 7), 1767225600.5, 65536)
     )
 
 

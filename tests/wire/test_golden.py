@@ -15,9 +15,10 @@ from typing import NamedTuple
 import pytest
 
 from msgd import MessageType, ServerID
-from msgd.wire.dgram import FRAGMENT, FRAGMENT_PAYLOAD_MAX, WHOLE_COOKIE, WHOLE_MAX, Reassembler, fragment
+from msgd.wire.dgram import FRAGMENT, FRAGMENT_PAYLOAD_MAX, WHOLE_COOKIE, WHOLE_MAX, Reassembler
 from msgd.wire.header import MessageDecoder, pack_header
 from msgd.wire.message_types import TMP_BASE, type_name
+from tests.wire.joined import fragment
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -78,7 +79,7 @@ def join(capture: Capture) -> bytes:
     *others, last = [reassembler.add(datagram, capture.src_pid, 0) for datagram in capture.datagrams]
     assert not any(others)
     assert last is not None
-    return last
+    return b"".join(last)
 
 
 def test_all_captures_are_known() -> None:

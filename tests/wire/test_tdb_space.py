@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from functools import partial
@@ -14,7 +15,7 @@ import tdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msgd.wire.tdb_space import rebuilt_free_list
+from msgd.wire.tdb_space import compact, rebuilt_free_list, used_bytes
 from tests.backends.tdb.conftest import needs_tdb_tools
 
 KINDS = {"mutexes": (89, tdb.CLEAR_IF_FIRST | 4096), "fcntl": (0, tdb.CLEAR_IF_FIRST)}
@@ -73,6 +74,80 @@ def test_rebuilt_free_list(directory: Path, kind: str, before: Steps, after: Ste
     finally:
         database.close()
         os.close(fd)
+
+
+class Killed(Exception):
+    """The process is killed between two writes."""
+
+
+@needs_tdb_tools
+@pytest.mark.parametrize("kind", KINDS)
+@given(before=WORK, after=WORK, most=st.integers(0, 200_000), killed_after=st.integers(0, 50))
+@settings(max_examples=60, deadline=None)
+def test_compacted_and_cut_off(
+    directory: Path, kind: str, before: Steps, after: Steps, most: int, killed_after: int
+) -> None:
+    """Nothing is lost, also if the process is killed after any number of writes; others have the file open."""
+    path = directory / "compact.tdb"
+    path.unlink(missing_ok=True)
+    chains, flags = KINDS[kind]
+    database = tdb.Tdb(str(path), chains, flags, os.O_RDWR | os.O_CREAT, 0o600)
+    fd = os.open(path, os.O_RDWR)
+    writes = 0
+
+    def write(data: bytes, place: int) -> None:
+        nonlocal writes
+        if writes == killed_after:
+            raise Killed
+        writes += 1
+        os.pwrite(fd, data, place)
+
+    read = partial(os.pread, fd)
+    try:
+        values: dict[bytes, bytes] = {}
+        work(database, values, before)
+        size = os.fstat(fd).st_size
+        used = used_bytes(read, size)
+        assert used is not None
+        assert used >= sum(len(key) + len(value) for key, value in values.items())
+        with contextlib.suppress(Killed):
+            end = compact(read, write, size, 1000, most)
+            assert end is not None
+            assert used <= end <= size
+            size = end + 4096
+        writes_of_list = rebuilt_free_list(read, size)
+        assert writes_of_list is not None
+        os.posix_fallocate(fd, 0, size)
+        for place, data in writes_of_list:
+            os.pwrite(fd, data, place)
+        os.ftruncate(fd, size)
+        assert content(database) == values
+        assert is_whole(path)
+        work(database, values, after)
+        assert content(database) == values
+        assert is_whole(path)
+    finally:
+        database.close()
+        os.close(fd)
+
+
+def test_compacting_makes_a_sparse_file_short(directory: Path) -> None:
+    path = directory / "sparse.tdb"
+    database = tdb.Tdb(str(path), 0, tdb.CLEAR_IF_FIRST, os.O_RDWR | os.O_CREAT, 0o600)
+    work(database, {}, [(number, 10_000) for number in range(250)])
+    work(database, {}, [(251, 50)])
+    for number in range(10, 250):
+        database.delete(b"%d" % number)
+    data = bytearray(path.read_bytes())
+    database.close()
+
+    def write(part: bytes, place: int) -> None:
+        data[place : place + len(part)] = part
+
+    end = compact(lambda length, place: bytes(data[place : place + length]), write, len(data), 1000, len(data))
+    assert len(data) > 2_500_000
+    assert end is not None
+    assert end < 200_000
 
 
 def read_from(data: bytes, length: int, place: int) -> bytes:

@@ -22,6 +22,7 @@ datagram.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import select
 import socket
@@ -37,18 +38,21 @@ from msgd.backends.sockets import cached_destinations, check_addressed
 from msgd.backends.spin import Spinner
 from msgd.config import Config
 from msgd.drops import Drops
-from msgd.errors import NoSuchProcess, TransportError
+from msgd.errors import NoSuchProcess, TransportError, system_error
 from msgd.linux import EventFd, new_epoll, new_poll
 from msgd.native import native
 from msgd.presence import Presence
 from msgd.presence.socket_path import remove_socket
 from msgd.results import SendStatus
-from msgd.wire.dgram import WHOLE_COOKIE, WHOLE_MAX
-from msgd.wire.header import pack_header
+from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE, WHOLE_MAX
+from msgd.wire.header import HEADER_SIZE, pack_header
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 
 _REFUSED = frozenset((errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN))
 """What a send fails with if the receiver has closed its socket: ENOTCONN if the plain sender has been told before."""
+
+_WHOLE_DATA_MAX = WHOLE_MAX - HEADER_SIZE
+"""The longest data of a message that is one datagram."""
 
 _REFUSALS_MAX = 3
 """Refusals in one flush after which a process is given up: it refuses its new socket as well."""
@@ -63,11 +67,14 @@ class DgramBackend(Backend):
         self._blocked: dict[int, Destination] = {}
         self.unsent = self._blocked
         self._cached_destinations = cached_destinations(1)
-        self._epoll = new_epoll()
-        self._wake_up = EventFd()
+        presence.longest_datagram = LONG_DATAGRAM_MAX
+        with contextlib.ExitStack() as opened:
+            self._epoll = opened.enter_context(contextlib.closing(new_epoll()))
+            self._wake_up = opened.enter_context(contextlib.closing(EventFd()))
+            self._receiver = opened.enter_context(contextlib.closing(Receiver(config, presence, drops)))
+            opened.pop_all()
         self._spin = Spinner()
         self._poll = partial(self._epoll.poll, 0)
-        self._receiver = Receiver(config, presence, drops)
         try:
             self._receiver.bind()
             self._epoll.register(self._receiver.socket, select.EPOLLIN)
@@ -93,20 +100,22 @@ class DgramBackend(Backend):
         destination = self._destinations.get(dst.pid)
         if destination is None or (dst.unique_id != destination.unique_id and dst.unique_id not in ANY_UNIQUE_ID):
             destination = self._find(dst)
-        message = pack_header(dst, src, message_type) + data
+        header, message = pack_header(dst, src, message_type), data
+        if len(data) <= _WHOLE_DATA_MAX:
+            header, message = b"", header + data
         queue = destination.queue
-        if queue:
+        if queue.messages:
             self._flush(destination)
             if self._destinations.get(dst.pid) is not destination:
                 destination = self._find(dst)
                 queue = destination.queue
-        if not queue:
+        if not queue.messages:
             try:
-                if len(message) <= WHOLE_MAX and not fds:
+                if not header and not fds:
                     destination.socket.send(WHOLE_COOKIE + message, socket.MSG_DONTWAIT)
                 else:
                     destination.begin_message()
-                    destination.transmit(message, fds)
+                    destination.transmit(header, message, fds)
                 return SendStatus.SENT
             except BlockingIOError:
                 pass
@@ -119,21 +128,20 @@ class DgramBackend(Backend):
                     destination = self._find(dst)  # NoSuchProcess unless the pid has a new endpoint
                     queue = destination.queue
                 # The message joins the queue.  The new socket gets it with the next flush, from its first fragment.
-        elif not duplicates_allowed and not fds and queue.holds(message):
+        elif not duplicates_allowed and not fds and queue.holds(message, header):
             return SendStatus.MERGED
         try:
-            queue.append(dst, message_type, message, fds)
+            queue.append(dst, message_type, message, fds, header)
         except OSError as error:
             raise TransportError(f"queueing a message to {dst}: {error.strerror}") from error
-        self._block(destination)
+        self._block_or_take_back(destination)
         return SendStatus.QUEUED
 
-    def plain_sender(self, lock: threading.RLock, known_tasks: set[ServerID]) -> PlainSender | None:
+    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
         if native is None:
             return None
         sender: PlainSender = native.datagram_sender(
             lock,
-            known_tasks,
             ServerID,
             self._destinations,
             SendStatus.SENT,
@@ -235,8 +243,17 @@ class DgramBackend(Backend):
 
     def _block(self, destination: Destination) -> None:
         if destination.pid not in self._blocked:
-            self._blocked[destination.pid] = destination
             self._epoll.register(destination.socket, select.EPOLLOUT)
+            self._blocked[destination.pid] = destination
+
+    def _block_or_take_back(self, destination: Destination) -> None:
+        """Watch for room for the message that has just been queued; if that is refused, it is not queued either."""
+        try:
+            self._block(destination)
+        except OSError as error:
+            destination.queue.discard()  # it is the only one, or the destination would be watched already
+            destination.begin_message()
+            raise system_error(f"queueing a message to pid {destination.pid}", error) from error
 
     def _unblock(self, destination: Destination) -> None:
         if self._blocked.pop(destination.pid, None) is not None:

@@ -7,8 +7,11 @@ Rule 1. The kernel names the sender of each datagram (SO_PASSCRED).  Its pid mus
 Rule 2. Nothing in a datagram is used before it is checked.  What is wrong is dropped and counted; no exception leaves
         receive() because of what a peer sent.
 Rule 3. Every descriptor that arrives is closed here, unless it leaves with a message that is delivered.
-Rule 4. What a peer can make this process keep is bounded: credentials by number, unfinished messages by the
+Rule 4. A message for which there is no memory is dropped and counted, and the next one is received.
+Rule 5. What a peer can make this process keep is bounded: credentials by number, unfinished messages by the
         Reassembler.
+Rule 5. Long datagrams are read only while a message is unfinished, and they are fragments.  The first fragment of a
+        message is always short, so no long one comes before it; and short messages cost no large buffer.
 
 Nearly every datagram is a whole message without descriptors, from a sender whose credentials were checked before.
 receive() handles that case in its own loop; all others go through _receive_checked().
@@ -36,12 +39,15 @@ from msgd.errors import MalformedMessage
 from msgd.linux import CREDENTIALS_SIZE, Credentials, unix_socket
 from msgd.native import native
 from msgd.presence import Presence
-from msgd.wire.dgram import DATAGRAM_MAX, WHOLE_COOKIE, Reassembler
-from msgd.wire.header import HEADER_SIZE, MAX_FDS, MessageDecoder
+from msgd.wire.dgram import DATAGRAM_MAX, LONG_DATAGRAM_MAX, WHOLE_COOKIE, Reassembler
+from msgd.wire.header import HEADER_SIZE, MAX_FDS, Message, MessageDecoder
 
 _ANCILLARY_SIZE = socket.CMSG_SPACE(CREDENTIALS_SIZE) + socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 _CREDENTIALS = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
 _RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+
+_TRUNCATED, _RIGHTS_LOST = int(socket.MSG_TRUNC), int(socket.MSG_CTRUNC)
+"""Plain numbers: the operators of an enum take half a microsecond each."""
 
 _DATAGRAMS_PER_CALL = 256
 """receive() returns after this many, so that a flood does not keep dispatch from its other work."""
@@ -76,6 +82,8 @@ class Receiver:
         self._known_senders: dict[bytes, int] = {}
         self._kept: deque[tuple[bytes, Ancillary, int]] = deque()
         """Datagrams that have been received together and are to be checked one by one."""
+        self._buffer: bytearray | None = None
+        """For datagrams that may be long, between two of them."""
 
     def bind(self) -> None:
         """Make the socket reachable under our pid.  Raises OSError."""
@@ -112,7 +120,10 @@ class Receiver:
                 with contextlib.suppress(BlockingIOError):
                     more = take(addresses, self.socket.fileno(), self._known_senders, deliver, kept.append)
             while kept:
-                self._receive_checked(*kept.popleft(), deliver)
+                datagram, ancillary, flags = kept.popleft()
+                if len(datagram) > DATAGRAM_MAX and not self.reassembler.unfinished:
+                    flags |= socket.MSG_TRUNC  # the twin has no room for it
+                self._receive_checked(datagram, ancillary, flags, deliver)
                 if self.is_closed:
                     return
                 more = True
@@ -122,8 +133,14 @@ class Receiver:
     def _receive_singly(self, deliver: Deliver) -> None:
         """Take one datagram after the other."""
         recvmsg, senders, decode = self.socket.recvmsg, self._known_senders, self._decoder.decode
+        unfinished = self.reassembler.unfinished
         for _ in range(_DATAGRAMS_PER_CALL):
             try:
+                if unfinished:
+                    self._receive_long(deliver)
+                    if self.is_closed:
+                        return
+                    continue
                 datagram, ancillary, flags, _ = recvmsg(DATAGRAM_MAX, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 break
@@ -140,21 +157,35 @@ class Receiver:
             if self.is_closed:
                 return
 
-    def _receive_checked(self, datagram: bytes, ancillary: Ancillary, flags: int, deliver: Deliver) -> None:
+    def _receive_long(self, deliver: Deliver) -> None:
+        """Read a datagram that may be long, and deliver the message that it is or completes.  Raises BlockingIOError.
+
+        It is read into one buffer that is used again.  With a new one each time, malloc would return its memory to the
+        system and fetch it again, page by page.  A signal's handler that dispatches meanwhile gets a buffer of its own.
+        """
+        buffer, self._buffer = self._buffer or bytearray(LONG_DATAGRAM_MAX), None
+        try:
+            length, ancillary, flags, _ = self.socket.recvmsg_into((buffer,), _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+            self._receive_checked(memoryview(buffer)[:length], ancillary, flags, deliver)
+        finally:
+            self._buffer = buffer
+
+    def _receive_checked(
+        self, datagram: bytes | memoryview, ancillary: Ancillary, flags: int, deliver: Deliver
+    ) -> None:
         """Check everything about one datagram, and deliver the message that it is or completes."""
         credentials, fds = _split_ancillary(ancillary)
         try:
             pid = self._check_credentials(credentials)
-            if flags & socket.MSG_TRUNC:
-                raise MalformedMessage(f"it is longer than {DATAGRAM_MAX} bytes")
-            if flags & socket.MSG_CTRUNC or len(fds) > MAX_FDS:
+            if flags & _TRUNCATED:
+                raise MalformedMessage(f"it is longer than the {len(datagram)} bytes that may come here")
+            if flags & _RIGHTS_LOST or len(fds) > MAX_FDS:
                 raise MalformedMessage(f"it has more than {MAX_FDS} descriptors, or this process has none left")
-            whole = self._whole_message(datagram, pid)
-            if whole is None:
+            message = self._message(datagram, pid, tuple(fds))
+            if message is None:
                 if fds:
                     raise MalformedMessage("descriptors ride on a fragment that is not the last")
                 return
-            message = self._decoder.decode(whole, 0, tuple(fds))
             if message.src.pid != pid:
                 raise MalformedMessage(f"its source says pid {message.src.pid}")
             fds = array.array("i")  # they belong to the message now
@@ -163,16 +194,24 @@ class Receiver:
             self._drops("malformed or forged", f"a datagram of {_describe(credentials)}: {error}")
         except _UntrustedUser as error:
             self._drops("of a user not to be heard", str(error))
+        except MemoryError:
+            self._drops("no memory left", f"a message of {_describe(credentials)}")
         finally:
             for fd in fds:
                 os.close(fd)
             self._count_abandoned()
 
-    def _whole_message(self, datagram: bytes, pid: int) -> bytes | None:
-        """Header and payload if the datagram is a whole message or the last fragment of one, otherwise None."""
-        if datagram.startswith(WHOLE_COOKIE):
-            return datagram[len(WHOLE_COOKIE) :]
-        return self.reassembler.add(datagram, pid, time.monotonic())
+    def _message(self, datagram: bytes | memoryview, pid: int, fds: tuple[int, ...]) -> Message | None:
+        """The message if the datagram is a whole one or the last fragment of one, otherwise None."""
+        if datagram[: len(WHOLE_COOKIE)] == WHOLE_COOKIE:
+            if len(datagram) > DATAGRAM_MAX:
+                raise MalformedMessage(f"a whole message of {len(datagram)} bytes; at most {DATAGRAM_MAX} are allowed")
+            return self._decoder.decode(bytes(datagram), len(WHOLE_COOKIE), fds)
+        header_and_data = self.reassembler.add(datagram, pid, time.monotonic())
+        if header_and_data is None:
+            return None
+        header, data = header_and_data
+        return self._decoder.decode(header, 0, fds)._replace(data=data)
 
     def _check_credentials(self, credentials: bytes) -> int:
         """The sender's pid as the kernel gives it.  Raises MalformedMessage, _UntrustedUser."""

@@ -8,6 +8,7 @@ message.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import threading
 from collections.abc import Collection
@@ -36,12 +37,15 @@ class StreamBackend(Backend):
 
     def __init__(self, config: Config, presence: Presence, drops: Drops) -> None:
         super().__init__(config, presence, drops)
-        self._poller = Poller()
         self._peers = Peers(config, drops)
-        self._pool = Pool(config, presence, drops, self._poller, self._peers)
+        with contextlib.ExitStack() as opened:
+            self._poller = opened.enter_context(contextlib.closing(Poller()))
+            self._pool = Pool(config, presence, drops, self._poller, self._peers)
+            opened.callback(self._pool.close_all)
+            self._listener = Listener(presence, drops, self._poller, self._pool)
+            opened.pop_all()
         self._connector = Connector(presence, self._poller, self._peers, self._pool)
         self._outgoing = Outgoing(config, drops, self._poller, self._peers, self._pool, self._connector)
-        self._listener = Listener(presence, drops, self._poller, self._pool)
         self._incoming = Incoming(drops, self._poller, self._pool, self._listener, self._connector)
         self.unsent = self._peers.blocked
         self.send = self._outgoing.send  # type: ignore[method-assign]
@@ -69,8 +73,8 @@ class StreamBackend(Backend):
     ) -> SendStatus:
         return self._outgoing.send(dst, src, message_type, data, fds, duplicates_allowed)
 
-    def plain_sender(self, lock: threading.RLock, known_tasks: set[ServerID]) -> PlainSender | None:
-        return self._outgoing.plain_sender(lock, known_tasks)
+    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
+        return self._outgoing.plain_sender(lock)
 
     def receive(self, deliver: Deliver) -> None:
         if self._poller.wake_up.is_set:

@@ -38,6 +38,14 @@ _NOT_LISTENING = frozenset((errno.ENOENT, errno.ECONNREFUSED, errno.EPROTOTYPE))
 """What connect() fails with where no process listens with a stream socket."""
 
 
+class MessageLost(Exception):
+    """There was no memory for a long message, which has come to its end; `message` is that one without its data."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__()
+        self.message = message
+
+
 def new_socket() -> socket.socket:
     """A non-blocking stream socket.  Raises OSError."""
     return unix_socket(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -82,8 +90,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_begun", "_hello_bytes", "_memory", "_next_hello", "_socket", "ended", "fd", "hello", "is_ours", "last_used",
-        "messages", "pid", "reader",
+        "_begun", "_hello_bytes", "_memory", "_next_hello", "_socket", "_to_skip", "ended", "fd", "hello", "is_ours",
+        "last_used", "messages", "pid", "reader",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +100,8 @@ class Connection:
         self._socket = connected
         self._next_hello = next_hello
         self._memory: io.BytesIO | None = None
+        self._to_skip = 0
+        """Bytes still to come of a long message for which there was no memory."""
         self._hello_bytes = b""
         self._begun = False
         self.reader = reader
@@ -133,7 +143,7 @@ class Connection:
     @property
     def memory_wanted(self) -> int:
         """Bytes that the next receive() allocates for a long message, mostly 0."""
-        return self.reader.long if self._memory is None else 0
+        return self.reader.long if self._memory is None and not self._to_skip else 0
 
     @property
     def memory_held(self) -> int:
@@ -172,7 +182,8 @@ class Connection:
     def receive(self) -> None:
         """Receive once; then `messages` are those that this has completed.  Call it when all of them are taken.
 
-        Raises BlockingIOError if nothing is there, EOFError at the end of the stream, MalformedMessage.
+        Raises BlockingIOError if nothing is there, EOFError at the end of the stream, MalformedMessage, and
+        MessageLost at the end of a long message for which there was no memory.
         """
         reader = self.reader
         if not reader.long:
@@ -185,13 +196,27 @@ class Connection:
                 raise EOFError from None
             self.last_used = time.monotonic()
             return
+        if self._to_skip:
+            self._skip()
+            return
         # The value of a BytesIO is the very bytes object that was filled: what is received into it is the message.
-        memory = self._memory or self._allocate()
+        try:
+            memory = self._memory or self._allocate()
+        except MemoryError:
+            self._memory, self._to_skip = None, reader.skip_long()
+            self.messages = iter(())
+            return
         with memory.getbuffer() as whole, whole[memory.tell() :] as room:
             count = self._receive_into(room)
         if memory.seek(count, io.SEEK_CUR) == reader.long:
             self._memory = None
             self.messages = iter((reader.finish_long(memory.getvalue()),))
+
+    def _skip(self) -> None:
+        """Receive more of the message that is lost, and throw it away."""
+        self._to_skip -= len(self._receive(min(self._to_skip, _CHUNK)))
+        if not self._to_skip:
+            raise MessageLost(self.reader.finish_long(b""))
 
     def _allocate(self) -> io.BytesIO:
         """Get the memory for a long message; it is positioned behind what has arrived of it."""

@@ -20,7 +20,9 @@ Rule 4. A connection whose bytes cannot be understood is closed unread, and coun
 Rule 5. Long messages that are arriving hold at most `receive buffer bytes`.  Past that, the connection that has waited
 longest for more is ended; its process writes the message again.
 
-Rule 6. A signal's handler may run in the middle of receive(); it may dispatch, close the endpoint and raise.  (Handlers
+Rule 6. A long message for which there is no memory is thrown away as it comes, and counted; what is behind it arrives.
+
+Rule 7. A signal's handler may run in the middle of receive(); it may dispatch, close the endpoint and raise.  (Handlers
 of messages run later, outside of receive().)  An inner receive() first delivers what the outer one has read.  After a
 BaseException the rest is delivered by the next receive(); the timer wakes it up, because no socket reports messages
 that have been read already.
@@ -32,7 +34,7 @@ import os
 
 from msgd.backends.base import Deliver
 from msgd.backends.stream.connecting import Connector
-from msgd.backends.stream.connection import Connection
+from msgd.backends.stream.connection import Connection, MessageLost
 from msgd.backends.stream.listener import Listener
 from msgd.backends.stream.poller import Poller
 from msgd.backends.stream.pool import Pool
@@ -105,6 +107,8 @@ class Incoming:
             self._handle_eof(connection)
         except MalformedMessage as error:
             self._refuse(connection, str(error))
+        except MessageLost as lost:
+            self._drop_lost(lost.message)
         else:
             self._deliver(connection, deliver)
         return True
@@ -177,6 +181,13 @@ class Incoming:
             deliver(message)
             return
         self._drops("no descriptors left", f"{type_name(message.type)} from {message.src}")
+        for fd in message.fds:
+            if fd != LOST_FD:
+                os.close(fd)
+
+    def _drop_lost(self, message: Message) -> None:
+        """Count a long message for which there was no memory; its descriptors have come all the same."""
+        self._drops("no memory left", f"{type_name(message.type)} from {message.src}")
         for fd in message.fds:
             if fd != LOST_FD:
                 os.close(fd)

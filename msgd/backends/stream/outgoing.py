@@ -38,7 +38,7 @@ from msgd.backends.stream.poller import Poller
 from msgd.backends.stream.pool import Pool
 from msgd.config import Config
 from msgd.drops import Drops
-from msgd.errors import NoSuchProcess, TransportError
+from msgd.errors import NoSuchProcess, TransportError, system_error
 from msgd.linux import new_poll
 from msgd.native import native
 from msgd.results import SendStatus
@@ -126,21 +126,21 @@ class Outgoing:
             return SendStatus.MERGED
         try:
             peer.queue.append(dst, message_type, bytes(rest), fds, start)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             if written and peer.connection is not None:
                 self._pool.end(peer.connection)  # nobody will write the rest of the frame
-            raise TransportError(f"queueing a message to {dst}: {error.strerror}") from error
+            raise system_error(f"queueing a message to {dst}", error) from error
         if written:
             peer.sent_bytes = written
         self._block(peer)
         return SendStatus.QUEUED
 
-    def plain_sender(self, lock: threading.RLock, known_tasks: set[ServerID]) -> PlainSender | None:
+    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
         """See Backend.plain_sender."""
         if native is None:
             return None
         sender: PlainSender = native.frame_sender(
-            lock, known_tasks, ServerID, self._by_pid, SendStatus.SENT, SendStatus.QUEUED, Peer, Connection, self,
+            lock, ServerID, self._by_pid, SendStatus.SENT, SendStatus.QUEUED, Peer, Connection, self,
             self._blocked, self._max_message_size,
         )  # fmt: skip
         return sender

@@ -14,6 +14,7 @@ Rule 4. Events that wait() has found are kept for the next take_events(), so tha
 
 from __future__ import annotations
 
+import contextlib
 import select
 from functools import partial
 
@@ -31,12 +32,14 @@ class Poller:
     """An epoll instance, its timer, and the events that wait() has found."""
 
     def __init__(self) -> None:
-        self._epoll = new_epoll()
-        self.wake_up = EventFd()
-        self._epoll.register(self.wake_up, select.EPOLLIN)
-        self._timer = TimerFd()
-        self.timer_fd = self._timer.fileno()
-        self._epoll.register(self.timer_fd, select.EPOLLIN)
+        with contextlib.ExitStack() as opened:
+            self._epoll = opened.enter_context(contextlib.closing(new_epoll()))
+            self.wake_up = opened.enter_context(contextlib.closing(EventFd()))
+            self._epoll.register(self.wake_up, select.EPOLLIN)
+            self._timer = opened.enter_context(contextlib.closing(TimerFd()))
+            self.timer_fd = self._timer.fileno()
+            self._epoll.register(self.timer_fd, select.EPOLLIN)
+            self._opened = opened.pop_all()
         self._found: list[tuple[int, int]] = []
         self._spin = Spinner()
         self._poll_now = partial(self._epoll.poll, 0, _EVENTS_PER_POLL)
@@ -89,6 +92,4 @@ class Poller:
 
     def close(self) -> None:
         """Close its descriptors."""
-        self._epoll.close()
-        self.wake_up.close()
-        self._timer.close()
+        self._opened.close()

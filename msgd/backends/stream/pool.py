@@ -15,11 +15,13 @@ the incoming side has read it to its end.
 Rule 3. Because of rule 1 any connection can be ended at any time.  One with unsent data or a half-received message is
 ended only when no other can be: that saves work, and nothing depends on it.
 
-Rule 4. At most `connection cache` connections are kept for later.  Beyond that the least recently used idle ones end.
+Rule 4. At most `connection cache` connections are kept for later, by default as many as may exist.  Beyond that the
+least recently used idle ones end.
 
-Rule 5. At most `max connections` exist, half of them opened here and half accepted.  Without the two halves, the
-connections that processes open to each other could take all of the room; then nobody could accept, and all would wait
-for ever.  For a new connection an idle one of the same kind ends, or else one without progress for _STALLED seconds.
+Rule 5. At most `max connections` exist, half of them opened here and half accepted; by default they take half of the
+descriptors that this process may open.  Without the two halves, the connections that processes open to each other could
+take all of the room; then nobody could accept, and all would wait for ever.  For a new connection an idle one of the
+same kind ends, or else one without progress for _STALLED seconds.
 
 Rule 6. A process has one accepted connection.  If it opens a second one, it has ended its first (or is not to be
 trusted with two), so the first is ended here too: 1,000 connections of one process are one.
@@ -38,6 +40,7 @@ import socket
 import time
 from collections.abc import Iterator
 
+from msgd.backends.sockets import half_of_descriptors
 from msgd.backends.stream.connection import Connection, new_socket
 from msgd.backends.stream.peers import Peers
 from msgd.backends.stream.poller import Poller
@@ -53,6 +56,10 @@ _STALLED = 1.0
 """Seconds without progress after which a connection in the middle of a message may be ended to make room."""
 
 
+_FEWEST = 4
+"""Connections that may exist however few descriptors there are: two of each kind."""
+
+
 class Pool:
     """The connections by descriptor, those included that have ended and are still to be read."""
 
@@ -62,6 +69,8 @@ class Pool:
         self._drops = drops
         self._poller = poller
         self._peers = peers
+        self._connections_max = config.max_connections or max(_FEWEST, half_of_descriptors())
+        self._cached_max = config.connection_cache or self._connections_max
         self._decoder = MessageDecoder()
         self._stream_numbers = itertools.count(1)
         self._reserve: socket.socket | None = new_socket()
@@ -124,7 +133,7 @@ class Pool:
     def trim(self, newest: Connection) -> None:
         """End the least recently used idle connections beyond the size of the cache, but not the newest one."""
         cached = [one for one in self.by_fd.values() if not one.ended and (one.hello or one.is_ours)]
-        excess = len(cached) - self._config.connection_cache
+        excess = len(cached) - self._cached_max
         if excess > 0:
             candidates = (one for one in self._idle() if one in cached and one is not newest)
             for connection in itertools.islice(candidates, excess):
@@ -146,7 +155,7 @@ class Pool:
 
     def _has_room(self, *, ours: bool) -> bool:
         number = sum(one.is_ours is ours for one in self.by_fd.values())
-        return number < self._config.max_connections // 2
+        return number < self._connections_max // 2
 
     def _idle(self) -> Iterator[Connection]:
         """The connections on which nothing is in flight, the least recently used first."""

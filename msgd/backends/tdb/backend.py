@@ -33,7 +33,7 @@ from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
 from msgd.backends.tdb.destination import Destination
 from msgd.backends.tdb.destinations import Destinations
 from msgd.backends.tdb.doorbell import Doorbell
-from msgd.backends.tdb.inbox import Inbox
+from msgd.backends.tdb.inbox import Inbox, move_all
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile, read_messages_file
 from msgd.backends.tdb.outgoing import Outgoing
@@ -67,6 +67,9 @@ class TdbBackend(Backend):
         """Whether abandon() was called, which a signal's handler may have done while receive() runs."""
         self._polled_for_room = False
         """Whether the next flush() ends the sleep that poll_for_room() has announced."""
+        self._gathering = 0
+        self._to_wake: list[Destination] = []
+        """Destinations that begin_gathering() has kept from being woken up, which the next flush() does."""
         self._doorbell = Doorbell()
         try:
             self._file = MessagesFile(config, presence)
@@ -141,20 +144,37 @@ class TdbBackend(Backend):
             raise
         finally:  # also if a signal handler raises: the message may be there
             if words[EPOCH] != destination.signalled_epoch:
-                destination.wake_up()
+                self._wake_up(destination)
         return _SENT
 
-    def plain_sender(self, lock: threading.RLock, known_tasks: set[ServerID]) -> PlainSender | None:
+    def _wake_up(self, destination: Destination) -> None:
+        """Signal it if it sleeps: at once, or with the next flush() while messages are gathered."""
+        if self._gathering:
+            self._to_wake.append(destination)
+        else:
+            destination.wake_up()
+
+    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
         if native is None:
             return None
         sender: PlainSender = native.record_sender(
-            lock, known_tasks, ServerID, self._open_destinations, _SENT, Outgoing, Destination, self._file.tdb.append,
-            self.config.max_message_size,
+            lock, ServerID, self._open_destinations, _SENT, Outgoing, Destination, self._file.tdb.append,
+            self._wake_up, self.config.max_message_size,
         )  # fmt: skip
         return sender
 
+    def begin_gathering(self) -> None:
+        """Messages go into the file at once, but their receiver is woken up by the next flush()."""
+        self._gathering += 1
+
+    def end_gathering(self) -> bool:
+        self._gathering -= 1
+        return bool(self._to_wake)
+
     def flush(self, timeout: float = 0.0) -> None:
         """Nothing waits in this process; with a `timeout`, wait until a full destination takes something."""
+        while self._to_wake:
+            self._to_wake.pop().wake_up()
         if self._polled_for_room:
             self._polled_for_room = False
             self._sleep.begin_work()
@@ -199,10 +219,9 @@ class TdbBackend(Backend):
             for _ in range(_TAKES_PER_CALL):
                 if not messages and not inbox.take():
                     return
-                while messages:
-                    deliver(messages.popleft())
-                    if self._closed:
-                        return
+                move_all(messages, deliver)
+                if self._closed:
+                    return
         except RuntimeError as error:
             self._file.repair(error)
         finally:
@@ -236,6 +255,8 @@ class TdbBackend(Backend):
         A pid that exists is left out even if it has no lock file, since it can be a process of Samba 3.0.  A slot
         belongs to its receiver; an empty one belongs to its source as well.
         """
+        self._destinations.forget_dead()
+        self._file.repairing(self._file.shrink)
         pids = self._file.repairing(self._pids_of_records)
         return {pid for pid in pids if not os.path.exists(f"/proc/{pid}")}
 
@@ -258,6 +279,7 @@ class TdbBackend(Backend):
                 with self._file.changing_space():
                     for key in removed:
                         self._file.delete(key)
+                self._file.shrink()
 
     def close(self) -> None:
         if self._closed:

@@ -69,6 +69,12 @@ class Destinations:
         self._full.pop(pid, None)
         outgoing.destination.close()
 
+    def forget_dead(self) -> None:
+        """Close all destinations that have ended: each costs file descriptors."""
+        for outgoing in list(self.open.values()):
+            if not outgoing.destination.is_alive():
+                self.forget(outgoing)
+
     def server_id_of(self, pid: int) -> ServerID:
         """The full address of task 0 of the process that has this pid now; without a unique id if there is none."""
         outgoing = self.open.get(pid)
@@ -79,13 +85,18 @@ class Destinations:
                 return ServerID(pid)
         return outgoing.destination.server_id
 
-    def wake_up(self, process: ServerID) -> None:
-        """Wake up a process that may be waiting for room in our queue."""
-        with contextlib.suppress(NoSuchProcess, TransportError):
-            outgoing = self.open.get(process.pid)
+    def wake_up(self, process: ServerID) -> bool:
+        """Wake up a process that may be waiting for room in our queue.  Returns False if it has ended."""
+        outgoing = self.open.get(process.pid)
+        try:
             if outgoing is None or outgoing.destination.unique_id != process.unique_id:
                 outgoing = self.find(process)
-            outgoing.destination.wake_up()
+        except NoSuchProcess:
+            return False
+        except TransportError:  # no descriptor is left, or we may not signal it
+            return True
+        outgoing.destination.wake_up()
+        return outgoing.destination.is_alive()
 
     def wake_up_everybody(self) -> None:
         """Wake up all processes: some wait for room in our queue that could not even announce a segment there."""

@@ -20,8 +20,14 @@ Rule 5. When something has been taken that a source may be waiting for, the sour
 first segment in PID/<pid>, so we know of it; when PID/<pid> was crowded, there may be more that could not even announce
 one, so everybody is woken up.
 
-An exception from a signal handler, wherever it comes, leaves no lock held and loses no message: a value is kept in
-`_taken` before the record is emptied, and it is dropped again if the record turns out not to be empty.
+Rule 6. The slots of a source that has ended are deleted as soon as the last of them has been emptied.  Nobody else
+would do so before the next clean-up, and many short-lived senders would make the file grow.
+
+Rule 7. An exception from a signal handler, wherever it comes, leaves no lock held, and loses and doubles no message.  A
+value is noted in `_taken` before its record is emptied, and it counts once the record has been emptied.  It is
+forgotten only after its messages have been moved on.  Where two steps must be one (to empty the record and to note
+that, to take a message out of one queue and to put it into the next), they are one call into C: Python runs signal
+handlers between two instructions of the interpreter only, never within such a call.
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import repeat
 
 from msgd.backends.tdb.chain_lock import ChainLock
 from msgd.backends.tdb.destinations import Destinations
@@ -54,15 +61,18 @@ _SLOTS_MAX = 100
 class Source:
     """A source that continues in segments, and the segment that is to be taken next.
 
-    `is_begun`: whether the start of that segment has been taken already.
+    `is_begun`: whether the start of that segment has been taken already.  `slots`: the keys of all segments that the
+    source is known to have had.
     """
 
-    __slots__ = ("is_begun", "key", "number", "seen_alive", "server_id")
+    __slots__ = ("is_begun", "key", "number", "seen_alive", "server_id", "slots")
 
-    def __init__(self, server_id: ServerID, key: bytes, number: int) -> None:
+    def __init__(self, server_id: ServerID, key: bytes, number: int, slots: set[bytes]) -> None:
         self.server_id = server_id
         self.key = key
         self.number = number
+        self.slots = slots
+        slots.add(key)
         self.is_begun = False
         self.seen_alive = time.monotonic()
 
@@ -70,6 +80,30 @@ class Source:
         """Whether the contents of the slot belong to the segment that is to be taken."""
         number = segment_number(value)
         return self.is_begun and bool(value) if number is None else number == self.number
+
+
+class Taken:
+    """A value that has been read from a record; `source`: whose segment it was, None if it was in PID/<pid>.
+
+    `emptied` contains something once the record has been emptied.  `messages` are those that have not been moved to the
+    inbox, None as long as the value has not been decoded.
+    """
+
+    __slots__ = ("emptied", "messages", "source", "value")
+
+    def __init__(self, value: bytes, source: Source | None) -> None:
+        self.value = value
+        self.source = source
+        self.emptied: list[object] = []
+        self.messages: deque[Message] | None = None
+
+
+def move_all(messages: deque[Message], put: Callable[[Message], object]) -> None:
+    """Take the messages out of the queue, the oldest first, and put each to its next place (rule 7).
+
+    `put` is a method of a built-in type; otherwise, an exception in it costs the message.
+    """
+    deque(map(put, map(deque.popleft, repeat(messages, len(messages)))), 0)
 
 
 class Inbox:
@@ -82,10 +116,8 @@ class Inbox:
         """What has been taken and not been delivered."""
         self.sources: dict[tuple[int, int], Source] = {}
         """The sources that continue in segments, by pid and unique id."""
-        self._taken = b""
-        """A value that has been taken from the file and not been sorted yet."""
-        self._taken_from: Source | None = None
-        """The source whose segment it was; None if it was in PID/<pid>."""
+        self._taken: Taken | None = None
+        """What has been taken from the file and not been sorted yet."""
         self._presence = presence
         self._words = words
         self._file = file
@@ -132,16 +164,16 @@ class Inbox:
         """Read a record and empty it in one step, if its value is wanted."""
         database, words = self._tdb, self._words
         words[TAKING] = 1
+        taken = None
         try:
             chain.lock()
-            self._taken_from = source
             value = database.get(key) or b""
             if is_wanted(value):
-                self._taken = value
-                database.store(key, b"")
+                self._taken = taken = Taken(value, source)
+                taken.emptied.extend(map(database.store, (key,), (b"",)))
         except BaseException:
-            if database.get(key):
-                self._taken = b""
+            if taken is not None and not database.get(key):
+                taken.emptied.append(True)
             raise
         finally:
             words[TAKING] = 0
@@ -151,16 +183,28 @@ class Inbox:
         """Take what is in the source's segment; stop following the source if it is dead and its segment is empty."""
         self._take_value(source.key, self._file.chains.of(source.key), source, source.owns)
         if self._taken:
-            self._sort()
-            self._destinations.wake_up(source.server_id)
+            is_there = self._sort()
             following = self.sources.get((source.server_id.pid, source.server_id.unique_id))
-            if not self.messages and following is not None and following is not source:
-                self._take_segment(following)
+            if following is not None and following is not source:
+                if not self.messages:
+                    self._take_segment(following)
+            elif not is_there:
+                self._forget(source)
         elif time.monotonic() - source.seen_alive > CHECK_INTERVAL:
             source.seen_alive = time.monotonic()
             with contextlib.suppress(TransportError):  # no descriptor is left for the check
-                if not self._presence.is_alive(source.server_id) and not self._has_segment(source):
-                    del self.sources[source.server_id.pid, source.server_id.unique_id]
+                if not self._presence.is_alive(source.server_id):
+                    self._forget(source)
+
+    def _forget(self, source: Source) -> None:
+        """Stop following a source that has ended, and delete its slots, unless there is something in its segment."""
+        if self._has_segment(source):
+            return
+        with self._file.changing_space():
+            for key in source.slots:
+                if not self._tdb.get(key):
+                    self._file.delete(key)
+        self.sources.pop((source.server_id.pid, source.server_id.unique_id), None)
 
     def _has_segment(self, source: Source) -> bool:
         """Whether there is something in the source's segment; once there is, it stays until we take it."""
@@ -168,39 +212,50 @@ class Inbox:
 
     # Sorting
 
-    def _sort(self) -> None:
-        """Decode what has been taken: messages are for delivery, "continued" records say which sources to follow."""
-        messages, specials = self._decoder.decode(self._taken)
-        from_record = self._taken_from is None
+    def _sort(self) -> bool:
+        """Decode what has been taken: messages are for delivery, "continued" records say which sources to follow.
+
+        If an exception ends it, the next call does the rest; to follow a source or to wake it up twice does no harm.
+        Returns False if what was taken is from the segment of a source that has ended.
+        """
+        taken, is_there = self._taken, True
+        if taken is not None and taken.emptied:
+            if taken.messages is None:
+                taken.messages = self._decode(taken)
+            last = taken.messages[-1] if taken.messages else None
+            move_all(taken.messages, self.messages.append)
+            if taken.source is not None:
+                is_there = self._destinations.wake_up(taken.source.server_id)
+            elif last is not None:
+                self._grants.give(last.src)
+        self._taken = None
+        return is_there
+
+    def _decode(self, taken: Taken) -> deque[Message]:
+        messages, specials = self._decoder.decode(taken.value)
+        from_record = taken.source is None
         if from_record and self.sources:
             self._end_following(messages)
         for position, what in specials:
-            if isinstance(what, Continuation) and self._is_of_source(what):
+            if isinstance(what, Continuation) and _is_of_source(what, taken.source):
                 self._follow(what)
                 if from_record:
+                    self._destinations.wake_up(ServerID(what.pid, unique_id=what.unique_id))
                     self._end_following(messages[position:])
-            elif isinstance(what, SegmentStart) and not position and self._taken_from is not None:
-                self._taken_from.is_begun = True
+            elif isinstance(what, SegmentStart) and not position and taken.source is not None:
+                taken.source.is_begun = True
             else:
                 self._drops("malformed", f"in messages.tdb: {what}")
-        if from_record and len(self._taken) > CROWDED:
+        if from_record and len(taken.value) > CROWDED:
             self._destinations.wake_up_everybody()
-        self._taken = b""
-        self.messages.extend(messages)
-        if from_record and messages:
-            self._grants.give(messages[-1].src)
-
-    def _is_of_source(self, what: Continuation) -> bool:
-        """Whether a "continued" record is where it may be: in PID/<pid>, or in a segment of the same source."""
-        source = self._taken_from
-        return source is None or (what.pid, what.unique_id) == (source.server_id.pid, source.server_id.unique_id)
+        return deque(messages)
 
     def _follow(self, what: Continuation) -> None:
         server_id = ServerID(what.pid, unique_id=what.unique_id)
         key = segment_key(self._presence.pid, what.pid, what.unique_id, what.slot)
-        self.sources[what.pid, what.unique_id] = Source(server_id, key, what.number)
-        if self._taken_from is None:
-            self._destinations.wake_up(server_id)
+        before = self.sources.get((what.pid, what.unique_id))
+        slots = set() if before is None else before.slots
+        self.sources[what.pid, what.unique_id] = Source(server_id, key, what.number, slots)
 
     def _end_following(self, messages: list[Message]) -> None:
         """Stop following the sources of these messages: they have come through PID/<pid> (rule 3)."""
@@ -210,3 +265,8 @@ class Inbox:
     def _keys_of_slots(self) -> set[bytes]:
         pid = self._presence.pid
         return {segment_key(pid, *source, slot) for source in self.sources for slot in range(_SLOTS_MAX)}
+
+
+def _is_of_source(what: Continuation, source: Source | None) -> bool:
+    """Whether a "continued" record is where it may be: in PID/<pid>, or in a segment of the same source."""
+    return source is None or (what.pid, what.unique_id) == (source.server_id.pid, source.server_id.unique_id)

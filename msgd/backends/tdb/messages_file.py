@@ -16,6 +16,10 @@ Rule 2. Records are made and deleted inside changing_space() only.  It holds the
 record `msgd/space` says "changing" meanwhile.  A process that gets this lock and reads "changing" knows that another
 one was killed inside, and rebuilds the list of free space before it takes anything from it (repair.py).
 
+Rule 3. The file is made shorter while it is used.  A process that has deleted an eighth of its length, and every
+clean-up, checks whether most of it is free (shrink()).  Nobody keeps the place of a record: libtdb looks for it at each
+access, under the lock of its chain.
+
 What remains.  Three appends can still take space outside rule 2: one by Samba 3.0, which does not know the rules; one
 to a process that died, and was cleaned up, between the check of its lock and the append; and one to a slot of which a
 rebuilt file has kept only the contents.  If one of these is killed, or if a program or a disk damages the file, libtdb
@@ -27,7 +31,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import stat
@@ -39,10 +42,11 @@ import tdb
 
 from msgd.backends.tdb.chain_lock import ChainLocks
 from msgd.backends.tdb.libtdb import CORRUPT, IO_ERROR, MUTEX_LOCKING, NO_RECORD, tdb_errors, transport_error
-from msgd.backends.tdb.repair import rebuild_file, rebuild_free_list
+from msgd.backends.tdb.repair import SLACK, is_mostly_free, rebuild_file, rebuild_free_list, shrink
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, UnsafeDirectory
 from msgd.presence import Presence, RendezvousDirectory
+from msgd.presence.private_lock import MESSAGES_FILE, PrivateLock
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND
 
 T = TypeVar("T")
@@ -82,17 +86,23 @@ class MessagesFile:
         status = os.stat(FILE_NAME, dir_fd=directory.directory_fd, follow_symlinks=False)
         self._inode = status.st_dev, status.st_ino
         self.chains = ChainLocks(self.tdb)
+        self._deleted = 0
+        """Bytes that this process has deleted since it last checked whether the file is mostly free."""
 
     def close(self) -> None:
         """Close the file."""
         self.tdb.close()
 
     def descriptor(self) -> int | None:
-        """The file descriptor that libtdb uses.
+        """The file descriptor that libtdb uses.  Raises RuntimeError as libtdb does.
 
         We must not open the file a second time: closing that descriptor would drop the fcntl locks of this one.
         """
-        for name in os.listdir("/proc/self/fd"):
+        try:
+            names = os.listdir("/proc/self/fd")
+        except OSError as error:
+            raise RuntimeError(IO_ERROR, error.strerror) from error
+        for name in names:
             with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed by now
                 status = os.stat(f"/proc/self/fd/{name}")
                 if (status.st_dev, status.st_ino) == self._inode:
@@ -137,6 +147,23 @@ class MessagesFile:
                 yield
             finally:
                 self.tdb.store(SPACE_KEY, SPACE_SOUND)
+            if self._deleted > max(SLACK, self.tdb.map_size // 8):
+                self._shrink()
+
+    def shrink(self) -> None:
+        """Make the file shorter if most of it is free."""
+        with self.all_locked():
+            if self.tdb.get(SPACE_KEY) == SPACE_SOUND:
+                self._shrink()
+
+    def _shrink(self) -> None:
+        """Do what shrink() does.  Under the lock over all, with a sound list of free space."""
+        self._deleted = 0
+        fd = self.descriptor()
+        if fd is not None and is_mostly_free(fd):
+            self.tdb.store(SPACE_KEY, SPACE_CHANGING)
+            if shrink(fd):
+                self.tdb.store(SPACE_KEY, SPACE_SOUND)
 
     def make_record(self, key: bytes, room: int = ROOM) -> None:
         """Make an empty record with `room` bytes of room, in place of an existing one.  Inside changing_space()."""
@@ -144,10 +171,11 @@ class MessagesFile:
         self.tdb.store(key, bytes(room))
         self.tdb.store(key, b"")
 
-    def delete(self, key: bytes) -> None:
-        """Delete a record, if it exists.  Inside changing_space()."""
+    def delete(self, key: bytes, room: int = ROOM) -> None:
+        """Delete a record with this room, if it exists.  Inside changing_space()."""
         try:
             self.tdb.delete(key)
+            self._deleted += room
         except RuntimeError as error:
             if error.args[:1] != (NO_RECORD,):
                 raise
@@ -155,10 +183,7 @@ class MessagesFile:
     def _rebuild_free_list(self) -> None:
         """Rebuild the list of free space, since a process may have been killed while it changed it."""
         was_killed = self.tdb.get(SPACE_KEY) is not None
-        try:
-            fd = self.descriptor()
-        except OSError as error:
-            raise RuntimeError(IO_ERROR, error.strerror) from error
+        fd = self.descriptor()
         if fd is None or not rebuild_free_list(fd):
             rebuild_file(self.tdb, self._known_keys(), ROOM)
         elif was_killed:
@@ -247,11 +272,8 @@ def _set_aside_if_damaged(directory_fd: int, path: str) -> None:
 
     Under a lock: of two processes that start, the second must not set aside the file that the first has just made.
     """
-    fcntl.flock(directory_fd, fcntl.LOCK_EX)
-    try:
+    with PrivateLock(directory_fd, os.path.dirname(path)).held(MESSAGES_FILE):
         _rename_if_damaged(directory_fd, path)
-    finally:
-        fcntl.flock(directory_fd, fcntl.LOCK_UN)
 
 
 def _rename_if_damaged(directory_fd: int, path: str) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Repairing messages.tdb: rebuild its list of free space, or the whole file.
+"""Repairing messages.tdb: rebuild its list of free space, or the whole file; and making it shorter.
 
-Both are done under the lock over the whole file, and both may be killed at any instruction: the next process to take
-that lock finds the mark `msgd/space` saying "changing" and starts over.
+All are done under the lock over the whole file, and all may be killed at any instruction: the next process to take that
+lock finds the mark `msgd/space` saying "changing" and rebuilds the list of free space.
 
 The list of free space is rebuilt from the hash chains (wire/tdb_space.py).  The chains can be trusted: a record enters
 or leaves a chain by the write of one word.  Nothing of the old list is used.
@@ -17,16 +17,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from functools import partial
 
 import tdb
 
 from msgd.backends.tdb.libtdb import IO_ERROR
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND, key_source_pid
-from msgd.wire.tdb_space import rebuilt_free_list
+from msgd.wire.tdb_space import compact, rebuilt_free_list, used_bytes
 
 logger = logging.getLogger("msgd")
+
+SLACK = 2 << 20
+"""Bytes of free space that a file keeps when it is made shorter, in whole pages."""
+_PAGE = 4096
+_MOVED_RECORDS, _MOVED_BYTES = 500, 32 << 20
+"""At most so much is moved at a time, so that nobody waits long for the lock: some ten milliseconds."""
 
 
 def rebuild_free_list(fd: int) -> bool:
@@ -34,17 +40,54 @@ def rebuild_free_list(fd: int) -> bool:
 
     Raises RuntimeError as libtdb does.
     """
-    try:
+    with _io_errors():
+        return _rebuild_free_list(fd, os.fstat(fd).st_size)
+
+
+def _rebuild_free_list(fd: int, size: int) -> bool:
+    """Rebuild the list for a file of `size` bytes; the real file may be longer."""
+    writes = rebuilt_free_list(partial(os.pread, fd), size)
+    if writes is None:
+        return False
+    os.posix_fallocate(fd, 0, size)  # a process may have been killed while it made the file longer
+    for place, data in writes:
+        os.pwrite(fd, data, place)
+    return True
+
+
+def is_mostly_free(fd: int) -> bool:
+    """Whether the file would be less than half as long if it had no free space but SLACK."""
+    with _io_errors():
         size = os.fstat(fd).st_size
-        writes = rebuilt_free_list(partial(os.pread, fd), size)
-        if writes is None:
+        used = used_bytes(partial(os.pread, fd), size) if size > 2 * SLACK else None
+    return used is not None and 2 * (used + SLACK) < size
+
+
+def shrink(fd: int) -> bool:
+    """Move the last records forward and cut off the file behind them; return False if it is damaged.
+
+    A process that has mapped the longer file reads only where records are, and libtdb maps the file again before it
+    makes it longer.
+    """
+    with _io_errors():
+        size = os.fstat(fd).st_size
+        end = compact(partial(os.pread, fd), partial(os.pwrite, fd), size, _MOVED_RECORDS, _MOVED_BYTES)
+        if end is None:
             return False
-        os.posix_fallocate(fd, 0, size)  # a process may have been killed while it made the file longer
-        for place, data in writes:
-            os.pwrite(fd, data, place)
+        shorter = min(size, end + SLACK + -end % _PAGE)
+        if not _rebuild_free_list(fd, shorter):
+            return False
+        os.ftruncate(fd, shorter)
+    return True
+
+
+@contextlib.contextmanager
+def _io_errors() -> Iterator[None]:
+    """Turn errors of the system into those that libtdb's module raises."""
+    try:
+        yield
     except OSError as error:
         raise RuntimeError(IO_ERROR, error.strerror) from error
-    return True
 
 
 def rebuild_file(database: tdb.Tdb, known_keys: Set[bytes], room: int) -> None:

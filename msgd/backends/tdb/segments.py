@@ -119,7 +119,7 @@ class Slots:
                 while excess > 0:
                     slot = self.spare.pop()
                     excess -= slot.room
-                    self._file.delete(slot.key)
+                    self._file.delete(slot.key, slot.room)
 
 
 class Segments:

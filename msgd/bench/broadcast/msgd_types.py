@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""msgd's own messaging types: send_all, through the public API."""
+"""msgd's own messaging types: send_all, and send_all_many for bursts, through the public API."""
 
 from __future__ import annotations
 
@@ -57,8 +57,11 @@ class Msgd(PythonBroadcaster):
 
         def step(number: int, wanted: int) -> bool:
             nonlocal deliveries
-            for left in range(number, 0, -1):
-                deliveries += messaging.send_all(ACK if left == 1 else DATA, load.data).delivered
+            if number == 1:
+                deliveries += messaging.send_all(ACK, load.data).delivered
+            elif number:
+                burst = [(DATA, load.data)] * (number - 1) + [(ACK, load.data)]
+                deliveries += number * messaging.send_all_many(burst).delivered
             return dispatch_until(messaging, lambda: answers >= wanted, load.patience)
 
         with Messaging(self._subject.config(self._config, directory)) as messaging:

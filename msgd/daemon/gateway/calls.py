@@ -5,7 +5,8 @@
 Rule 1.  A call is a request of the context (messaging/requests.py), so each gets its own answer, and a process of
 msgd's that handles no such type says so at once.
 
-Rule 2.  A call ends with its answer, when its time is over, or when the process asked has ended.
+Rule 2.  A call ends with its answer, when its time is over, when the process asked has ended, or when the client
+cancels it.  Each but the calls of a client that hears no more is answered, once.
 
 Rule 3.  A process may have answered just before it ended, so its end (its pidfd is readable) settles nothing at once.
 The context is dispatched until a dispatch handles no message: then whatever the process had sent has been read.
@@ -24,7 +25,7 @@ from msgd.messaging import Messaging
 from msgd.messaging.requests import PendingRequest
 from msgd.wire.gateway.limits import MAX_CALLS
 from msgd.wire.gateway.replies import write_answer, write_message, write_refusal
-from msgd.wire.gateway.requests import Asked, Call
+from msgd.wire.gateway.requests import Asked, Call, Tag
 from msgd.wire.message_types import type_name
 
 _NEXT_TURN = 0.001
@@ -95,6 +96,16 @@ class Calls:
         else:
             self._settle(call, line)
 
+    def cancel(self, tag: Tag) -> None:
+        """Give up the calls that were asked with this id.  There is none if the answer is on its way already."""
+        for call in [call for call in self._pending if call.asked.tag == tag]:
+            self._refuse(call, ReplyTimeout("the client has cancelled it"))
+
+    def close(self) -> None:
+        """Give up all calls without a word: the client hears no more."""
+        while self._pending:
+            self._let_go(self._pending[0])
+
     def after_dispatch(self, handled: int) -> None:
         """The context has been dispatched and has handled so many messages."""
         if not handled:
@@ -114,8 +125,11 @@ class Calls:
         self._settle(call, write_refusal(call.asked.op, call.asked.tag, error))
 
     def _settle(self, call: _PendingCall, line: bytes) -> None:
+        self._let_go(call)
+        self._reply(line)
+
+    def _let_go(self, call: _PendingCall) -> None:
         self._pending.remove(call)
         call.timer.cancel()
         self._loop.on_readable(call.pidfd, None)
         call.in_flight.close()
-        self._reply(line)

@@ -34,12 +34,14 @@ import signal
 import socket
 
 from msgd.daemon.children import LetIn
-from msgd.daemon.gateway.memory import limit_memory
+from msgd.daemon.gateway.memory import limit_memory, memory_limit
 from msgd.daemon.gateway.outbox import Outbox
 from msgd.daemon.gateway.peer import Peer
+from msgd.daemon.gateway.places import is_privileged
 from msgd.daemon.gateway.session import Session
 from msgd.daemon.gateway.state import ConnectionState, Event
 from msgd.daemon.loop import NEVER, Loop
+from msgd.daemon.reloads import Reloads
 from msgd.daemon.settings import Settings
 from msgd.errors import MalformedMessage
 from msgd.messaging import Messaging
@@ -48,6 +50,8 @@ from msgd.wire.gateway.replies import IDLE, STALLED, STOPPED, TOO_LONG
 from msgd.wire.message_types import MessageType
 
 _READ = 1 << 16
+_PART = 1 << 16
+"""Bytes of a long backlog that are to be read within `msgd:client stall timeout`."""
 _AT_ONCE = 0.001
 """Seconds for the last word to leave if `msgd:close timeout` is 0."""
 
@@ -58,6 +62,7 @@ class Connection:
     def __init__(self, client: socket.socket, peer: Peer, settings: Settings, loop: Loop, messaging: Messaging) -> None:
         config = settings.config
         self._client = client
+        self._uid = peer.uid
         self._settings = settings
         self._loop = loop
         self._messaging = messaging
@@ -69,22 +74,25 @@ class Connection:
         """Readable when the client has closed the connection: epoll reports hangups without being asked to."""
         self._hangup.register(client, 0)
         self._idle_timer = loop.call_every(config.client_idle_timeout or NEVER, self._end_if_idle)
+        self._to_be_read = 0
+        """How much of the outbox has to have left when the stall timer is due."""
         self._stall_timer = loop.call_later(NEVER, self._end_stalled)
         self._close_timer = loop.call_later(NEVER, self._note_gone)
         self._dispatch_timer = loop.call_later(NEVER, self._dispatch)
         """Runs when the context has to be dispatched in the next turn, whether or not it is readable."""
 
-    def run(self, lifeline: int | None, let_signals_in: LetIn) -> str:
+    def run(self, lifeline: int | None, has_started: LetIn) -> str:
         """Serve the client to the end.  Returns the reason of the end, for the log."""
         loop, messaging = self._loop, self._messaging
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.on_signal(signum, lambda: self._stop("the connection process was told to end"))
-        loop.on_signal(signal.SIGHUP, lambda: self._reload("SIGHUP"))
-        let_signals_in()
+        reloads = Reloads(loop, self._reload)
+        loop.on_signal(signal.SIGHUP, lambda: reloads.ask("SIGHUP"))
+        has_started()
         if lifeline is not None:
             loop.on_readable(lifeline, lambda: self._end_service(lifeline))
         self._settings.debug_levels.serve(messaging, loop.obey_signals)
-        messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: self._reload(f"{message.src}"))
+        messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: reloads.ask(f"{message.src}"))
         messaging.register(MessageType.SHUTDOWN, lambda message: self._stop(f"SHUTDOWN from {message.src}"))
         loop.at_end_of_turn(self._end_turn)
         self._choose_events()
@@ -188,11 +196,15 @@ class Connection:
     # Timers
 
     def _run_stall_timer(self) -> None:
-        """Measure the time in which the client reads nothing of its backlog."""
-        has_progressed = self._outbox.take_progress()
-        if not self._outbox.bytes:
+        """Give the client `msgd:client stall timeout` for the backlog, or for each _PART of a longer one.
+
+        If any byte counted as progress, a client could hold its backlog in our memory for ever.
+        """
+        outbox = self._outbox
+        if not outbox.bytes:
             self._stall_timer.cancel()
-        elif has_progressed or not self._stall_timer.is_running:
+        elif outbox.sent >= self._to_be_read or not self._stall_timer.is_running:
+            self._to_be_read = outbox.sent + min(outbox.bytes, _PART)
             self._stall_timer.restart(self._settings.config.client_stall_timeout or NEVER)
 
     def _end_if_idle(self) -> None:
@@ -205,7 +217,7 @@ class Connection:
         if self._state.may_say:
             self._outbox.cut()
             seconds = self._settings.config.client_stall_timeout
-            self._session.say_bye(STALLED, f"nothing was read for {seconds:g} seconds (msgd:client stall timeout)")
+            self._session.say_bye(STALLED, f"too little was read for {seconds:g} seconds (msgd:client stall timeout)")
 
     # Control
 
@@ -221,7 +233,7 @@ class Connection:
         before = self._settings.config
         self._settings.reload(why)
         config = self._settings.config
-        limit_memory(config.client_memory)
+        limit_memory(config.client_memory if is_privileged(self._uid) else min(config.client_memory, memory_limit()))
         self._lines.max_bytes = config.client_line_bytes
         self._outbox.max_bytes = config.client_buffer_bytes
         if config.client_idle_timeout != before.client_idle_timeout:

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The bound on a connection process's memory (msgd:client memory)."""
+"""The bound on a connection process's memory (msgd:client memory).
+
+A process sets it for itself.  The main process may set a lower one, the share of the memory of its user (shares.py).
+"""
 
 from __future__ import annotations
 
 import resource
+import sys
 
 
 def limit_memory(size: int) -> None:
@@ -15,3 +19,9 @@ def limit_memory(size: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     soft = size if hard == resource.RLIM_INFINITY else min(size, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def memory_limit() -> int:
+    """The limit in force, in bytes; a very large number if there is none."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

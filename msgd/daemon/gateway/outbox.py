@@ -23,8 +23,9 @@ class Outbox:
         self._client = client
         self._lines: deque[bytes] = deque()
         self._sent_of_first = 0
-        self._has_sent = False
         self.max_bytes = max_bytes
+        self.sent = 0
+        """Bytes that have left, in total."""
         self.bytes = 0
         """The size of the backlog: what has not left yet."""
         self.is_broken = False
@@ -48,7 +49,7 @@ class Outbox:
             lines = [self._lines[number] for number in range(min(_GATHERED, len(self._lines)))]
             lines[0] = lines[0][self._sent_of_first :]
             try:
-                self._remove(self._client.sendmsg(lines))
+                sent = self._client.sendmsg(lines)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -56,12 +57,7 @@ class Outbox:
                     raise
                 self.is_broken = True
             else:
-                self._has_sent = True
-
-    def take_progress(self) -> bool:
-        """Whether anything has left since the last call."""
-        has_sent, self._has_sent = self._has_sent, False
-        return has_sent
+                self._remove(sent)
 
     def cut(self) -> None:
         """Drop the lines that have not begun to leave."""
@@ -70,6 +66,7 @@ class Outbox:
         self.bytes = sum(map(len, first)) - self._sent_of_first
 
     def _remove(self, sent: int) -> None:
+        self.sent += sent
         self.bytes -= sent
         sent += self._sent_of_first
         while self._lines and sent >= len(self._lines[0]):

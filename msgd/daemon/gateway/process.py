@@ -38,24 +38,26 @@ def serve(
     client: socket.socket,
     peer: Peer,
     settings: Settings,
+    memory: int,
     lifeline: int | None,
     counters: Counters | None,
-    let_signals_in: LetIn,
+    has_started: LetIn,
 ) -> int:
     """Be the connection process of a client to its end.  Returns the exit status.
 
-    `lifeline` is the pipe whose end of file ends this process; None if there is none.  `counters` is where it counts
-    its messages, if it does.  `let_signals_in` is called once signals can be handled.
+    `memory` is its limit at first, in bytes.  `lifeline` is the pipe whose end of file ends this process; None if there
+    is none.  `counters` is where it counts its messages, if it does.  `has_started` is called once signals can be
+    handled, and unblocks them.
     """
     about_it = peer.fields
     with client:
         try:
-            limit_memory(settings.config.client_memory)
+            limit_memory(memory)
             client.setblocking(False)
             with Loop() as loop, open_messaging(settings.config, counters) as messaging:
                 _add_name(messaging, peer.uid)
                 logger.info("%s is connected", peer, extra=fields(CONNECTED, **about_it))
-                why = Connection(client, peer, settings, loop, messaging).run(lifeline, let_signals_in)
+                why = Connection(client, peer, settings, loop, messaging).run(lifeline, has_started)
             logger.info("%s is disconnected: %s", peer, why, extra=fields(DISCONNECTED, **about_it))
         except MemoryError:
             _try_to_send(client, _OUT_OF_MEMORY)

@@ -9,7 +9,8 @@ Rule 2.  While a `send` is held (the state's HOLD), the connection hands over no
 their answers stay in order.  Each dispatch tries the send again; when its time is over it is tried for the last time.
 Either way it is answered and the state is told RELEASE.
 
-Rule 3.  No line joins the outbox behind the last word.
+Rule 3.  No line joins the outbox behind the last word.  Messages that come after it are for nobody: the types are no
+longer registered, so they are the drop `of a type without handler`, and a process of msgd's that asks is told so.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from msgd.wire.gateway.requests import (
     Asked,
     BadRequest,
     Call,
+    Cancel,
     Deregister,
     Hello,
     Names,
@@ -118,7 +120,13 @@ class Session:
             self._say(write_bye(code, text))
             self._state.why = text
             self._state.on(Event.BYE)
+            self._hear_no_more()
             logger.debug("the last word to %s is %s: %s", self._peer, code, text)
+
+    def _hear_no_more(self) -> None:
+        """The client is told nothing more: what is sent to it from now on is counted and logged as a drop."""
+        self._deregister(tuple(self._registered))
+        self._calls.close()
 
     def _say(self, line: bytes) -> None:
         if self._state.may_say:
@@ -146,6 +154,9 @@ class Session:
                 self._permission.check(asked.request.type)
                 self._calls.start(asked, asked.request)
                 return None
+            case Cancel(tag):
+                self._calls.cancel(tag)
+                return {}
             case Names():
                 return {
                     "processes": [f"{pid}/{unique}" for pid, unique, *_ in self._messaging.processes()],

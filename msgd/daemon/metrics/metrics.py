@@ -2,9 +2,6 @@
 # Copyright: The msgd authors
 """Metrics for Prometheus: the counters of all processes of the daemon, served over HTTP.
 
-Each scrape has its own process, as each client has.  It is forked with a copy of all the numbers and answers at the
-pace of the scraper, within a time limit.  The main process never reads a request.
-
 The numbers are those of this msgd and of the connection processes that it has started, the ended ones included.
 """
 
@@ -13,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import signal
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgd.config import Config
 from msgd.config.kinds import UNIX
-from msgd.daemon.children import Children, LetIn
 from msgd.daemon.listener import Listener
 from msgd.daemon.loop import Loop
 from msgd.daemon.metrics.counters import Counters
@@ -39,6 +34,7 @@ from msgd.daemon.metrics.metered import (
     QUEUED_BYTES,
     QUEUED_MESSAGES,
 )
+from msgd.daemon.metrics.scrapes import Answer, Scrapes
 from msgd.errors import BackendUnavailable, MsgdError
 from msgd.messaging import backend_class
 from msgd.presence import RendezvousDirectory
@@ -50,14 +46,8 @@ logger = logging.getLogger("msgd.daemon")
 
 PARAMETER = "msgd:metrics"
 
-_MOST_SCRAPES = 8
-"""Scrapes that are answered at the same time; one more is closed without an answer."""
-
 _SOCKET_MODE = 0o600
 """Who messages whom, and how much, is not for every user to read."""
-
-_TIME_LIMIT = 10
-"""Seconds that a scrape may take."""
 
 
 class Gauge(NamedTuple):
@@ -83,15 +73,12 @@ class Metrics:
     ) -> None:
         _prometheus_client()  # fail now rather than at the first scrape
         self._config = config
-        self._loop = loop
         self._gauges = gauges
         self.own = Counters()
         """The counters of the main process."""
         self._others: dict[int, Counters] = {}
         self._ended: Counter[str] = Counter()
-        self._scrapes = Children(let_go, lambda: None)
-        self._listener = _listen(config.metrics)
-        loop.on_readable(self._listener.fileno(), self._accept)
+        self._scrapes = Scrapes(loop, _listen(config.metrics), let_go, self._prepare)
 
     def started(self, pid: int, counters: Counters) -> None:
         """A child has started with these counters."""
@@ -106,47 +93,33 @@ class Metrics:
 
     def reap(self) -> None:
         """Reap the processes of scrapes that have ended."""
-        for pid, _, status in self._scrapes.reap():
-            if status:
-                logger.warning("the process %d that answered a scrape ended with status %d", pid, status)
+        self._scrapes.reap()
 
     def close(self) -> None:
         """Stop serving."""
-        self._loop.on_readable(self._listener.fileno(), None)
-        self._listener.close()
+        self._scrapes.close()
 
     def abandon(self) -> None:
         """In a forked child: close the copies."""
-        self._listener.abandon()
+        self._scrapes.abandon()
 
-    def _accept(self) -> None:
-        try:
-            client = self._listener.accept()
-        except OSError as error:
-            logger.error("no scrape can be answered: %s", error)
-            return
-        if client is None:
-            return
-        with client:
-            if len(self._scrapes) < _MOST_SCRAPES:
-                gauges = self._gauges()  # in a child the directory would have to be opened again
-                try:
-                    self._scrapes.start(0, lambda let_in: self._answer(client, gauges, let_in))
-                except OSError as error:
-                    logger.error("no process to answer a scrape: %s", error)
+    def _prepare(self) -> Answer:
+        gauges = self._gauges()  # in the other process the directory would have to be opened again
+        return lambda client, note_request: self._answer(client, gauges, note_request)
 
-    def _answer(self, client: socket.socket, gauges: Sequence[Gauge], let_signals_in: LetIn) -> int:
-        """In a process of its own: answer one request."""
-        let_signals_in()  # SIGALRM ends the process
-        signal.alarm(_TIME_LIMIT)
+    def _answer(self, client: socket.socket, gauges: Sequence[Gauge], note_request: Callable[[], None]) -> None:
         totals = Counter(self._ended)
         for counters in (self.own, *self._others.values()):
             totals.update(dict(counters.items()))
-        gauges = (*_queues(self._config, totals), *gauges)
+
+        def collector() -> _Collector:
+            note_request()
+            everything = (*_queues(self._config, totals), *gauges)
+            return _Collector(totals, everything, self._config.messaging_type)
+
         with contextlib.suppress(ConnectionError):  # the scraper has gone
             client.setblocking(True)
-            _Scrape(_Collector(totals, gauges, self._config.messaging_type), client)
-        return 0
+            _Scrape(collector, client)
 
 
 class _Collector:
@@ -191,7 +164,7 @@ class _Collector:
 class _Scrape(BaseHTTPRequestHandler):
     """One HTTP request and its answer."""
 
-    def __init__(self, collector: _Collector, client: socket.socket) -> None:
+    def __init__(self, collector: Callable[[], _Collector], client: socket.socket) -> None:
         self._collector = collector
         super().__init__(client, ("", 0), None)  # type: ignore[arg-type]  # it asks nothing of a server
 
@@ -201,7 +174,7 @@ class _Scrape(BaseHTTPRequestHandler):
             return
         client = _prometheus_client()
         registry = client.CollectorRegistry(auto_describe=False)
-        registry.register(self._collector)
+        registry.register(self._collector())
         text: bytes = client.generate_latest(registry)
         self.send_response(200)
         self.send_header("Content-Type", client.CONTENT_TYPE_LATEST)

@@ -83,7 +83,7 @@ class Names(abc.ABC):
 
     def prune(self, name: str, entries: Entries, is_alive: IsAlive) -> None:
         """Remove those of `entries`, which were read before this call, whose process is dead (Rules 2, 5)."""
-        dead = [text for text in entries if (server_id := read_entry(text)) and not is_alive(server_id)]
+        dead = {text for text in entries if (server_id := read_entry(text)) and not is_alive(server_id)}
         if dead:
             self.discard(name, dead)
 

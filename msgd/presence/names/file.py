@@ -5,8 +5,8 @@
 `names` in the lock directory has one line for each entry: the server id, a space, the name.
 
 Rule 1. The file is only ever replaced as a whole, by rename().  A reader needs no lock and sees one complete version.
-Rule 2. A writer holds flock() on `names.lock` from reading the old version until the rename, so no change is lost.
-Rule 3. `names.lock` is never removed.  Otherwise two writers could hold locks on two files of that name.
+Rule 2. A writer holds the private lock of the file from reading the old version until the rename, so no change is lost
+    (private_lock.py).
 
 A writer that is killed leaves the old version, complete, and possibly a `names.new`, which the next writer overwrites.
 The kernel drops its lock.
@@ -15,15 +15,14 @@ The kernel drops its lock.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 
 from msgd.errors import TransportError
 from msgd.presence.names.base import Entries, Names
+from msgd.presence.private_lock import NAMES_FILE, PrivateLock
 
 FILE_NAME = "names"
-_LOCK_NAME = "names.lock"
 _NEW_NAME = "names.new"
 _MODE = 0o644
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -53,7 +52,7 @@ class FileNames(Names):
         return self.read(self._directory_fd, self._directory)
 
     def _change(self, name: str, change: Callable[[Entries], Entries], *, create: bool = False) -> None:
-        with _errors(self._directory), self._lock():
+        with _errors(self._directory), PrivateLock(self._directory_fd, self._directory).held(NAMES_FILE):
             names = self.all_entries()
             before = names.pop(name, [])
             names[name] = change(before)
@@ -62,16 +61,6 @@ class FileNames(Names):
 
     def close(self) -> None:
         """Do nothing: no file is kept open."""
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Hold the writers' lock (Rule 2)."""
-        fd = self._open_to_write(_LOCK_NAME)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
 
     def _replace(self, names: dict[str, Entries]) -> None:
         text = "".join(f"{text} {name}\n" for name, entries in names.items() for text in entries)

@@ -16,6 +16,7 @@ from typing import IO
 
 from msgd.config import Config
 from msgd.messaging import Messaging
+from msgd.presence.private_lock import PRIVATE_FILE
 from msgd.results import SendStatus
 from msgd.tools.demo.output import Output
 from msgd.tools.demo.processes import STEP_TIMEOUT, DemoFailed, Processes, await_line
@@ -115,7 +116,7 @@ class Scenes:
             for directory in (f"{self._config.lock_directory}/msg.lock", self._config.socket_directory)
             for path in Path(directory).iterdir()
         ]
-        left += map(str, Path(self._config.pid_directory).iterdir())
+        left += (str(path) for path in Path(self._config.pid_directory).iterdir() if path.name != PRIVATE_FILE)
         if left:
             raise DemoFailed(f"files were left behind: {', '.join(left)}")
         self._out.detail("They have exited and removed their sockets, lock files and pid file.")

@@ -95,6 +95,15 @@ class Conversation:
         """Stop waiting for the answer: it is ignored when it comes."""
         self._replies.pop(tag, None)
 
+    def cancel(self, tag: int) -> bytes:
+        """Stop waiting for the answer to a call: the line that tells the gateway so, or nothing if it has answered.
+
+        It can always be sent, however many messages wait: it makes room at the gateway.
+        """
+        if tag not in self._replies or self._replies[tag] is not None or self.ended is not None:
+            return b""
+        return write_request("cancel", call=tag)
+
     def _note(self, line: bytes) -> None:
         reply = read_reply(line)
         if isinstance(reply, Event):

@@ -5,11 +5,13 @@
 A line is UTF-8 and ends with a newline; the last line before the end of the stream may lack it.
 
 MalformedMessage refuses input that is not one JSON object in the strict sense: other JSON values, an object with the
-same member twice, numbers that JSON does not have (NaN), text that is not Unicode, nesting that is too deep.
+same member twice, numbers that JSON does not have (NaN), text that is not Unicode, nesting that is too deep,
+integers of thousands of digits.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Mapping
@@ -71,27 +73,37 @@ def write_object(members: Mapping[str, object]) -> bytes:
 
 def read_object(line: bytes) -> Members:
     """The members of the object in a line.  MalformedMessage if it holds no object."""
+    if not line.strip():
+        raise MalformedMessage("not JSON: the line is blank")
+    if line.startswith(codecs.BOM_UTF8):
+        raise MalformedMessage("not JSON: the line begins with a byte order mark; leave it out")
     try:
         value = _DECODER.decode(line.decode())
         if _SURROGATE.search(line):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise MalformedMessage("not JSON: half of a surrogate pair; bytes that are not UTF-8 go as base64") from None
-    except (ValueError, RecursionError) as error:  # ValueError: UnicodeDecodeError, JSONDecodeError, numbers too long
+    except (UnicodeDecodeError, json.JSONDecodeError, _NotJSON, RecursionError) as error:
         raise MalformedMessage(f"not JSON: {error}") from None
+    except ValueError:  # of int(): it limits the digits, since reading them takes quadratic time
+        raise MalformedMessage("not JSON: a number has too many digits") from None
     if not isinstance(value, dict):
         raise MalformedMessage("not a JSON object: the line must be enclosed in {}")
     return Members(value)
 
 
+class _NotJSON(ValueError):
+    """What the decoder lets pass, or Python has its own words for."""
+
+
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise _NotJSON(f"{name} is not JSON")
 
 
 def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise ValueError("a member occurs twice")
+        raise _NotJSON("a member occurs twice")
     return members
 
 

@@ -76,11 +76,9 @@ class Members:
             raise MalformedMessage(f"{name}: a number of seconds from 0 to {most:g} is needed")
         return float(value)
 
-    def take_server_id(self, name: str, default: Any = _REQUIRED) -> Any:
+    def take_server_id(self, name: str) -> Any:
         """A ServerID: a pid, or `PID`, `PID.TASK` or `PID.TASK/UNIQUE`."""
-        value = self.take(name, default)
-        if value is default:
-            return default
+        value = self.take(name)
         if type(value) not in (int, str):
             raise MalformedMessage(f"{name}: a pid or a server id as a string is needed")
         try:

@@ -64,6 +64,12 @@ class Call(NamedTuple):
     timeout: float
 
 
+class Cancel(NamedTuple):
+    """Give up the calls whose requests had this id."""
+
+    call: Tag
+
+
 class Names(NamedTuple):
     """List the processes and their names."""
 
@@ -72,7 +78,7 @@ class Ping(NamedTuple):
     """Check that the connection works."""
 
 
-Request = Hello | Send | SendAll | Register | Deregister | Call | Names | Ping
+Request = Hello | Send | SendAll | Register | Deregister | Call | Cancel | Names | Ping
 
 
 class Asked(NamedTuple):
@@ -112,9 +118,9 @@ def _call(members: Members) -> Call:
 
 
 def _ping(members: Members) -> Ping | Call:
-    to = members.take_server_id("to", default=None)
-    if to is None:
+    if "to" not in members:
         return Ping()
+    to = members.take_server_id("to")
     timeout = members.take_seconds("timeout", MAX_TIMEOUT, default=CALL_TIMEOUT)
     return Call(to, MessageType.PING, members.take_data(), MessageType.PONG, timeout)
 
@@ -126,6 +132,7 @@ OPERATIONS: Mapping[str, Callable[[Members], Request]] = {
     "register": lambda members: Register(members.take_types("types", MAX_TYPES)),
     "deregister": lambda members: Deregister(members.take_types("types", MAX_TYPES)),
     "call": _call,
+    "cancel": lambda members: Cancel(_tag("call", members.take("call"))),
     "names": lambda members: Names(),
     "ping": _ping,
 }
@@ -138,7 +145,7 @@ def read_request(line: bytes) -> Asked:
     tag: Tag = None
     try:
         members = read_object(line)
-        tag = _take_tag(members)
+        tag = _tag("id", members.take("id")) if "id" in members else None
         op = members.take_text("op", most=TAG_LENGTH)
         if op not in OPERATIONS:
             raise MalformedMessage(f"op: {op!r} is none of {', '.join(OPERATIONS)}")
@@ -155,12 +162,10 @@ def write_request(op: str, tag: Tag = None, **members: object) -> bytes:
     return write_object({name: value for name, value in given.items() if value is not None})
 
 
-def _take_tag(members: Members) -> Tag:
-    tag: Tag = members.take("id", None)
-    if isinstance(tag, str) and len(tag) <= TAG_LENGTH:
-        return tag
-    if type(tag) is int and abs(tag) <= TAG_NUMBER:
-        return tag
-    if tag is None:
-        return None
-    raise MalformedMessage(f"id: a string of at most {TAG_LENGTH} characters or a whole number is needed")
+def _tag(name: str, value: object) -> str | int:
+    """A tag that is checked; `name` is the member that it is the value of."""
+    if isinstance(value, str) and len(value) <= TAG_LENGTH:
+        return value
+    if type(value) is int and abs(value) <= TAG_NUMBER:
+        return value
+    raise MalformedMessage(f"{name}: a string of at most {TAG_LENGTH} characters or a whole number is needed")

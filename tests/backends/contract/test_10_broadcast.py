@@ -62,6 +62,33 @@ def left_of(messaging: Messaging, config: Config, pids: set[int]) -> dict[str, s
     return {kind: there & pids for kind, there in found.items() if there & pids}
 
 
+def test_several_messages_at_once(messaging: Messaging, start: StartPeer) -> None:
+    """Each process gets all of them, once and in order, more than fit its socket; the dead do not disturb it."""
+    texts = [b"%d" % number for number in range(100)]
+    peers = [start() for _ in range(4)]
+    assert messaging.send_all(TEXT, b"before").delivered == 4
+    peers[0].kill()
+    result = messaging.send_all_many((TEXT, text) for text in texts)
+    assert (result.delivered, result.failures) == (3, {})
+    for peer in peers[1:]:
+        peer.begin(take_data, 101)
+    drain(messaging)
+    for peer in peers[1:]:
+        assert peer.hear() == [b"before", *texts]
+    assert messaging.statistics().sent >= 304
+
+
+def test_several_messages_of_several_classes(messaging: Messaging, start: StartPeer) -> None:
+    """A process gets those of the classes that it listens to, and counts once."""
+    general, printing = start(listens=MessageClass.GENERAL), start(listens=MessageClass.PRINT)
+    messages = [(TEXT, b"one"), (MessageType.PRINTER_MOD, b"two"), (TEXT, b"three")]
+    assert messaging.send_all_many(messages).delivered == 2
+    assert general.call(take_data, 2) == [b"one", b"three"]
+    messaging.send(printing.server_id, TEXT, b"the next")
+    assert printing.call(take_data, 1) == [b"the next"]
+    assert messaging.send_all_many([]).delivered == 0
+
+
 def test_200_processes_of_which_100_are_killed(config: Config, messaging: Messaging, start: StartPeer) -> None:
     peers = [start() for _ in range(PROCESSES)]
     victims, survivors = peers[:VICTIMS], peers[VICTIMS:]

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,13 +19,17 @@ from hypothesis import strategies as st
 from msgd import Config, Messaging, SendStatus, ServerID
 from msgd.backends.dgram.backend import DgramBackend
 from msgd.backends.dgram.receiving import new_socket
+from msgd.presence.lock_file import LockFile
+from msgd.presence.private_lock import PrivateLock
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.backends.dgram.raw import WHOLE, RawSender, dropped, honest, piece, whole
-from tests.support.harness import TEXT, Peer, Session, drain, open_fds, take_data
+from tests.support.harness import TEXT, Channel, Child, Peer, Session, drain, open_fds, take_data
 
 MESSAGING_TYPES = frozenset({"dgram"})
 
 HEADER = 52
+
+Prepare = Callable[[Session], None]
 
 
 class Receiver:
@@ -251,21 +257,40 @@ def test_ping_that_cannot_be_answered(receiver: Receiver) -> None:
 # The socket itself
 
 
-def test_interrupted_large_message_is_never_joined_with_another(make_config: MakeConfig, start: StartPeer) -> None:
+def read_short_fragments_only(session: Session) -> None:
+    """Be like a process of Samba's: say nothing of long fragments in the lock file."""
+    presence = session.messaging._endpoint.presence
+    presence.longest_datagram = 0
+    presence._lock_file.write(presence.unique_id, presence._lines)
+
+
+def does_nothing(session: Session) -> None:
+    """Be like a process of msgd's."""
+
+
+both_lengths = pytest.mark.parametrize("prepare", [does_nothing, read_short_fragments_only], ids=["long", "short"])
+"""Fragments as msgd's processes read them, and as Samba's do."""
+
+
+@both_lengths
+def test_interrupted_large_message_is_never_joined_with_another(
+    make_config: MakeConfig, start: StartPeer, prepare: Prepare
+) -> None:
     """A sender stops in the middle of a message, re-opens its endpoint and sends a message of the same length."""
     receiver = start()
+    receiver.call(prepare)
     config = make_config(close_timeout=0)
     for number in range(3):
         with Messaging(config) as messaging:
-            status = messaging.send(receiver.server_id, TEXT, b"%d" % number * 50_000)
+            status = messaging.send(receiver.server_id, TEXT, b"%d" % number * 2_000_000)
             assert status is SendStatus.QUEUED
             assert messaging.close() == 1
         receiver.call(dispatch_once)
     with Messaging(config) as messaging:
         receiver.begin(take_data, 1)
-        messaging.send(receiver.server_id, TEXT, b"w" * 50_000)
+        messaging.send(receiver.server_id, TEXT, b"w" * 2_000_000)
         drain(messaging)
-        assert receiver.hear() == [b"w" * 50_000]
+        assert receiver.hear() == [b"w" * 2_000_000]
 
 
 def dispatch_once(session: Session) -> int:
@@ -299,14 +324,87 @@ def test_receiver_that_re_opened_its_socket(messaging: Messaging, peer: Peer, si
     assert peer.hear() == [b"%d" % number * size for number in range(5)]
 
 
-def test_receiver_that_re_opened_its_socket_in_the_middle(messaging: Messaging, peer: Peer) -> None:
+@both_lengths
+def test_receiver_that_re_opened_its_socket_in_the_middle(messaging: Messaging, peer: Peer, prepare: Prepare) -> None:
     """The message in flight is repeated from its first fragment; those behind it follow in order."""
-    data = [b"a" * 50_000, b"b" * 10, b"c" * 3000]
+    peer.call(prepare)
+    data = [b"a" * 2_000_000, b"b" * 10, b"c" * 3000]
     for one in data:
         messaging.send(peer.server_id, TEXT, one)
+    assert messaging.pending(peer.server_id) == len(data)
     peer.call(dispatch_once)
     messaging.dispatch()
     peer.call(rebind)
     peer.begin(take_data, 3)
     drain(messaging)
     assert peer.hear() == data
+
+
+# Long fragments
+
+
+def test_length_of_fragments_follows_the_receivers_lock_file(messaging: Messaging, config: Config) -> None:
+    """A process of Samba's, whose lock file has one line, gets no datagram that it would cut off."""
+    for lines, longest in ((("datagram 65536",), 65536), ((), 1024), (("datagram 300",), 1024)):
+        with Child(partial(show_datagrams, config, lines)) as receiver:
+            assert receiver.hear() == "here"
+            messaging.send(receiver.pid, TEXT, bytes(100_000))
+            receiver.tell("read")
+            drain(messaging)
+            lengths = receiver.hear()
+        assert lengths[0] == 1024
+        assert max(lengths) == longest
+        assert sum(lengths) == 52 + 100_000 + 24 * len(lengths)
+
+
+def show_datagrams(config: Config, lines: tuple[str, ...], channel: Channel) -> None:
+    """Be a process of another kind, and tell the lengths of the datagrams that carry a message of 100,000 bytes."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.bind(str(Path(config.socket_directory, str(os.getpid()))))
+        private = PrivateLock(os.open(config.lock_directory, os.O_RDONLY), config.lock_directory)
+        lock_dir_fd = os.open(Path(config.lock_directory, "msg.lock"), os.O_RDONLY)
+        lock_file = LockFile(lock_dir_fd, "msg.lock", os.getpid(), private)
+        lock_file.acquire()
+        lock_file.write(42, lines)
+        channel.send("here")
+        channel.recv()
+        lengths: list[int] = []
+        while sum(lengths) < 52 + 100_000 + 24 * len(lengths):
+            lengths.append(len(bound.recv(1 << 17)))
+        channel.send(lengths)
+
+
+def test_long_fragment_that_begins_a_message(receiver: Receiver) -> None:
+    """The first fragment must be short: nobody reads a longer one before it."""
+    message = whole(receiver.dst, b"x" * 5000)[8:]
+    assert receiver.survive(piece(1, len(message), message)) == 1
+    assert receiver.unfinished() == 0
+
+
+def test_long_datagrams_while_a_message_is_unfinished(receiver: Receiver) -> None:
+    """Only fragments may be long then; others are dropped, and the message is completed all the same."""
+    message = whole(receiver.dst, b"x" * 100_000)[8:]
+    count = receiver.survive(
+        piece(1, len(message), message[:1000]),
+        whole(receiver.dst, b"too long" * 1000),
+        piece(2, 51, b"y" * 60_000, number=4),
+        piece(1, len(message), message[1000:]),
+        piece(1, len(message), message[1000:60_000]),
+        piece(1, len(message), message[60_000:]),
+    )
+    assert count == 3
+    assert receiver.received[-2:] == [b"x" * 100_000, b"honest"]
+
+
+def test_small_send_buffer(messaging: Messaging, peer: Peer) -> None:
+    """Where the kernel takes no long fragments, the message goes on in short ones."""
+    peer.begin(take_data, 2)
+    messaging.send(peer.server_id, TEXT, b"first")
+    backend = messaging._endpoint.backend
+    assert isinstance(backend, DgramBackend)
+    connected = backend._destinations[peer.pid].socket
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    messaging.send(peer.server_id, TEXT, b"x" * 100_000)
+    drain(messaging)
+    assert peer.hear() == [b"first", b"x" * 100_000]
+    assert dropped(messaging) == 0

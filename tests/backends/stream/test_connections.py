@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -19,6 +20,7 @@ import pytest
 
 from msgd import Config, Message, MessageType, Messaging, NoSuchProcess, QueueFull, SendStatus, ServerID
 from msgd.presence import Presence
+from msgd.presence.private_lock import PRIVATE_FILE
 from msgd.wire.stream import FRAME_SIZE, HELLO_SIZE
 from tests.backends.stream.conftest import MakeConfig, StartPeer
 from tests.backends.stream.raw import collect, sockets
@@ -214,6 +216,38 @@ def test_fifty_peers_and_a_cache_of_three(start: StartPeer) -> None:
         peer.hear()
     _settle(peers)
     assert max(peer.call(count_sockets) - old for peer, old in zip(peers, before, strict=True)) <= 3
+
+
+def test_connections_to_everybody_are_kept_by_default(messaging: Messaging, start: StartPeer) -> None:
+    peers = [start() for _ in range(30)]
+    before = sockets()
+    for text in (b"first", b"second"):
+        for peer in peers:
+            messaging.send(peer.server_id, TEXT, text)
+        assert [peer.call(take_data, 1) for peer in peers] == [[text]] * len(peers)
+        assert sockets() - before == len(peers)
+
+
+def reach_with_few_descriptors(peers: list[Peer], limit: int, channel: Channel) -> None:
+    for peer in peers:
+        peer.channel.close()  # inherited descriptors
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    with Messaging(channel.recv()) as messaging:
+        before = sockets()
+        for peer in peers:
+            messaging.send(peer.server_id, TEXT, b"all of you")
+        channel.send(sockets() - before)
+        channel.recv()
+
+
+def test_default_follows_the_limit_on_descriptors(config: Config, start: StartPeer) -> None:
+    """A quarter of the descriptors are for connections that this process opens."""
+    peers = [start() for _ in range(20)]
+    with Child(lambda channel: reach_with_few_descriptors(peers, 64, channel)) as sender:
+        sender.tell(config)
+        assert sender.hear() == 16
+        assert [peer.call(take_data, 1) for peer in peers] == [[b"all of you"]] * len(peers)
+        sender.tell("end")
 
 
 def test_more_peers_than_connections_may_be_open(start: StartPeer) -> None:
@@ -511,4 +545,4 @@ def test_nothing_is_left_in_the_directories(config: Config, scratch: Path) -> No
     with Messaging(config) as messaging:
         messaging.send(messaging.server_id, TEXT, b"")
         messaging.dispatch()
-    assert [path for path in scratch.rglob("*") if not path.is_dir()] == []
+    assert [path.name for path in scratch.rglob("*") if not path.is_dir()] == [PRIVATE_FILE]

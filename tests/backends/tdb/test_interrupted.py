@@ -9,6 +9,7 @@ import random
 import select
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import tdb
 
-from msgd import Messaging, NoSuchProcess, QueueFull, ServerID
+from msgd import Message, Messaging, NoSuchProcess, QueueFull, ServerID
 from msgd.backends.tdb.backend import TdbBackend
 from msgd.backends.tdb.chain_lock import ChainLock, ChainLocks
 from msgd.backends.tdb.words import AWAKE, EPOCH
@@ -210,6 +211,53 @@ def test_at_random_moments(start: StartPeer) -> None:
     assert numbers == sorted(set(numbers))
     assert number - len(numbers) <= interrupted
     assert len(numbers) > number // 2
+
+
+def receive_under_alarms(session: Session, number: int, seed: int) -> tuple[list[bytes], int]:
+    """Let the backend hand up `number` messages while alarms raise at any moment; return them and the interruptions."""
+    one, moments = backend(session.messaging), random.Random(seed)
+    handed_up: deque[Message] = deque()
+    interrupted = 0
+    inside = False
+
+    def handler(signal_number: int, frame: FrameType | None) -> None:
+        nonlocal inside
+        signal.setitimer(signal.ITIMER_REAL, moments.uniform(20e-6, 1e-3))
+        if inside:
+            inside = False
+            raise Alarm
+
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 1e-3)
+    while len(handed_up) < number:
+        try:
+            inside = True
+            one.receive(handed_up.append)
+            inside = False
+        except Alarm:
+            interrupted += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    one.receive(handed_up.append)
+    return [message.data for message in handed_up], interrupted
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_backend_hands_up_everything_that_it_has_taken(make_config: MakeConfig, start: StartPeer, seed: int) -> None:
+    """Each message once and in order, from PID/<pid> and from segments, however often it is interrupted."""
+    config = make_config(send_queue_messages=2000)
+    receiver, sender = start(config), start(config)
+    texts = [b"%d" % number for number in range(60_000)]
+    sender.begin(send_waiting, receiver.server_id, texts)
+    seen, interrupted = receiver.call(receive_under_alarms, len(texts), seed)
+    assert sender.hear() is None
+    assert seen == texts
+    assert interrupted > 100
+
+
+def send_waiting(session: Session, dst: ServerID, texts: list[bytes]) -> None:
+    """Send the messages, waiting for room."""
+    for text in texts:
+        session.messaging.send(dst, TEXT, text, timeout=PATIENCE)
 
 
 def take_up_to(session: Session, last: bytes) -> list[bytes]:

@@ -15,6 +15,7 @@ import pytest
 from msgd import Config, Messaging
 from msgd.errors import NoSuchProcess
 from msgd.presence.lock_file import LockFile
+from msgd.presence.private_lock import PrivateLock
 from msgd.wire.server_id import ServerID
 from tests.backends.conftest import StartPeer
 from tests.support.harness import TEXT, Channel, Child, Peer, Session, chosen_pids_reason, is_gone, take_data
@@ -100,7 +101,8 @@ def starting(config: Config, stop: Callable[[Channel], None]) -> Callable[[Chann
 
     def body(channel: Channel) -> None:
         directory = Path(config.lock_directory) / "msg.lock"
-        lock_file = LockFile(os.open(directory, os.O_RDONLY), str(directory), os.getpid())
+        private = PrivateLock(os.open(config.lock_directory, os.O_RDONLY), config.lock_directory)
+        lock_file = LockFile(os.open(directory, os.O_RDONLY), str(directory), os.getpid(), private)
         lock_file.acquire()
         stop(channel)
 
@@ -123,19 +125,21 @@ def test_victim_that_is_starting(config: Config, messaging: Messaging, peer: Pee
 
 
 @chosen_pids
+@pytest.mark.parametrize("of", ["the stale file", "its own file"])
 def test_victim_between_the_lock_and_all_else(
-    config: Config, messaging: Messaging, peer: Peer, monkeypatch: pytest.MonkeyPatch
+    config: Config, messaging: Messaging, peer: Peer, monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
-    """The moment after it got the lock of the stale file."""
+    """The moments after it got a lock."""
     peer.call(fall_asleep)
     peer.kill()
-    real = fcntl.lockf
+    real, wanted = fcntl.lockf, fcntl.LOCK_SH if of == "the stale file" else fcntl.LOCK_EX
 
     def body(channel: Channel) -> None:
         def locked(fd: int, operation: int) -> None:
             real(fd, operation)
-            victim(channel)
-            os._exit(0)
+            if operation & wanted:
+                victim(channel)
+                os._exit(0)
 
         monkeypatch.setattr(fcntl, "lockf", locked)
         starting(config, victim)(channel)

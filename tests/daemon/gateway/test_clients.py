@@ -268,3 +268,43 @@ def test_messaging_and_the_gateway_share_a_process(place: Place) -> None:
         message = client.receive(PATIENCE)
         assert message is not None
         assert (message.data, message.src) == (b"to myself", messaging.server_id)
+
+
+def test_cancelled_calls_make_room_for_others(place: Place) -> None:
+    msgd = place.msgd()
+
+    async def cancel_many(peer: Peer) -> None:
+        async with aio.Client(place.gateway) as client:
+            for _ in range(3):
+                requests = (client.request(peer.server_id, TEXT, b"", TEXT, timeout=None) for _ in range(64))
+                asked = [asyncio.create_task(request) for request in requests]
+                await client.ping()  # all have been asked
+                for task in asked:
+                    task.cancel()
+                ends = await asyncio.gather(*asked, return_exceptions=True)
+                assert {type(end) for end in ends} == {asyncio.CancelledError}
+            await client.ping(msgd.pid)
+
+    with Peer(place.config) as peer:
+        asyncio.run(cancel_many(peer))
+
+
+def test_an_interrupted_call_makes_room_for_others(place: Place) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise Interrupt
+
+    msgd = place.msgd()
+    former = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Client(place.gateway) as client, Peer(place.config) as peer:
+            for _ in range(65):
+                signal.setitimer(signal.ITIMER_REAL, 0.01)
+                with pytest.raises(Interrupt):
+                    client.request(peer.server_id, TEXT, b"", TEXT, timeout=None)
+            client.ping(msgd.pid)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)

@@ -13,7 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from msgd import Config
 from msgd.config.parameters import PARAMETERS
+from msgd.daemon.gateway import places, shares, starts
+from msgd.daemon.gateway.places import kept_for_root
+from msgd.daemon.metrics import scrapes
+from msgd.daemon.reloads import BURST
+from msgd.drops import LOG_INTERVAL
 from msgd.wire.gateway.limits import MAX_CALLS, MAX_TIMEOUT, MAX_TYPES
 from msgd.wire.gateway.replies import BYES, ERRORS
 from msgd.wire.gateway.requests import OPERATIONS
@@ -84,3 +90,23 @@ def test_everything_there_is_is_written_up() -> None:
     for parameter in PARAMETERS:
         if parameter.help.startswith("gateway"):
             assert f"`{parameter.name}`" in TEXT, parameter.name
+
+
+def test_the_promises_to_several_users_have_the_numbers_of_the_code() -> None:
+    section = TEXT.partition("## Several users\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| (.*) \| (.*) \|$", section, re.MULTILINE))
+    config = Config()
+    users = config.max_clients - kept_for_root(config.max_clients)
+    expected = {
+        "One user has so many": f"{config.max_clients_per_user}",
+        "Places are kept": f"one in {places.ROOT_SHARE} of `msgd:max clients`: {kept_for_root(config.max_clients)} of",
+        f"fewer than {places.SMALL} clients": f"one in {places.SMALL_SHARE}: {users // places.SMALL_SHARE} of {users}",
+        "start at the same time": f"{starts.MOST}. ",
+        f"less than {shares.LEAST >> 20} MiB": f"`msgd:user memory`: {config.user_memory >> 20} MiB",
+        "Reloads": f"{BURST}",
+        "Log lines about refused": f"{LOG_INTERVAL:g} a second",
+        f"within {scrapes.REQUEST_LIMIT} seconds": f"{scrapes.MOST}",
+    }
+    for promise, number in expected.items():
+        (said,) = (number for text, number in rows.items() if promise in text)
+        assert number in said, promise

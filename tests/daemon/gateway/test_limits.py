@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+import select
 import signal
 from pathlib import Path
 
@@ -121,7 +123,7 @@ def test_a_running_connection_obeys_a_new_stall_timeout(place: Place) -> None:
         peer.begin(fill_and_drain, pid)
         place.configure("log level = 3", "msgd:client buffer bytes = 64K", "msgd:client stall timeout = 0.1")
         os.kill(pid, signal.SIGHUP)
-        msgd.await_line("is disconnected: nothing was read for 0.1 seconds (msgd:client stall timeout)")
+        msgd.await_line("is disconnected: too little was read for 0.1 seconds (msgd:client stall timeout)")
 
 
 def test_who_waits_for_something_is_not_idle(place: Place) -> None:
@@ -194,7 +196,7 @@ def test_a_client_that_does_not_read_its_answers(place: Place) -> None:
         except (BlockingIOError, BrokenPipeError):
             pass  # it reads no more of what we say
         assert memory_of(pid) < 100 << 20
-        msgd.await_line("is disconnected: nothing was read for 0.2 seconds (msgd:client stall timeout)")
+        msgd.await_line("is disconnected: too little was read for 0.2 seconds (msgd:client stall timeout)")
 
 
 def test_a_client_that_reads_again_finds_whole_lines_and_the_last_word(place: Place) -> None:
@@ -286,3 +288,22 @@ def test_a_message_there_is_no_memory_for(place: Place) -> None:
         assert (bye["event"], bye["error"]) == ("bye", "failed")
         assert "msgd:client memory" in bye["message"]
     msgd.await_line("msgd:client memory")
+
+
+def test_a_client_that_reads_a_little_in_time(place: Place) -> None:
+    """A client that reads a line now and then holds its backlog in our memory; so that does not count as reading."""
+    place.configure("log level = 3", "msgd:client stall timeout = 0.3")
+    msgd = place.msgd()
+    with RawClient(place) as client, Peer(place.config) as peer:
+        pid = client.pid
+        client.ask(op="register", types=TEXT)
+        peer.begin(send_many, pid, [b"x" * 1000] * 2000)
+        end = os.pidfd_open(pid)
+        for _ in range(100):
+            with contextlib.suppress(BrokenPipeError):
+                client.say(op="ping")  # a turn of its loop, in which it sends what has room
+            client.read()
+            if select.select([end], [], [], 0.05)[0]:  # as slow as this client is
+                break
+        os.close(end)
+        msgd.await_line("is disconnected: too little was read for 0.3 seconds (msgd:client stall timeout)")

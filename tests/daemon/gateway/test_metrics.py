@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -179,20 +180,32 @@ def test_other_requests(metered: Place, request_: bytes, answer: bytes) -> None:
     assert metered.debuglevel(msgd.pid)
 
 
-def test_who_asks_for_nothing_holds_up_nobody(metered: Place) -> None:
+def test_who_asks_for_nothing_keeps_nobody_out(metered: Place) -> None:
+    """The oldest of those who say nothing, or half of a request, make room."""
     msgd = metered.msgd()
-    silent = []
-    for _ in range(20):
-        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        client.settimeout(PATIENCE)
-        client.connect(f"{metered.directory}/metrics")
-        silent.append(client)
-    for client in silent[8:]:  # unheard
-        assert client.recv(1) == b""
-    assert not select.select(silent[:8], [], [], 0)[0], "the first ones are still waited for"
-    assert metered.debuglevel(msgd.pid)
-    for client in silent:
-        client.close()
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) for _ in range(20)]
+        for number, client in enumerate(silent):
+            client.settimeout(PATIENCE)
+            client.connect(f"{metered.directory}/metrics")
+            client.sendall(b"GET /metr" if number % 2 else b"")
+        for client in silent[:12]:
+            assert is_closed(client)
+        assert not select.select(silent[12:], [], [], 0)[0], "the last ones are still waited for"
+        assert scrape(metered)["msgd_processes"] == 1
+        assert is_closed(silent[12])
+        assert metered.debuglevel(msgd.pid)
+        for client in silent[13:]:  # their time is over
+            assert is_closed(client)
+    msgd.await_line("a scrape took too long")
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether nothing comes before the end of the stream."""
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:  # what it has said was not read
+        return True
 
 
 def test_every_metric_is_written_up(metered: Place) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from msgd import Config
 from msgd.daemon.children import Children
-from msgd.daemon.gateway import accepting
+from msgd.daemon.gateway import lingering
 from msgd.daemon.gateway.accepting import Gateway
 from msgd.daemon.listener import Listener
 from msgd.daemon.logs import STDERR, Log
@@ -32,15 +32,16 @@ def connect(path: str) -> socket.socket:
 
 
 def test_so_many_connections_stay_open(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accepting, "_LINGER", 1000.0)
+    monkeypatch.setattr(lingering, "_LINGER", 1000.0)
     config = Config(lock_directory=str(scratch), max_clients=1)
     path = str(scratch / "gateway")
-    children = Children(lambda: None, lambda: None)
+    changes: list[str] = []
+    children = Children(lambda: None, lambda: changes.append("a child more, or less"))
     children.adopt(os.getpid(), os.pidfd_open(os.getpid()), os.geteuid())
     with Loop() as loop, Log(STDERR) as log, ExitStack() as stack:
         settings = Settings(config, lambda: config, log, lambda _: STDERR)
         full = Gateway(loop, settings, Listener.bind("msgd:listen", path, 0o600), children, None, None)
-        first, *others = (stack.enter_context(connect(path)) for _ in range(accepting._MOST_LINGERING + 1))
+        first, *others = (stack.enter_context(connect(path)) for _ in range(lingering._MOST_LINGERING + 1))
         loop.on_readable(others[-1].fileno(), loop.stop)
         loop.run()
         for client in others:
@@ -52,4 +53,5 @@ def test_so_many_connections_stay_open(scratch: Path, monkeypatch: pytest.Monkey
         full.close()
         with pytest.raises(BrokenPipeError):
             others[-1].sendall(b'{"op": "hello"}\n')
+        assert len(changes) == 1, "nothing is forked for them"
     children.release(os.getpid())

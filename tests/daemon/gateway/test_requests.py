@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from msgd import ServerID
+from msgd import MessageType, ServerID
 from tests.daemon.gateway.raw import RawClient
 from tests.support.daemons import Place
 from tests.support.harness import TEXT, Peer, close, send_many, serve, take, take_data
@@ -205,3 +205,37 @@ def test_a_process_of_the_gateway_obeys_control_messages(place: Place) -> None:
         assert (bye["event"], bye["error"]) == ("bye", "stopped")
         assert client.is_ended()
     msgd.await_line("is disconnected: SHUTDOWN from")
+
+
+def test_a_call_is_cancelled_by_its_id(place: Place) -> None:
+    """It is answered all the same, once, and makes room."""
+    place.msgd()
+    with RawClient(place) as client, Peer(place.config) as peer:
+        call = {"op": "call", "to": str(peer.server_id), "type": TEXT, "answer": TEXT, "timeout": 3600}
+        for number in range(64):
+            client.say(id=number, **call)
+        assert client.ask(id="one more", **call)["error"] == "queue-full"
+        for number in range(64):
+            client.say(op="cancel", call=number)
+            refusal = client.read()
+            assert (refusal["op"], refusal["id"], refusal["error"]) == ("call", number, "reply-timeout")
+            assert client.read() == {"ok": True, "op": "cancel"}
+        assert client.ask(op="cancel", id="again", call=0) == {"ok": True, "op": "cancel", "id": "again"}
+        client.say(id="room", **call)
+        assert client.ask(op="ping")["op"] == "ping"
+
+
+def test_what_is_sent_to_a_client_after_its_last_word_is_a_drop(place: Place) -> None:
+    place.configure("log level = 5", "msgd:close timeout = 1000")
+    msgd = place.msgd()
+    with RawClient(place) as client, Peer(place.config) as peer:
+        pid = client.pid
+        client.ask(op="register", types=TEXT)
+        client.say(op="call", to=str(peer.server_id), type=TEXT, answer=TEXT, timeout=3600)
+        assert client.ask(op="ping")["ok"]
+        place.send(pid, MessageType.SHUTDOWN)
+        msgd.await_line("the last word to")
+        peer.call(send_many, pid, [b"too late"])
+        msgd.await_line("dropped 1 message, of a type without handler")
+        assert client.read()["event"] == "bye"
+        assert client.is_ended()

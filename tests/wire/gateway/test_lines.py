@@ -34,6 +34,7 @@ from msgd.wire.gateway.requests import (
     Asked,
     BadRequest,
     Call,
+    Cancel,
     Deregister,
     Hello,
     Names,
@@ -125,6 +126,8 @@ THERE = ServerID(4711, unique_id=12)
         ('{"op": "register", "types": ["PONG", 7]}', Register((3, 7))),
         ('{"op": "deregister", "types": [3]}', Deregister((3,))),
         ('{"op": "call", "to": "4711/12", "type": 5, "answer": 6}', Call(THERE, 5, b"", 6, 10.0)),
+        ('{"op": "cancel", "call": 7}', Cancel(7)),
+        ('{"op": "cancel", "call": "seven"}', Cancel("seven")),
         ('{"op": "names"}', Names()),
         ('{"op": "ping"}', Ping()),
         ('{"op": "ping", "to": "4711/12", "timeout": 0.5}', Call(THERE, 2, b"", 3, 0.5)),
@@ -142,12 +145,21 @@ def test_a_tag_is_kept(tag: str | int | None) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        (b"", "not JSON"),
+        (b"", "not JSON: the line is blank"),
+        (b" \t\r", "not JSON: the line is blank"),
+        (b'\xef\xbb\xbf{"op": "ping"}', "the line begins with a byte order mark; leave it out"),
         (b"{", "not JSON"),
         (b"[]", "not a JSON object"),
         (b"\xff{}", "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        (b'{"op": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b'{"op": ' + b"9" * 5000 + b"}", "not JSON: a number has too many digits"),
+        (b'{"op": "ping", "id": ' + b"9" * 4000 + b"}", "id: a string of at most 64 characters or a whole number"),
+        (b'{"op": "ping", "id": null}', "id: a string of at most 64 characters or a whole number"),
+        (b'{"op": "ping", "id": 1e400}', "id: a string of at most 64 characters or a whole number"),
+        (b'{"op": "ping", "to": null}', "to: a pid or a server id"),
+        (b'{"op": "ping", "to": 1, "timeout": 1e400}', "timeout: a number of seconds from 0 to 3600"),
+        (b'{"op": "cancel"}', "the member 'call' is missing"),
+        (b'{"op": "cancel", "call": null}', "call: a string of at most 64 characters or a whole number"),
         (b'{"op": NaN}', "NaN is not JSON"),
         (b'{"op": "ping", "op": "hello"}', "a member occurs twice"),
         (b"{}", "the member 'op' is missing"),
@@ -285,3 +297,16 @@ def test_who_never_takes_what_came_is_stopped() -> None:
     conversation.events.extend([Message(2, ServerID(1), ServerID(2), b"")] * MAX_EVENTS)
     with pytest.raises(QueueFull, match="wait to be received"):
         conversation.ask("ping")
+
+
+def test_a_call_is_cancelled_once_and_only_while_it_waits() -> None:
+    conversation = Conversation()
+    tag, _ = conversation.ask("call")
+    assert json.loads(conversation.cancel(tag)) == {"op": "cancel", "call": tag}
+    conversation.feed(write_answer("call", tag, {}))
+    assert conversation.cancel(tag) == b""
+    conversation.take(tag)
+    assert conversation.cancel(tag) == b""
+    tag, _ = conversation.ask("call")
+    conversation.feed(b"")
+    assert conversation.cancel(tag) == b""

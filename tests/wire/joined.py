@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Fragments of the dgram transport, each as the one piece that it is in the socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgd.wire.dgram import DATAGRAM_MAX, fragments
+from msgd.wire.header import HEADER_SIZE
+
+
+def fragment(
+    message: bytes, cookie: int, pid: int, socket_number: int, start: int = 0, longest: int = DATAGRAM_MAX
+) -> Iterator[bytes]:
+    """The datagrams that carry `message`, header and data, from byte `start` on."""
+    header, data = message[:HEADER_SIZE], message[HEADER_SIZE:]
+    for one in fragments(header, data, cookie, pid, socket_number, start, longest):
+        yield b"".join(one.buffers)

@@ -14,9 +14,9 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 SECONDS = 60
 
-.PHONY: all help demo check fuzz docs bench benchmarks install uninstall dist deb deb-check clean distclean
+.PHONY: all help compiled demo sanitize check fuzz docs bench benchmarks install uninstall dist deb deb-check clean distclean
 
-all: $(ENVIRONMENT)  ## set up the tree, so that the programs run as build/bin/msgd, build/bin/msgcontrol ...
+all: $(ENVIRONMENT) compiled  ## set up the tree, so that the programs run as build/bin/msgd, build/bin/msgcontrol ...
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1:\2/p' Makefile | awk -F: '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -28,8 +28,15 @@ build/config.status: configure.py $(wildcard build_support/*.py) pyproject.toml
 $(ENVIRONMENT): configure.py $(wildcard build_support/*.py) pyproject.toml | build/config.status
 	@build/config.status --bootstrap --quiet
 
+# Nothing needs the extension; the tree runs without it where there is no compiler.
+compiled: | build/config.status  ## compile the hot path, if the tree is configured so
+	@python3 -B -m build_support.compiled
+
 demo: all  ## watch processes message each other
 	@$(PYTHON) -m msgd.tools.demo
+
+sanitize: all  ## run the tests of the compiled hot path with its memory and arithmetic checked
+	$(PYTHON) -m pytest tests/native/test_sanitized.py
 
 check: all  ## run the linters, the type checker and the tests (PYTEST_ARGS= for pytest)
 	build/config.status --bootstrap=check --quiet
@@ -75,7 +82,7 @@ benchmarks: $(PEERS)  ## measure everything at length and write docs/benchmarks.
 	@$(MSGBENCH) page docs/benchmarks.md \
 	    $(foreach name,ping flood size latency fanout mesh scale dbench torture,$(RESULTS)/$(name).json)
 
-install: build/config.status  ## install into the configured prefix (DESTDIR= and prefix= work)
+install: build/config.status compiled  ## install into the configured prefix (DESTDIR= and prefix= work)
 	@$(INSTALLER) install --destdir='$(DESTDIR)' --prefix='$(prefix)'
 
 uninstall: build/config.status  ## remove what `make install` installed
@@ -96,4 +103,4 @@ clean:  ## remove what work in the tree leaves behind, but keep the configuratio
 	find . -path ./build -prune -o -name __pycache__ -exec rm -rf {} +
 
 distclean: clean  ## remove the configuration and build/venv as well
-	rm -rf build msgd/_registry.py
+	rm -rf build msgd/_registry.py msgd/_native.*.so

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
@@ -20,7 +20,7 @@ from setuptools.command.sdist import sdist
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from build_support import archive, wheel  # noqa: E402
+from build_support import archive, compiled, wheel  # noqa: E402
 from build_support.registry import REGISTRY, replace, write_if_changed  # noqa: E402
 
 
@@ -65,5 +65,14 @@ class ReproducibleSdist(sdist):
 
 setup(
     cmdclass={"build_py": BuildWithRegistry, "bdist_wheel": ReproducibleWheel, "sdist": ReproducibleSdist},
+    ext_modules=[
+        Extension(
+            f"msgd.{compiled.EXTENSION}",
+            sorted(str(path) for path in compiled.SOURCES.glob("*.c")),
+            depends=sorted(str(path) for path in compiled.SOURCES.glob("*.h")),
+            extra_compile_args=["-Wall", "-Wextra", "-Werror=implicit"],
+            optional=True,  # without a compiler the wheel is made without it (msgd/native.py)
+        )
+    ],
     options={"build": {"build_base": "build/pip"}},
 )

@@ -82,6 +82,8 @@ class Options:
     """Each directory that is in force, by its name in DIRECTORIES."""
     messaging: tuple[str, ...] | None
     systemd: bool | None
+    compiled: str
+    """Whether to compile the hot path: auto, yes or no."""
     python: str | None
     bootstrap: str | None
     quiet: bool
@@ -130,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     systemd.add_argument("--without-systemd", dest="systemd", action="store_false", default=None)
     features.add_argument(
+        "--enable-compiled",
+        dest="compiled",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="compile the hot path; nothing needs it [auto: if there are a C compiler and Python.h]",
+    )
+    features.add_argument(
         "--with-python", dest="python", metavar="PATH", help="the interpreter to run msgd with [the best that is found]"
     )
     ignored = parser.add_argument_group("Taken and ignored, as packaging tools pass them")
@@ -151,12 +160,15 @@ def parse(arguments: Sequence[str]) -> Options:
         words.append(f"--with-messaging={','.join(messaging)}")
     if given["systemd"] is not None:
         words.append("--with-systemd" if given["systemd"] else "--without-systemd")
+    if given["compiled"] != "auto":
+        words.append(f"--enable-compiled={given['compiled']}")
     if python is not None:
         words.append(f"--with-python={python}")
     return Options(
         directories=_derive(chosen),
         messaging=messaging,
         systemd=given["systemd"],
+        compiled=given["compiled"],
         python=python,
         bootstrap=given["bootstrap"],
         quiet=given["quiet"],

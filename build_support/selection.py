@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from build_support import interpreter, project, requirements
+from build_support import compiled, interpreter, project, requirements
 from build_support.interpreter import Interpreter
 from build_support.options import Options
 from build_support.registry import MessagingModule, Registry
@@ -32,6 +32,7 @@ def select(options: Options, root: Path, python: Interpreter, report: Report) ->
         configure_line=options.line,
         python=_installed_python(root, python),
         with_systemd=with_systemd,
+        compiled=compiled.check(options.compiled, python.command, report),
         directories=options.directories,
         modules=tuple(MessagingModule(*module[:3]) for module in chosen),
         left_out={module.name: _reason(module, python) for module in requirements.MODULES if module not in chosen},

@@ -28,8 +28,9 @@ from __future__ import annotations
 
 import abc
 import select
+import threading
 from collections.abc import Callable, Collection, Mapping, Sized
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 from msgd.config import Config
 from msgd.drops import Drops
@@ -40,6 +41,27 @@ from msgd.wire.header import Message
 from msgd.wire.server_id import ServerID
 
 Deliver = Callable[[Message], None]
+
+
+class PlainSender(Protocol):
+    """Sends a message if nothing about it is special, and counts it.
+
+    Returns None, and has done nothing, if the destination is new, full or gone, if the message is long, if another
+    thread has the endpoint's lock, or if anything else needs a decision: then send() is to be called.
+    """
+
+    @property
+    def sent(self) -> int:
+        """Messages sent."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """Their data, in bytes."""
+
+    def __call__(
+        self, dst: object, src: ServerID, message_type: object, data: object, known_tasks: set[ServerID], /
+    ) -> SendStatus | None:
+        """`known_tasks`: the addresses that need no check; those of requests never do.  Raises what send() raises."""
 
 
 class BackendStatistics(NamedTuple):
@@ -117,6 +139,10 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def poll_for_room(self) -> select.poll:
         """A poll object that reports an event when a destination with a queue may have room, and after wake()."""
+
+    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
+        """The compiled twin of send() for the plain case, which takes the endpoint's lock itself; None without one."""
+        return None
 
     def begin_gathering(self) -> None:  # noqa: B027 (most transports send at once)
         """From now on messages that this thread sends may be kept until end_gathering(), to save system calls."""

@@ -66,6 +66,8 @@ def _duplicate(fds: Collection[int]) -> tuple[int, ...]:
 class OutQueue:
     """The messages that wait for one destination, at most `max_messages` of them and `max_bytes` in all."""
 
+    __slots__ = ("_max_bytes", "_max_messages", "bytes", "messages")
+
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._max_messages = max_messages
         self._max_bytes = max_bytes

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from msgd import _registry
+from msgd import _registry, native
 from msgd.config import Config, ConfigValues
 from msgd.config.kinds import LogLevel
 from msgd.daemon.detach import run_detached
@@ -156,7 +156,8 @@ Messaging modules (the first is the default):
 Messaging modules that are left out:
 {left_out}
 Built with:
-   systemd: {"yes" if _registry.WITH_SYSTEMD else "no"}"""
+   systemd: {"yes" if _registry.WITH_SYSTEMD else "no"}
+   compiled hot path: {native.describe()}"""
 
 
 if __name__ == "__main__":

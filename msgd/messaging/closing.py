@@ -24,6 +24,7 @@ def close(endpoint: Endpoint, timeout: float) -> int:
     Returns the number of messages that could not be delivered.  Raises TransportError.
     """
     deadline = time.monotonic() + timeout
+    endpoint.plain_sender = None
     endpoint.closed = True  # from here on nobody else sends, and a thread that dispatches leaves
     endpoint.stop(timeout)
     me, turn = threading.get_ident(), endpoint.turn

@@ -104,6 +104,8 @@ class Endpoint:
         except BaseException:
             self.presence.close()
             raise
+        self._plain_sender = self.plain_sender = self.backend.plain_sender(self.lock)
+        """The compiled twin of send(); `plain_sender` is None while it may not be used, and `_plain_sender` counts."""
         self.turn = Turn(self.lock, self.backend.wake)
         if self.observer is not None:
             self.observe(self.observer)
@@ -114,6 +116,7 @@ class Endpoint:
     def observe(self, observer: Observer) -> None:
         """Let the observer see what goes through from now on; it takes the place of an earlier one."""
         self.observer = self.delivery.observer = observer
+        self.plain_sender = None
         self.drops.on_drop = observer.dropped
 
     # Contexts
@@ -412,11 +415,11 @@ class Endpoint:
 
     def statistics(self) -> Statistics:
         """The counters and the depths of the queues."""
-        delivery = self.delivery
+        delivery, plain = self.delivery, self._plain_sender
         with self.lock:
             return Statistics(
-                self.sent,
-                self.sent_bytes,
+                self.sent if plain is None else self.sent + plain.sent,
+                self.sent_bytes if plain is None else self.sent_bytes + plain.sent_bytes,
                 delivery.received,
                 delivery.received_bytes,
                 *self.backend.statistics(),
@@ -429,6 +432,7 @@ class Endpoint:
     def abandon(self) -> None:
         """In a forked child: let go of the parent's endpoint."""
         self.forked = True
+        self.plain_sender = None
         for context in self.contexts.values():
             context.known_tasks.clear()
         self.lock = threading.RLock()

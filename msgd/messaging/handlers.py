@@ -28,6 +28,7 @@ from msgd.events import HANDLER_FAILED, fields
 from msgd.messaging.descriptors import close_unless_kept, own, with_descriptors
 from msgd.messaging.observer import Observer
 from msgd.messaging.requests import PendingRequest, Requests
+from msgd.native import native
 from msgd.presence import Presence
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass, message_class, type_name
@@ -47,6 +48,8 @@ class HandlerTable:
     for an answer of the type.  Tuples are replaced and never changed: a delivery that is running in another thread goes
     on with those that it has found.
     """
+
+    __slots__ = ("defaults", "expected", "registered")
 
     def __init__(self) -> None:
         self.registered: dict[int, tuple[Handler, ...]] = {}
@@ -124,6 +127,11 @@ class Delivery:
     `contexts`: by task id; the endpoint adds and removes them.  `send` is the endpoint's.
     """
 
+    __slots__ = (
+        "_broadcast", "_contexts", "_drops", "_pid", "_presence", "_requests", "_send", "_unique_ids", "handled",
+        "handler_errors", "observer", "received", "received_bytes",
+    )  # fmt: skip
+
     def __init__(
         self,
         presence: Presence,
@@ -148,10 +156,15 @@ class Delivery:
 
         This loop is the fast path of _deliver_to(): no descriptors, no request that expects the type, no observer.  On
         every path a message leaves the inbox right before its handler is called, with no call in between: an exception
-        that a signal's handler raises finds it in the inbox or in the hands of its handler.
+        that a signal's handler raises finds it in the inbox or in the hands of its handler.  The compiled twin runs it
+        as far as it goes.
         """
         contexts, unique_ids, own_pid = self._contexts, self._unique_ids, self._pid
         while inbox:
+            if _run_plain is not None:
+                _run_plain(self, inbox)
+                if not inbox:
+                    return
             message = inbox[0]
             message_type, _, (pid, task_id, _, unique_id), data, fds = message
             context = contexts.get(task_id)
@@ -174,6 +187,11 @@ class Delivery:
                 except Exception:
                     self.handler_errors += 1
                     logger.exception("handler for %s", describe(message), extra=failure_fields(message))
+
+    def note_failure(self, message: Message, error: Exception) -> None:
+        """Count and log what a handler has raised; for the compiled twin of run()."""
+        self.handler_errors += 1
+        logger.error("handler for %s", describe(message), exc_info=error, extra=failure_fields(message))
 
     def _deliver_with_care(self, inbox: deque[Message]) -> None:
         """Deliver the first message: a broadcast, an answer, one with descriptors, or one that is for nobody here."""
@@ -297,6 +315,12 @@ class Delivery:
 
     def _drop(self, reason: str, message: Message) -> None:
         self._drops(reason, describe(message), about_it=about(message))
+
+
+_run_plain: Callable[[Delivery, deque[Message]], None] | None = (
+    None if native is None else native.Deliverer(Delivery, HandlerTable, Message, ServerID).run
+)
+"""Delivers the messages at the head of an inbox as run() does, as long as they are plain."""
 
 
 def about(message: Message) -> dict[str, object]:

@@ -75,6 +75,7 @@ def leave(endpoint: Endpoint, task_id: int, timeout: float) -> int:
         if endpoint.contexts:
             return 0
         endpoint.closed = True
+        endpoint.plain_sender = None
     try:
         return close(endpoint, timeout)
     finally:

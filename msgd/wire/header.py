@@ -14,6 +14,7 @@ import struct
 from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
+from msgd.native import native
 from msgd.wire.server_id import SERVER_ID, ServerID
 
 HEADER = struct.Struct("<24s24sI")
@@ -67,6 +68,8 @@ class MessageDecoder:
 
     def __init__(self) -> None:
         self._known: dict[bytes, ServerID] = {}
+        self.addresses = None if native is None else native.Addresses(Message, ServerID)
+        """The compiled twin of this object; None without it."""
 
     def decode(self, data: bytes, offset: int = 0, fds: tuple[int, ...] = ()) -> Message:
         """The message that starts at `offset` of `data`.  Raises MalformedMessage if the header is incomplete."""

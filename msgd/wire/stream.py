@@ -29,10 +29,12 @@ as many as it announces, from those that have arrived and have not been taken.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
+from msgd.native import native
 from msgd.wire.header import HEADER_SIZE, MAX_FDS, Message, MessageDecoder, new_message, pack_header
 from msgd.wire.server_id import ServerID
 
@@ -58,6 +60,9 @@ LONG = 1 << 16
 
 _HEADERS_MAX = 64
 """Different headers that a reader remembers; the table is emptied when it is full."""
+
+_FRAMES, _DESCRIPTORS = 1, 2
+"""What the compiled receive_frames() returns if there are frames, or descriptors, that it has left to FrameReader."""
 
 LOST_FD = -1
 """Stands in `fds` for a descriptor that the kernel could not give to this process."""
@@ -107,7 +112,10 @@ class FrameReader:
     closes them.  A frame whose descriptors the kernel could not give to this process has LOST_FD in their places.
     """
 
-    __slots__ = ("_decoder", "_headers", "_max_length", "_partial", "_pid", "_some_lost", "fds", "long")
+    __slots__ = (
+        "_addresses", "_decoder", "_headers", "_max_length", "_partial", "_pid", "_some_lost", "fds", "is_compiled",
+        "long", "plain",
+    )  # fmt: skip
 
     def __init__(self, decoder: MessageDecoder, max_message_size: int, pid: int) -> None:
         self._decoder = decoder
@@ -119,6 +127,10 @@ class FrameReader:
         self._some_lost = False
         self.fds: list[int] = []
         self.long = 0
+        self.is_compiled = native is not None
+        self.plain: deque[Message] = deque()
+        """What receive() has read: messages without descriptors, to be taken before those that it returns."""
+        self._addresses = decoder.addresses
 
     @property
     def is_in_frame(self) -> bool:
@@ -151,6 +163,19 @@ class FrameReader:
         self._partial = data[position:]
         if self.fds:
             self._check_fds()
+
+    def receive(self, fd: int) -> Iterator[Message]:
+        """Receive once from a socket, and take what comes: the compiled twin of feed().  Only if `is_compiled`.
+
+        Messages without descriptors go to `plain`.  What comes behind others is returned, as by feed().
+        Raises OSError, EOFError at the end of the stream, MalformedMessage.
+        """
+        care = native.receive_frames(self._addresses, self._pid, self._max_length, self.plain.append, fd, self)
+        if not care:
+            return iter(())
+        if care != _FRAMES:
+            self.add_fds((), complete=care == _DESCRIPTORS)
+        return self.feed(b"")
 
     def begin_long(self) -> memoryview:
         """The data of the long frame that has arrived so far."""
@@ -214,6 +239,15 @@ class FrameReader:
             announced = _number_of_fds(self._partial[: _START.size])
         if len(self.fds) > announced:
             raise MalformedMessage(f"{len(self.fds)} descriptors arrived that no frame announces")
+
+
+def _move_all(messages: deque[Message], deliver: Callable[[Message], None]) -> None:
+    """Pass each message on, the oldest first."""
+    while messages:
+        deliver(messages.popleft())
+
+
+move_all = _move_all if native is None else native.move_all
 
 
 def _number_of_fds(start: bytes) -> int:

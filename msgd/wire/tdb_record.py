@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
+from msgd.native import native
 from msgd.wire.header import Message, new_message
 from msgd.wire.server_id import ANY_UNIQUE_ID, NONCLUSTER_VNN, ServerID
 
@@ -177,6 +178,7 @@ class RecordDecoder:
         self._pid = pid
         self._source_of = source_of
         self._plain_dst = ServerID(pid)
+        self._compiled = None if native is None else native.Addresses(Message, ServerID)
         self._known: dict[tuple[int, bytes], tuple[ServerID, ServerID]] = {}
 
     def decode(self, value: bytes) -> tuple[list[Message], list[Special]]:
@@ -185,10 +187,15 @@ class RecordDecoder:
         specials: list[Special] = []
         take, unpack, size = messages.append, RECORD.unpack_from, RECORD.size
         own_pid, plain_dst = self._pid, self._plain_dst
+        split = None if native is None else native.split_records
         plain_src: dict[int, ServerID] = {}
         ids: bytes | None = None
         start, end_of_value = 0, len(value)
         while start + size <= end_of_value:
+            if split is not None and ids is None:
+                start = split(self._compiled, own_pid, messages, value, start)
+                if start + size > end_of_value:
+                    break
             version, message_type, dst_pid, src_pid, length = unpack(value, start)
             end = start + size + length
             if end > end_of_value:

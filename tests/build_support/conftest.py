@@ -15,7 +15,7 @@ from build_support.project import ROOT
 NETWORK_PATIENCE = 600
 """The time limit in seconds of a test that fetches packages. With a near index it takes half a minute."""
 
-NOT_COPIED = shutil.ignore_patterns("build", "tests", ".*", "__pycache__", "_registry.py", "*.egg-info")
+NOT_COPIED = shutil.ignore_patterns("build", "tests", ".*", "__pycache__", "_registry.py", "_native.*.so", "*.egg-info")
 
 
 class Tree:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from msgd import _registry
+from msgd import _registry, native
 from tests.support.daemons import Place, one_line
 
 
@@ -22,6 +22,7 @@ def test_build_options(place: Place, option: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert f"Configured with: {_registry.CONFIGURE_LINE}\n" in done.stdout
     assert f"   LOCKDIR: {_registry.LOCKDIR}\n" in done.stdout
+    assert f"   compiled hot path: {native.describe()}\n" in done.stdout
     for module in _registry.MESSAGING_MODULES:
         assert f"   {module.name}: {module.description}\n" in done.stdout
 

@@ -23,12 +23,14 @@ datagram.
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
+import threading
 from collections.abc import Collection
 from functools import partial
 
-from msgd.backends.base import Backend, BackendStatistics, Deliver
+from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
 from msgd.backends.dgram.destination import Destination, connect
 from msgd.backends.dgram.receiving import Receiver
 from msgd.backends.out_queue import OutQueue
@@ -38,12 +40,16 @@ from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import NoSuchProcess, TransportError, system_error
 from msgd.linux import EventFd, new_epoll, new_poll
+from msgd.native import native
 from msgd.presence import Presence
 from msgd.presence.socket_path import remove_socket
 from msgd.results import SendStatus
 from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE, WHOLE_MAX
 from msgd.wire.header import HEADER_SIZE, pack_header
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
+
+_REFUSED = frozenset((errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN))
+"""What a send fails with if the receiver has closed its socket: ENOTCONN if the plain sender has been told before."""
 
 _WHOLE_DATA_MAX = WHOLE_MAX - HEADER_SIZE
 """The longest data of a message that is one datagram."""
@@ -113,15 +119,15 @@ class DgramBackend(Backend):
                 return SendStatus.SENT
             except BlockingIOError:
                 pass
-            except ConnectionError:
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise TransportError(f"sending to {dst}: {error.strerror}") from error
                 if not self._reconnect(destination):
                     if dst.unique_id not in ANY_UNIQUE_ID:
                         raise _no_such_process(dst) from None
                     destination = self._find(dst)  # NoSuchProcess unless the pid has a new endpoint
                     queue = destination.queue
                 # The message joins the queue.  The new socket gets it with the next flush, from its first fragment.
-            except OSError as error:
-                raise TransportError(f"sending to {dst}: {error.strerror}") from error
         elif not duplicates_allowed and not fds and queue.holds(message, header):
             return SendStatus.MERGED
         try:
@@ -130,6 +136,20 @@ class DgramBackend(Backend):
             raise TransportError(f"queueing a message to {dst}: {error.strerror}") from error
         self._block_or_take_back(destination)
         return SendStatus.QUEUED
+
+    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
+        if native is None:
+            return None
+        sender: PlainSender = native.datagram_sender(
+            lock,
+            ServerID,
+            self._destinations,
+            SendStatus.SENT,
+            Destination,
+            OutQueue,
+            self.config.max_message_size,
+        )
+        return sender
 
     def flush(self, timeout: float = 0.0) -> None:
         blocked = list(self._blocked.values())

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import select
+import threading
 from collections.abc import Collection
 
-from msgd.backends.base import Backend, BackendStatistics, Deliver
+from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
 from msgd.backends.stream.connecting import Connector
 from msgd.backends.stream.incoming import Incoming
 from msgd.backends.stream.listener import Listener
@@ -71,6 +72,9 @@ class StreamBackend(Backend):
         duplicates_allowed: bool = True,
     ) -> SendStatus:
         return self._outgoing.send(dst, src, message_type, data, fds, duplicates_allowed)
+
+    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
+        return self._outgoing.plain_sender(lock)
 
     def receive(self, deliver: Deliver) -> None:
         if self._poller.wake_up.is_set:

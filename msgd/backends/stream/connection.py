@@ -187,7 +187,14 @@ class Connection:
         """
         reader = self.reader
         if not reader.long:
-            self.messages = reader.feed(self._receive(_CHUNK))
+            if not reader.is_compiled:
+                self.messages = reader.feed(self._receive(_CHUNK))
+                return
+            try:
+                self.messages = reader.receive(self.fd)
+            except ConnectionError:
+                raise EOFError from None
+            self.last_used = time.monotonic()
             return
         if self._to_skip:
             self._skip()

@@ -42,7 +42,7 @@ from msgd.drops import Drops
 from msgd.errors import MalformedMessage
 from msgd.wire.header import Message
 from msgd.wire.message_types import type_name
-from msgd.wire.stream import LOST_FD, Hello
+from msgd.wire.stream import LOST_FD, Hello, move_all
 
 
 class Incoming:
@@ -158,6 +158,8 @@ class Incoming:
         pool = self._pool
         self._undelivered[connection] = None
         try:
+            if connection.reader.plain:
+                move_all(connection.reader.plain, deliver)
             for message in connection.messages:
                 if message.fds:
                     self._deliver_with_fds(message, deliver)

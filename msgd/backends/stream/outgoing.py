@@ -29,8 +29,10 @@ import select
 import threading
 from collections.abc import Collection, Sequence
 
+from msgd.backends.base import PlainSender
 from msgd.backends.out_queue import QueuedMessage
 from msgd.backends.stream.connecting import Connector
+from msgd.backends.stream.connection import Connection
 from msgd.backends.stream.peers import Peer, Peers
 from msgd.backends.stream.poller import Poller
 from msgd.backends.stream.pool import Pool
@@ -38,6 +40,7 @@ from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import NoSuchProcess, TransportError, system_error
 from msgd.linux import new_poll
+from msgd.native import native
 from msgd.results import SendStatus
 from msgd.wire.header import MessageDecoder
 from msgd.wire.message_types import type_name
@@ -55,6 +58,11 @@ _REFUSALS_MAX = 16
 
 class Outgoing:
     """The sending half of the endpoint."""
+
+    __slots__ = (
+        "_blocked", "_by_pid", "_connector", "_decoder", "_depth", "_drops", "_gather_bytes", "_gather_messages",
+        "_gatherer", "_gathering", "_max_message_size", "_peers", "_poller", "_pool",
+    )  # fmt: skip
 
     def __init__(
         self, config: Config, drops: Drops, poller: Poller, peers: Peers, pool: Pool, connector: Connector
@@ -74,6 +82,7 @@ class Outgoing:
         """The peers with gathered messages."""
         self._gather_messages = config.send_queue_messages
         self._gather_bytes = min(config.gather_bytes, config.send_queue_bytes)
+        self._max_message_size = config.max_message_size
         self._decoder = MessageDecoder()
 
     # Sending
@@ -123,6 +132,23 @@ class Outgoing:
             raise system_error(f"queueing a message to {dst}", error) from error
         if written:
             peer.sent_bytes = written
+        self._block(peer)
+        return SendStatus.QUEUED
+
+    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
+        """See Backend.plain_sender."""
+        if native is None:
+            return None
+        sender: PlainSender = native.frame_sender(
+            lock, ServerID, self._by_pid, SendStatus.SENT, SendStatus.QUEUED, Peer, Connection, self,
+            self._blocked, self._max_message_size,
+        )  # fmt: skip
+        return sender
+
+    def queue_rest(self, peer: Peer, dst: ServerID, message_type: int, frame: bytes, written: int) -> SendStatus:
+        """Queue a frame of which the socket has taken the first bytes; nothing waits in front of it."""
+        peer.queue.append(dst, message_type, frame, ())
+        peer.sent_bytes = written
         self._block(peer)
         return SendStatus.QUEUED
 

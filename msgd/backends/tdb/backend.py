@@ -25,22 +25,25 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-from msgd.backends.base import Backend, BackendStatistics, Deliver
+from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
 from msgd.backends.tdb.destination import Destination
 from msgd.backends.tdb.destinations import Destinations
 from msgd.backends.tdb.doorbell import Doorbell
 from msgd.backends.tdb.inbox import Inbox, move_all
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile, read_messages_file
+from msgd.backends.tdb.outgoing import Outgoing
 from msgd.backends.tdb.sleep import Sleep
 from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, TAKING
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import MessageTooLarge, QueueFull, TransportError
 from msgd.linux import new_poll
+from msgd.native import native
 from msgd.presence import Presence, RendezvousDirectory
 from msgd.results import SendStatus
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
@@ -141,11 +144,24 @@ class TdbBackend(Backend):
             raise
         finally:  # also if a signal handler raises: the message may be there
             if words[EPOCH] != destination.signalled_epoch:
-                if self._gathering:
-                    self._to_wake.append(destination)
-                else:
-                    destination.wake_up()
+                self._wake_up(destination)
         return _SENT
+
+    def _wake_up(self, destination: Destination) -> None:
+        """Signal it if it sleeps: at once, or with the next flush() while messages are gathered."""
+        if self._gathering:
+            self._to_wake.append(destination)
+        else:
+            destination.wake_up()
+
+    def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
+        if native is None:
+            return None
+        sender: PlainSender = native.record_sender(
+            lock, ServerID, self._open_destinations, _SENT, Outgoing, Destination, self._file.tdb.append,
+            self._wake_up, self.config.max_message_size,
+        )  # fmt: skip
+        return sender
 
     def begin_gathering(self) -> None:
         """Messages go into the file at once, but their receiver is woken up by the next flush()."""

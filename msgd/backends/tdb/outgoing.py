@@ -54,6 +54,11 @@ class Bounds(NamedTuple):
 class Outgoing:
     """Our messages to one destination.  Methods that take a packed message raise RuntimeError as libtdb does."""
 
+    __slots__ = (
+        "_bounds", "_chain", "_depth", "_file", "_has_grant", "_in_record", "_in_record_bytes", "_tdb", "_unique_id",
+        "destination", "key", "open_key", "quota", "segments", "unchecked", "unchecked_bytes",
+    )  # fmt: skip
+
     def __init__(self, destination: Destination, source: tuple[int, int], file: MessagesFile, bounds: Bounds) -> None:
         """`source` is the pid and the unique id of this process."""
         self.destination = destination

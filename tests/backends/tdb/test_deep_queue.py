@@ -445,7 +445,7 @@ def refused_after_repair(session: Session, dst: ServerID) -> bool:
     known = backend(session.messaging)._destinations
     crowd(session, dst)
     with (
-        mock.patch.object(known.open[dst.pid], "append", side_effect=libtdb.missing_record()),
+        mock.patch.object(type(known.open[dst.pid]), "append", side_effect=libtdb.missing_record()),
         pytest.raises(QueueFull),
     ):
         session.messaging.send(dst, TEXT)

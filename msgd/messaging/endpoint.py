@@ -59,6 +59,9 @@ MovedTo = Callable[["Endpoint"], None]
 _ROUNDS_MAX = 1000
 """Rounds of dispatch_all(): a flood does not keep it for ever."""
 
+_NO_TASKS: set[ServerID] = set()
+"""No task of a process has been seen to exist: a broadcast to msgd's own is for every task, which needs none."""
+
 _BROADCAST_STEP = 64
 """Processes that a broadcast goes to under the lock at a time, so that other threads get it in between."""
 
@@ -213,11 +216,15 @@ class Endpoint:
     ) -> Broadcast:
         """Send one message to each of these processes, as presence.members knows them."""
         delivered, failures, transmit = 0, dict[int, MsgdError](), self.transmit
+        plain = self.plain_sender if duplicates_allowed else None
         for first in range(0, len(dsts), _BROADCAST_STEP):
             with self.lock:
                 self.check_usable()
                 for dst in dsts[first : first + _BROADCAST_STEP]:
                     try:
+                        if plain is not None and plain(dst, src, message_type, data, _NO_TASKS) is not None:
+                            delivered += 1
+                            continue
                         if transmit(dst, src, message_type, data, (), duplicates_allowed) is not SendStatus.MERGED:
                             self.sent += 1
                             self.sent_bytes += len(data)
@@ -231,16 +238,17 @@ class Endpoint:
 
     def broadcast_many(self, src: ServerID, messages: Mapping[ServerID, Sequence[tuple[int, bytes]]]) -> Broadcast:
         """Send these messages to each process, one process after the other, and wake each of them up once."""
-        delivered, failures = 0, dict[int, MsgdError]()
+        delivered, failures, plain = 0, dict[int, MsgdError](), self.plain_sender
         for dst, wanted in messages.items():
             with self.lock:
                 self.check_usable()
                 self.backend.begin_gathering()
                 try:
                     for message_type, data in wanted:
-                        self.transmit(dst, src, message_type, data, (), True)
-                        self.sent += 1
-                        self.sent_bytes += len(data)
+                        if plain is None or plain(dst, src, message_type, data, _NO_TASKS) is None:
+                            self.transmit(dst, src, message_type, data, (), True)
+                            self.sent += 1
+                            self.sent_bytes += len(data)
                     delivered += 1
                 except (NoSuchProcess, QueueFull, TransportError) as error:
                     self._note_unreached(dst, message_type, error, failures)

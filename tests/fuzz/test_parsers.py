@@ -112,7 +112,10 @@ def datagrams(received: list[bytes]) -> None:
             whole = reassembler.add(data, None, now)
         except MalformedMessage:
             continue
-        assert whole is None or HEADER_SIZE <= len(whole) <= _TOTAL_MAX
+        if whole is not None:
+            header, payload = whole
+            assert len(header) == HEADER_SIZE
+            assert len(header) + len(payload) <= _TOTAL_MAX
         assert sum(one.held for one in reassembler.unfinished.values()) <= _KEPT_MAX
     reassembler.expire(1e9)
     assert not reassembler

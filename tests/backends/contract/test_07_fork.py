@@ -51,6 +51,7 @@ USES: dict[str, Callable[[Messaging], object]] = {
     "request": lambda messaging: messaging.request(1, TEXT, b"", TEXT),
     "send": lambda messaging: messaging.send(messaging.server_id, TEXT),
     "send_all": lambda messaging: messaging.send_all(TEXT),
+    "send_all_many": lambda messaging: messaging.send_all_many([(TEXT, b"one")]),
     "start": lambda messaging: messaging.start(),
     "statistics": lambda messaging: messaging.statistics(),
     "stop": lambda messaging: messaging.stop(),

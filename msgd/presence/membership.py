@@ -24,13 +24,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from msgd.config import Config
-from msgd.errors import NoSuchProcess, TransportError
+from msgd.errors import BackendUnavailable, NoSuchProcess, TransportError
 from msgd.presence.clean_up import Cleaner
 from msgd.presence.lock_file import LockFile, pids_in, read_process
 from msgd.presence.lock_text import Process, describe
 from msgd.presence.members import Members
 from msgd.presence.names.base import Names, living, living_names
-from msgd.presence.names.choose import add_name, open_names
+from msgd.presence.names.choose import open_names
 from msgd.presence.open_directory import LOCK_SUBDIRECTORY, MemberDirectories
 from msgd.presence.private_lock import PrivateLock
 from msgd.presence.shared_words import share_words
@@ -182,9 +182,15 @@ class Presence:
     def add_name(self, name: str, server_id: ServerID) -> None:
         """Give `name` to a context of this process; others that have it keep it.
 
-        Raises ValueError if it is not a name.
+        Raises ValueError if it is not a name.  Why the names are opened once more afterwards: choose.py.
         """
-        self._names = add_name(self.directory_fd, self.directory, name, server_id, self._names)
+        names = self._open_names()
+        names.add(name, server_id)
+        try:
+            self._open_names()
+        except BackendUnavailable:
+            names.discard(name, [str(server_id)])
+            raise
 
     def remove_name(self, name: str, server_id: ServerID) -> None:
         """Take `name` away from a context of this process; it need not have it."""

@@ -110,8 +110,12 @@ WRAP_OPEN(open64, (const char *path, int flags, ...), (path, flags, mode))
 WRAP_OPEN(openat, (int at, const char *path, int flags, ...), (at, path, flags, mode))
 WRAP_OPEN(openat64, (int at, const char *path, int flags, ...), (at, path, flags, mode))
 
-static int locks(int command)
+// Whether this takes or asks for a lock.  The kernel never refuses to release one.
+static int locks(int command, const void *argument)
 {
+    if ((command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK) &&
+        ((const struct flock *)argument)->l_type == F_UNLCK)
+        return 0;
     return command == F_SETLK || command == F_SETLKW || command == F_GETLK || command == F_OFD_SETLK;
 }
 
@@ -127,7 +131,7 @@ static int locks(int command)
             *(void **)&real = dlsym(RTLD_NEXT, #name);                                          \
         if ((command == F_DUPFD || command == F_DUPFD_CLOEXEC) && refuses(DESCRIPTORS))         \
             return -1;                                                                          \
-        if (locks(command) && refuses(LOCKS))                                                   \
+        if (locks(command, argument) && refuses(LOCKS))                                                   \
             return -1;                                                                          \
         return real(fd, command, argument);                                                     \
     }

@@ -25,7 +25,6 @@ from msgd._registry import LEFT_OUT, MESSAGING_MODULES
 from msgd.errors import BackendUnavailable
 from msgd.presence.names.base import Entries, Names
 from msgd.presence.names.file import FILE_NAME, FileNames
-from msgd.wire.server_id import ServerID
 
 TDB_FILE_NAME = "names.tdb"
 
@@ -54,20 +53,13 @@ def open_names(directory_fd: int, directory: str, opened: Names | None = None) -
         if opened is not None:
             opened.close()
         opened = wanted(directory_fd, directory)
-    if not isinstance(opened, FileNames) and _holds_names(directory_fd):
-        _move(FileNames(directory_fd, directory), opened)
-    return opened
-
-
-def add_name(directory_fd: int, directory: str, name: str, server_id: ServerID, opened: Names | None) -> Names:
-    """Add a name, and return where it is.  Raises BackendUnavailable, TransportError, and ValueError as Names.add()."""
-    names = open_names(directory_fd, directory, opened)
-    names.add(name, server_id)
     try:
-        return open_names(directory_fd, directory, names)
-    except BackendUnavailable:
-        names.discard(name, [str(server_id)])
+        if not isinstance(opened, FileNames) and _holds_names(directory_fd):
+            _move(FileNames(directory_fd, directory), opened)
+    except BaseException:
+        opened.close()
         raise
+    return opened
 
 
 def read_names(directory_fd: int, directory: str) -> dict[str, Entries]:

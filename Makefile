@@ -29,8 +29,11 @@ $(ENVIRONMENT): configure.py $(wildcard build_support/*.py) pyproject.toml | bui
 	@build/config.status --bootstrap --quiet
 
 # Nothing needs the extension; the tree runs without it where there is no compiler.
-compiled: | build/config.status  ## compile the hot path, if the tree is configured so
+compiled: build/compiled  ## compile the hot path, if the tree is configured so
+
+build/compiled: build/config.status $(wildcard native/*)
 	@python3 -B -m build_support.compiled
+	@touch $@
 
 demo: all  ## watch processes message each other
 	@$(PYTHON) -m msgd.tools.demo

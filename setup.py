@@ -7,6 +7,7 @@ A wheel gets a registry of its own, whether the tree is configured or not: build
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -65,12 +66,15 @@ class ReproducibleSdist(sdist):
 
 setup(
     cmdclass={"build_py": BuildWithRegistry, "bdist_wheel": ReproducibleWheel, "sdist": ReproducibleSdist},
-    ext_modules=[
+    # MSGD_PURE=1 makes a wheel without the extension, for every interpreter and machine.
+    ext_modules=[]
+    if os.environ.get("MSGD_PURE", "0") not in ("", "0")
+    else [
         Extension(
             f"msgd.{compiled.EXTENSION}",
             sorted(str(path) for path in compiled.SOURCES.glob("*.c")),
             depends=sorted(str(path) for path in compiled.SOURCES.glob("*.h")),
-            extra_compile_args=["-Wall", "-Wextra", "-Werror=implicit"],
+            extra_compile_args=["-Wall", "-Wextra", "-Werror=implicit", "-g0"],  # no paths of the tree in it
             optional=True,  # without a compiler the wheel is made without it (msgd/native.py)
         )
     ],

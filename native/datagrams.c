@@ -166,13 +166,13 @@ static int take_one(Addresses *addresses, PyObject *known_senders, PyObject *del
 }
 
 /*
- * receive_datagrams(addresses, fd, known_senders, deliver, keep) -> whether there may be more
+ * receive_datagrams(addresses, fd, known_senders, deliver, keep) -> (whether there may be more, how many were lost)
  *
- * Raises OSError: BlockingIOError if there is none.  If memory is short, what cannot be kept is lost.
+ * Raises OSError: BlockingIOError if there is none.  A datagram for which there is no memory is lost, and no other.
  */
 PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-	int fd, number, kept = 0, failed = 0;
+	int fd, number, kept = 0, lost = 0;
 
 	(void)module;
 	if (count != 5 || !Py_IS_TYPE(args[0], &AddressesType) || !PyDict_Check(args[2])) {
@@ -187,10 +187,17 @@ PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t 
 	if (number < 0)
 		return PyErr_SetFromErrno(PyExc_OSError);
 	for (int i = 0; i < number; i++) {
-		if (!failed && take_one((Addresses *)args[0], args[2], args[3], args[4], &kept, &headers[i]))
-			failed = 1;
-		else if (failed)
+		if (!take_one((Addresses *)args[0], args[2], args[3], args[4], &kept, &headers[i]))
+			continue;
+		close_rights(&headers[i].msg_hdr);
+		if (PyErr_ExceptionMatches(PyExc_MemoryError)) {
+			PyErr_Clear();
+			lost++;
+			continue;
+		}
+		while (++i < number)
 			close_rights(&headers[i].msg_hdr);
+		return NULL;
 	}
-	return failed ? NULL : PyBool_FromLong(number == DATAGRAMS);
+	return Py_BuildValue("(Ni)", PyBool_FromLong(number == DATAGRAMS), lost);
 }

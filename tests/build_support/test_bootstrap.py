@@ -112,6 +112,7 @@ def test_bootstrap_makes_an_environment_once(tree: Tree) -> None:
     again = tree.configure("--bootstrap").stdout
     assert "configure: " not in again
     assert tree.registry.read_text() == text
+    tree.run("make", "compiled")
     tree.run("make", "--question", "all")
 
     # The programs need no linter and no test runner; the checks do.

@@ -99,20 +99,20 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return environment
 
 
-def build(tree: Tree, builder: Environment) -> tuple[Path, Path]:
+def build(tree: Tree, builder: Environment, pure: str = "0") -> tuple[Path, Path]:
     """The sdist and the wheel of a tree."""
     code = f"import os; os.chdir({str(tree.path)!r}); {BUILD}"
-    *_, names = run(builder.python, "-c", code, SOURCE_DATE_EPOCH=EPOCH).splitlines()
+    *_, names = run(builder.python, "-c", code, SOURCE_DATE_EPOCH=EPOCH, MSGD_PURE=pure).splitlines()
     sdist, wheel = (tree.path / "dist" / name for name in names.split())
     return sdist, wheel
 
 
 @pytest.fixture(scope="module")
 def wheel(builder: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a tree that is configured for another place, with another choice of modules."""
+    """The pure wheel of a tree that is configured for another place, with another choice of modules."""
     tree = Tree(tmp_path_factory.mktemp("wheel") / "tree")
     tree.configure("--prefix=/opt/m", "--with-messaging=dgram", "--without-systemd", "--quiet")
-    return build(tree, builder)[1]
+    return build(tree, builder, pure="1")[1]
 
 
 def test_builds_are_reproducible_and_do_not_depend_on_the_configuration(tmp_path: Path, builder: Environment) -> None:
@@ -122,9 +122,10 @@ def test_builds_are_reproducible_and_do_not_depend_on_the_configuration(tmp_path
     for path in configured.path.rglob("*"):
         path.chmod(0o700 if path.is_dir() or os.access(path, os.X_OK) else 0o600)
         os.utime(path, (0, 0))
-    for one, other in zip(build(plain, builder), build(configured, builder), strict=True):
-        assert one.name == other.name
-        assert one.read_bytes() == other.read_bytes()
+    for pure in ("0", "1"):
+        for one, other in zip(build(plain, builder, pure), build(configured, builder, pure), strict=True):
+            assert one.name == other.name
+            assert one.read_bytes() == other.read_bytes()
     assert not plain.registry.exists()
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterator
 from unittest import mock
 
 import pytest
@@ -20,8 +21,13 @@ MESSAGING_TYPES = ("stream",)
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.getLogger("msgd").setLevel(logging.CRITICAL)
+def _quiet() -> Iterator[None]:
+    """Without the log of each handler that fails; the level is everybody's, so it is set back."""
+    logger = logging.getLogger("msgd")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(before)
 
 
 def ran(messaging: Messaging, messages: list[Message]) -> object:

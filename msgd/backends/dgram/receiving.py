@@ -112,13 +112,18 @@ class Receiver:
             self._count_abandoned()
 
     def _receive_together(self, deliver: Deliver) -> None:
-        """Do what _receive_singly() does, many datagrams in one call."""
+        """Do what _receive_singly() does, many datagrams in one call, unless a long message is on its way."""
         kept, addresses, take = self._kept, self._decoder.addresses, native.receive_datagrams
         for _ in range(_CALLS_PER_CALL):
             more = False
             if not kept:  # otherwise an exception has left some here
+                if self.reassembler.unfinished:
+                    self._receive_singly(deliver)  # it needs one buffer for all of them
+                    return
                 with contextlib.suppress(BlockingIOError):
-                    more = take(addresses, self.socket.fileno(), self._known_senders, deliver, kept.append)
+                    more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, kept.append)
+                    if lost:
+                        self._drops("no memory left", "datagrams", lost)
             while kept:
                 datagram, ancillary, flags = kept.popleft()
                 if len(datagram) > DATAGRAM_MAX and not self.reassembler.unfinished:

@@ -188,9 +188,12 @@ class Client:
 
     async def _close(self) -> None:
         self._reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reading
-        self._conversation.ended = self._conversation.ended or GatewayClosed("this client has been closed")
-        self._writer.close()
+        try:
+            await asyncio.wait((self._reading,))  # which raises what cancels us, and not what has ended that task
+            if not self._reading.cancelled():
+                self._reading.result()
+        finally:
+            self._conversation.ended = self._conversation.ended or GatewayClosed("this client has been closed")
+            self._writer.close()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -205,6 +206,27 @@ def test_room_to_wait_is_waited_for(scratch: Path, kind: str) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, former)
         gateway.join()
+
+
+@pytest.mark.parametrize("steps", range(1, 5))
+def test_closing_an_asyncio_client_can_be_cancelled(place: Place, steps: int) -> None:
+    """Wherever that comes, it is not swallowed, and nothing is left open."""
+    place.msgd()
+
+    async def cancel() -> None:
+        client = aio.Client(place.gateway)
+        await client.__aenter__()
+        closing = asyncio.create_task(client.__aexit__(None, None, None))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        is_closed = closing.done()
+        closing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await closing
+        assert closing.cancelled() != is_closed
+
+    with no_fd_leaks():
+        asyncio.run(cancel())
 
 
 def test_an_asyncio_client(place: Place) -> None:

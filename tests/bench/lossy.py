@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from typing import Any
 
 from msgd import SendStatus
@@ -20,6 +21,9 @@ class LossyBackend(_Real):  # type: ignore[misc, valid-type]  # a class that is 
     """The first compiled-in backend, with this fault.  It counts from the start of its process."""
 
     sends = 0
+
+    def plain_sender(self, lock: threading.RLock) -> None:
+        """No message is to pass the fault by the compiled path."""
 
     def send(self, *arguments: Any, **keywords: Any) -> SendStatus:
         self.sends += 1

@@ -33,6 +33,7 @@ from msgd.messaging import process
 from msgd.messaging.arguments import Data, Destination, Type, check_handler, data_bytes, message_type_number
 from msgd.messaging.asking import Asking
 from msgd.messaging.border import refusals_documented
+from msgd.messaging.broadcasting import broadcast, broadcast_many
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import Handler, HandlerTable, about
 from msgd.messaging.observer import Observer
@@ -281,7 +282,7 @@ class Messaging(WhoIsHere, Asking):
         number, data = message_type_number(message_type), data_bytes(data)
         if len(data) > self._max_message_size:
             raise _too_large(data, (), self.config)
-        return self._endpoint.broadcast(self._others(number), self.server_id, number, data, duplicates_allowed)
+        return broadcast(self._endpoint, self._others(number), self.server_id, number, data, duplicates_allowed)
 
     def send_all_many(self, messages: Iterable[tuple[Type, Data]]) -> Broadcast:
         """Send several messages to everybody, as so many calls of send_all() do, but process by process.
@@ -297,7 +298,7 @@ class Messaging(WhoIsHere, Asking):
                 raise _too_large(packed, (), self.config)
             for dst in self._others(number):
                 by_process.setdefault(dst, []).append((number, packed))
-        return self._endpoint.broadcast_many(self.server_id, by_process)
+        return broadcast_many(self._endpoint, self.server_id, by_process)
 
     def reply(self, message: Message, message_type: Type, data: Data = b"", *, fds: Collection[int] = ()) -> None:
         """Answer a message from its handler; an asker that is gone or does not read is counted, not raised."""

@@ -22,7 +22,7 @@ import operator
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable
 
 from msgd.config import Config
 from msgd.drops import Drops
@@ -30,10 +30,7 @@ from msgd.errors import (
     BackendUnavailable,
     ContextClosed,
     ForkedContext,
-    MsgdError,
     NoSuchProcess,
-    QueueFull,
-    TransportError,
     is_of_system,
     system_error,
 )
@@ -46,7 +43,7 @@ from msgd.messaging.observer import Observer
 from msgd.messaging.requests import Requests
 from msgd.messaging.turn import Turn
 from msgd.presence import Presence
-from msgd.results import Broadcast, SendStatus, Statistics
+from msgd.results import SendStatus, Statistics
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import ServerID
@@ -58,12 +55,6 @@ MovedTo = Callable[["Endpoint"], None]
 
 _ROUNDS_MAX = 1000
 """Rounds of dispatch_all(): a flood does not keep it for ever."""
-
-_NO_TASKS: set[ServerID] = set()
-"""No task of a process has been seen to exist: a broadcast to msgd's own is for every task, which needs none."""
-
-_BROADCAST_STEP = 64
-"""Processes that a broadcast goes to under the lock at a time, so that other threads get it in between."""
 
 _CLEANED_AT_OPEN = 64
 """Entries that opening an endpoint checks for dead processes: a service without the daemon gathers none of them."""
@@ -210,65 +201,6 @@ class Endpoint:
         if self.observer is not None:
             self.observer.sent(message_type, len(data))
         return status
-
-    def broadcast(
-        self, dsts: Sequence[ServerID], src: ServerID, message_type: int, data: bytes, duplicates_allowed: bool
-    ) -> Broadcast:
-        """Send one message to each of these processes, as presence.members knows them."""
-        delivered, failures, transmit = 0, dict[int, MsgdError](), self.transmit
-        plain = self.plain_sender if duplicates_allowed else None
-        for first in range(0, len(dsts), _BROADCAST_STEP):
-            with self.lock:
-                self.check_usable()
-                for dst in dsts[first : first + _BROADCAST_STEP]:
-                    try:
-                        if plain is not None and plain(dst, src, message_type, data, _NO_TASKS) is not None:
-                            delivered += 1
-                            continue
-                        if transmit(dst, src, message_type, data, (), duplicates_allowed) is not SendStatus.MERGED:
-                            self.sent += 1
-                            self.sent_bytes += len(data)
-                        delivered += 1
-                    except (NoSuchProcess, QueueFull, TransportError) as error:
-                        self._note_unreached(dst, message_type, error, failures)
-        if self.observer is not None:
-            for _ in range(delivered):
-                self.observer.sent(message_type, len(data))
-        return Broadcast(delivered, failures)
-
-    def broadcast_many(self, src: ServerID, messages: Mapping[ServerID, Sequence[tuple[int, bytes]]]) -> Broadcast:
-        """Send these messages to each process, one process after the other, and wake each of them up once."""
-        delivered, failures, plain = 0, dict[int, MsgdError](), self.plain_sender
-        for dst, wanted in messages.items():
-            with self.lock:
-                self.check_usable()
-                self.backend.begin_gathering()
-                try:
-                    for message_type, data in wanted:
-                        if plain is None or plain(dst, src, message_type, data, _NO_TASKS) is None:
-                            self.transmit(dst, src, message_type, data, (), True)
-                            self.sent += 1
-                            self.sent_bytes += len(data)
-                    delivered += 1
-                except (NoSuchProcess, QueueFull, TransportError) as error:
-                    self._note_unreached(dst, message_type, error, failures)
-                finally:
-                    if self.backend.end_gathering():
-                        self.backend.flush()
-            if self.observer is not None and dst.pid not in failures:
-                for message_type, data in wanted:
-                    self.observer.sent(message_type, len(data))
-        return Broadcast(delivered, failures)
-
-    def _note_unreached(
-        self, dst: ServerID, message_type: int, error: MsgdError, failures: dict[int, MsgdError]
-    ) -> None:
-        """A broadcast has not reached a process: that is a failure, unless it had died before."""
-        if self.presence.is_alive(dst):
-            error.dst, error.type = dst, message_type
-            failures[dst.pid] = error
-        else:
-            self.presence.members.forget(dst)
 
     # Dispatching
 

@@ -168,7 +168,7 @@ static int take_one(Addresses *addresses, PyObject *known_senders, PyObject *del
 /*
  * receive_datagrams(addresses, fd, known_senders, deliver, keep) -> (whether there may be more, how many were lost)
  *
- * Raises OSError: BlockingIOError if there is none.  A datagram for which there is no memory is lost, and no other.
+ * Raises OSError.  A datagram for which there is no memory is lost, and no other.
  */
 PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -184,6 +184,8 @@ PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t 
 		return NULL;
 	prepare_headers();
 	number = recvmmsg(fd, headers, DATAGRAMS, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, NULL);
+	if (number < 0 && errno == EAGAIN)
+		number = 0;
 	if (number < 0)
 		return PyErr_SetFromErrno(PyExc_OSError);
 	for (int i = 0; i < number; i++) {

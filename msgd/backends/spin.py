@@ -6,7 +6,7 @@ Going to sleep and being woken up takes tens of microseconds, as long as handlin
 at once does so in less than that.  So a receiver with nothing to do polls a number of times before it sleeps.
 
 Rule 1. Success spins longer, failure backs off: the number of polls doubles when one finds something, and halves when
-        none does, down to a few.
+        none does, down to a few, or to none while no processor is idle.
 Rule 2. Every so often the number goes up to its maximum whatever happened.  Without this, two processes that wait for
         each other's answers and hardly spin would both always sleep.  The maximum is about the time that a peer takes
         to wake up and answer.
@@ -14,10 +14,10 @@ Rule 3. Spinning is for idle processors only.  Where more processes want to run 
         is what the transport says still pays.
 
 Rule 3 is strict.  A receiver that spins on a busy machine keeps the sender from running, and so finds a message late
-but finds it: success says little there.  With 16 listeners to a broadcast, each spent 25 of 40 microseconds a message on
-spinning, as long as one process too many counted as idle.  Where processors are idle, spinning less was measured too,
-with 128 polls at most and a failure that quarters the number down to none: broadcasts gained nothing, and the ping of
-two processes lost up to a third.
+but finds it: success says little there.  With 16 listeners to a broadcast, each spent 25 of 40 microseconds a message
+on spinning, as long as one process too many counted as idle.  To spin less where processors are idle was measured too
+(128 polls at most, and none after a few failures): broadcasts gained nothing, and the ping of two processes lost up to
+a third.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Spinner:
         elif found:
             self.number = min(2 * self.number, self._most)
         else:
-            self.number = max(self.number // 2, min(_FEW, self._most))
+            self.number = max(self.number // 2, _FEW if self._most == _MANY else 0)
         return found or None
 
 

@@ -174,11 +174,9 @@ class Delivery:
                 if not inbox:
                     return
             message = inbox[0]
-            message_type, src, (pid, task_id, vnn, unique_id), data, fds = message
-            if task_id == EVERY_TASK and self._broadcast is None and self._only_listener is not None:
-                if message_class(message_type) is MessageClass.GENERAL:
-                    task_id = self._only_listener
-                    message = new_message(Message, (message_type, src, ServerID(pid, task_id, vnn, unique_id), data, fds))
+            if message.dst.task_id == EVERY_TASK and self._only_listener is not None:
+                message = self._addressed(message, self._only_listener)
+            message_type, _, (pid, task_id, _, unique_id), data, fds = message
             context = contexts.get(task_id)
             if context is None or fds or unique_id not in unique_ids or pid != own_pid:
                 self._deliver_with_care(inbox)
@@ -199,6 +197,13 @@ class Delivery:
                 except Exception:
                     self.handler_errors += 1
                     logger.exception("handler for %s", describe(message), extra=failure_fields(message))
+
+    def _addressed(self, broadcast: Message, task_id: int) -> Message:
+        """The broadcast as a message to the task; unchanged if others may be to have it, or this one does not."""
+        message_type, src, dst, data, fds = broadcast
+        if self._broadcast is not None or message_class(message_type) is not MessageClass.GENERAL:
+            return broadcast
+        return new_message(Message, (message_type, src, ServerID(dst.pid, task_id, dst.vnn, dst.unique_id), data, fds))
 
     def note_failure(self, message: Message, error: Exception) -> None:
         """Count and log what a handler has raised; for the compiled twin of run()."""

@@ -57,7 +57,7 @@ def test_bound_while_no_processor_is_idle(monkeypatch: pytest.MonkeyPatch, crowd
     spin = Spinner(crowded)
     numbers(spin, [True] * module._CHECK_EVERY)
     assert set(numbers(spin, [True] * 100)) == {crowded}
-    assert numbers(spin, [False] * 5)[-1] == min(module._FEW, crowded)
+    assert numbers(spin, [False] * 7)[-1] == 0
 
 
 def test_busy_processes_are_detected() -> None:

@@ -24,7 +24,6 @@ raises loses none: the next receive() begins with them.
 from __future__ import annotations
 
 import array
-import contextlib
 import os
 import socket
 import time
@@ -120,10 +119,9 @@ class Receiver:
                 if self.reassembler.unfinished:
                     self._receive_singly(deliver)  # it needs one buffer for all of them
                     return
-                with contextlib.suppress(BlockingIOError):
-                    more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, kept.append)
-                    if lost:
-                        self._drops("no memory left", "datagrams", lost)
+                more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, kept.append)
+                if lost:
+                    self._drops("no memory left", "datagrams", lost)
             while kept:
                 datagram, ancillary, flags = kept.popleft()
                 if len(datagram) > DATAGRAM_MAX and not self.reassembler.unfinished:

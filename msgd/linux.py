@@ -78,8 +78,10 @@ def wait_readable(fd: int, timeout: float | None, watched: int = -1) -> bool:
         return watched in readable
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    if watched >= 0:
-        poll.register(watched, select.POLLIN)
+    if watched < 0:
+        poll.poll(None if timeout is None else timeout * 1000)
+        return False
+    poll.register(watched, select.POLLIN)
     return any(ready == watched for ready, _ in poll.poll(None if timeout is None else timeout * 1000))
 
 

@@ -4,7 +4,7 @@
  * dgram: many datagrams in one system call (recvmmsg), with the kernel's word on the sender of each.
  *
  * A plain datagram is a whole message without descriptors, from a process whose credentials have been checked before,
- * and that process is its source.  Those in front of the first that is anything else are delivered at once.  That one
+ * and that process is its source; or a batch of such messages.  Those in front of the first that is anything else are delivered at once.  That one
  * and all behind it are kept, as recvmsg() would have returned them, and Receiver checks each.  The format is in
  * msgd/wire/dgram.py, the checks in msgd/backends/dgram/receiving.py.
  */
@@ -23,6 +23,7 @@
 #define CONTROL_SIZE (CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(RIGHTS_MAX * sizeof(int)))
 
 static const char whole_cookie[COOKIE_SIZE];
+static const char batch_cookie[COOKIE_SIZE] = {-1, -1, -1, -1, -1, -1, -1, -1};
 
 union control {
 	struct cmsghdr head;
@@ -56,40 +57,93 @@ static const unsigned char *only_credentials(struct msghdr *header)
 	return CMSG_DATA(control);
 }
 
-/* Whether these credentials have been checked, and are those of this pid; -1 with an exception. */
-static int is_known(PyObject *known_senders, const unsigned char *credentials, uint64_t pid)
+/* The pid in these credentials, if they have been checked; 0, perhaps with an exception, if they have not. */
+static uint64_t known_pid(PyObject *known_senders, const unsigned char *credentials)
 {
 	PyObject *key = PyBytes_FromStringAndSize((const char *)credentials, sizeof(struct ucred));
 	PyObject *found = key ? PyDict_GetItemWithError(known_senders, key) : NULL;
 	struct ucred sender;
 
 	Py_XDECREF(key);
-	if (!found)
-		return PyErr_Occurred() ? -1 : 0;
 	memcpy(&sender, credentials, sizeof(sender));
-	return sender.pid > 0 && (uint64_t)sender.pid == pid;
+	return found && sender.pid > 0 ? (uint64_t)sender.pid : 0;
 }
 
-/* The message of a plain datagram; NULL, perhaps with an exception, if it is not plain. */
-static PyObject *plain_message(Addresses *addresses, PyObject *known_senders, struct mmsghdr *received)
+/* Whether so many bytes are the header and data of a message that fits a datagram, with this source. */
+static int is_plain(uint64_t pid, const char *bytes, size_t length)
 {
-	const char *data = received->msg_hdr.msg_iov->iov_base;
-	const unsigned char *credentials;
+	struct route route;
+
+	if (length < HEADER_SIZE || length > DATAGRAM_MAX - COOKIE_SIZE)
+		return 0;
+	memcpy(&route, bytes, sizeof(route));
+	return route.src.pid == pid;
+}
+
+static PyObject *message_of(Addresses *addresses, const char *bytes, size_t length)
+{
 	struct route route;
 	uint32_t type;
 
-	if (received->msg_len < COOKIE_SIZE + HEADER_SIZE || received->msg_len > DATAGRAM_MAX ||
-	    (received->msg_hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || memcmp(data, whole_cookie, COOKIE_SIZE))
+	memcpy(&route, bytes, sizeof(route));
+	memcpy(&type, bytes + sizeof(route), sizeof(type));
+	return new_message(addresses, &route, type, bytes + HEADER_SIZE, (Py_ssize_t)(length - HEADER_SIZE));
+}
+
+/* Where the next message of a batch begins; its length is stored.  NULL if there is none, or if it does not fit. */
+static const char *next_of_batch(const char *position, const char *end, size_t *length)
+{
+	uint32_t announced;
+
+	if ((size_t)(end - position) < sizeof(announced))
 		return NULL;
-	credentials = only_credentials(&received->msg_hdr);
-	if (!credentials)
-		return NULL;
-	memcpy(&route, data + COOKIE_SIZE, sizeof(route));
-	memcpy(&type, data + COOKIE_SIZE + sizeof(route), sizeof(type));
-	if (is_known(known_senders, credentials, route.src.pid) != 1)
-		return NULL;
-	return new_message(addresses, &route, type, data + COOKIE_SIZE + HEADER_SIZE,
-			   (Py_ssize_t)received->msg_len - COOKIE_SIZE - HEADER_SIZE);
+	memcpy(&announced, position, sizeof(announced));
+	position += sizeof(announced);
+	*length = announced;
+	return announced <= (size_t)(end - position) ? position : NULL;
+}
+
+/* The messages of a plain datagram: where they are, and how many. */
+struct plain {
+	const char *position;
+	const char *end;
+	int is_batch;
+	int number;
+};
+
+static int count_batch(uint64_t pid, const char *position, const char *end)
+{
+	int number = 0;
+	size_t length;
+
+	while (position < end) {
+		position = next_of_batch(position, end, &length);
+		if (!position || !is_plain(pid, position, length))
+			return 0;
+		position += length;
+		number++;
+	}
+	return number;
+}
+
+/* Find the messages of a datagram; number 0, perhaps with an exception, if it is not plain. */
+static struct plain plain_messages(PyObject *known_senders, struct mmsghdr *received)
+{
+	const char *data = received->msg_hdr.msg_iov->iov_base;
+	const unsigned char *credentials = only_credentials(&received->msg_hdr);
+	size_t length = received->msg_len;
+	struct plain found = {.position = data + COOKIE_SIZE, .end = data + length};
+	uint64_t pid;
+
+	if (!credentials || (received->msg_hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || length <= COOKIE_SIZE)
+		return found;
+	pid = known_pid(known_senders, credentials);
+	found.is_batch = !memcmp(data, batch_cookie, COOKIE_SIZE);
+	if (pid && found.is_batch)
+		found.number = count_batch(pid, found.position, found.end);
+	else if (pid && !memcmp(data, whole_cookie, COOKIE_SIZE))
+		found.number = is_plain(pid, found.position, length - COOKIE_SIZE);
+	return found;
 }
 
 /* The control messages as socket.recvmsg() returns them: a list of (level, type, data). */
@@ -145,30 +199,64 @@ static int call(PyObject *function, PyObject *argument)
 	return done ? 0 : -1;
 }
 
-/* Deliver the datagram if it is plain and nothing is kept in front of it; keep it otherwise. */
+/* Deliver the messages.  Returns how many of them are lost, since there is no memory; -1 with an exception. */
+static int deliver_all(Addresses *addresses, PyObject *deliver, const struct plain *found)
+{
+	const char *position = found->position;
+	size_t length = (size_t)(found->end - position);
+	int lost = 0, failed;
+
+	for (int i = 0; i < found->number; i++, position += length) {
+		PyObject *message;
+
+		if (found->is_batch)
+			position = next_of_batch(position, found->end, &length);
+		message = message_of(addresses, position, length);
+		failed = !message || call(deliver, message);
+		Py_XDECREF(message);
+		if (failed && !PyErr_ExceptionMatches(PyExc_MemoryError))
+			return -1;
+		if (failed) {
+			PyErr_Clear();
+			lost++;
+		}
+	}
+	return lost;
+}
+
+/*
+ * Deliver what is in the datagram if it is plain and nothing is kept in front of it; keep it otherwise.  Returns how
+ * many messages are lost, since there is no memory; -1 with an exception.
+ */
 static int take_one(Addresses *addresses, PyObject *known_senders, PyObject *deliver, PyObject *keep, int *kept,
 		    struct mmsghdr *received)
 {
-	PyObject *message = *kept ? NULL : plain_message(addresses, known_senders, received);
-	int result;
+	struct plain found = {.number = 0};
+	PyObject *whole;
+	int failed;
 
-	if (message) {
-		result = call(deliver, message);
-	} else {
-		if (PyErr_Occurred())
-			return -1;
+	if (!*kept)
+		found = plain_messages(known_senders, received);
+	if (found.number)
+		return deliver_all(addresses, deliver, &found);
+	whole = PyErr_Occurred() ? NULL : unchecked(received);
+	failed = !whole || call(keep, whole);
+	Py_XDECREF(whole);
+	if (!failed) {
 		*kept = 1;
-		message = unchecked(received);
-		result = message ? call(keep, message) : -1;
+		return 0;
 	}
-	Py_XDECREF(message);
-	return result;
+	close_rights(&received->msg_hdr);
+	if (!PyErr_ExceptionMatches(PyExc_MemoryError))
+		return -1;
+	PyErr_Clear();
+	return 1;
 }
 
 /*
  * receive_datagrams(addresses, fd, known_senders, deliver, keep) -> (whether there may be more, how many were lost)
  *
- * Raises OSError: BlockingIOError if there is none.  A datagram for which there is no memory is lost, and no other.
+ * Raises OSError.  A message for which there is no memory is lost, and no other.
  */
 PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -184,20 +272,19 @@ PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t 
 		return NULL;
 	prepare_headers();
 	number = recvmmsg(fd, headers, DATAGRAMS, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, NULL);
+	if (number < 0 && errno == EAGAIN)
+		number = 0;
 	if (number < 0)
 		return PyErr_SetFromErrno(PyExc_OSError);
 	for (int i = 0; i < number; i++) {
-		if (!take_one((Addresses *)args[0], args[2], args[3], args[4], &kept, &headers[i]))
-			continue;
-		close_rights(&headers[i].msg_hdr);
-		if (PyErr_ExceptionMatches(PyExc_MemoryError)) {
-			PyErr_Clear();
-			lost++;
-			continue;
+		int missing = take_one((Addresses *)args[0], args[2], args[3], args[4], &kept, &headers[i]);
+
+		if (missing < 0) {
+			while (++i < number)
+				close_rights(&headers[i].msg_hdr);
+			return NULL;
 		}
-		while (++i < number)
-			close_rights(&headers[i].msg_hdr);
-		return NULL;
+		lost += missing;
 	}
 	return Py_BuildValue("(Ni)", PyBool_FromLong(number == DATAGRAMS), lost);
 }

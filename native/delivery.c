@@ -5,15 +5,17 @@
  *
  * It does what the loop of Delivery.run() does (msgd/messaging/handlers.py), for a message to a context of this process
  * that has a handler for its type, without descriptors, and while nobody observes or expects an answer to that context.
+ * A broadcast is such a message too, where there is only one context.
  * It stops at the first message that is anything else, and leaves it in the inbox.
  *
  * A message leaves the inbox right before its handler is called, with no Python code in between.
  */
 #include "native.h"
 
-enum { RECEIVED, RECEIVED_BYTES, HANDLED, OBSERVER, CONTEXTS, UNIQUE_IDS, PID, DELIVERY_SLOTS };
-static const char *const delivery_names[] = {"received", "received_bytes", "handled", "observer",
-					     "_contexts", "_unique_ids", "_pid"};
+enum { RECEIVED, RECEIVED_BYTES, HANDLED, OBSERVER, CONTEXTS, UNIQUE_IDS, PID, BROADCAST, ONLY_LISTENER,
+       DELIVERY_SLOTS };
+static const char *const delivery_names[] = {"received",    "received_bytes", "handled",    "observer", "_contexts",
+					     "_unique_ids", "_pid",	      "_broadcast", "_only_listener"};
 
 enum { REGISTERED, DEFAULTS, EXPECTED, TABLE_SLOTS };
 static const char *const table_names[] = {"registered", "defaults", "expected"};
@@ -72,13 +74,52 @@ static PyObject *find_handlers(Deliverer *self, PyObject *context, PyObject *typ
 	return handlers;
 }
 
-/* The handlers of a plain message, a new reference; NULL, perhaps with an exception, if it is not plain. */
-static PyObject *handlers_of(Deliverer *self, PyObject *delivery, PyObject *message)
+/* Whether a type belongs to the class GENERAL: message_class() in msgd/wire/message_types.py. */
+static int is_general(PyObject *type)
 {
+	uint32_t number;
+
+	return !read_u32(type, &number) && (number >> 8 < 1 || number >> 8 > 4);
+}
+
+/*
+ * Have the broadcast addressed to the task of the only context, if there is one that hears it.  Returns -1 with an
+ * exception.
+ */
+static int address_broadcast(Deliverer *self, PyObject *delivery, PyObject **message)
+{
+	PyObject *task = *slot(delivery, self->delivery[ONLY_LISTENER]), *before = PyTuple_GET_ITEM(*message, 2);
+	PyObject *dst, *addressed;
+
+	if (*slot(delivery, self->delivery[BROADCAST]) != Py_None || !task || task == Py_None ||
+	    !is_general(PyTuple_GET_ITEM(*message, 0)))
+		return 0;
+	dst = self->server_id_class->tp_alloc(self->server_id_class, 4);
+	addressed = dst ? self->message_class->tp_alloc(self->message_class, 5) : NULL;
+	if (!addressed) {
+		Py_XDECREF(dst);
+		return -1;
+	}
+	for (int i = 0; i < 4; i++)
+		PyTuple_SET_ITEM(dst, i, Py_NewRef(i == 1 ? task : PyTuple_GET_ITEM(before, i)));
+	for (int i = 0; i < 5; i++)
+		PyTuple_SET_ITEM(addressed, i, i == 2 ? dst : Py_NewRef(PyTuple_GET_ITEM(*message, i)));
+	Py_SETREF(*message, addressed);
+	return 0;
+}
+
+/*
+ * The handlers of a plain message, a new reference; NULL, perhaps with an exception, if it is not plain.  A broadcast
+ * is replaced by the message to the context.
+ */
+static PyObject *handlers_of(Deliverer *self, PyObject *delivery, PyObject **place)
+{
+	PyObject *message = *place;
 	PyObject *contexts = *slot(delivery, self->delivery[CONTEXTS]);
 	PyObject *unique_ids = *slot(delivery, self->delivery[UNIQUE_IDS]);
 	PyObject *own_pid = *slot(delivery, self->delivery[PID]);
 	PyObject *dst, *context, *handlers;
+	uint32_t task_id;
 
 	if (*slot(delivery, self->delivery[OBSERVER]) != Py_None || !contexts || !unique_ids || !own_pid)
 		return NULL;
@@ -93,6 +134,12 @@ static PyObject *handlers_of(Deliverer *self, PyObject *delivery, PyObject *mess
 	if (PySequence_Contains(unique_ids, PyTuple_GET_ITEM(dst, 3)) != 1 ||
 	    PyObject_RichCompareBool(PyTuple_GET_ITEM(dst, 0), own_pid, Py_EQ) != 1)
 		return NULL;
+	if (!read_u32(PyTuple_GET_ITEM(dst, 1), &task_id) && task_id == EVERY_TASK) {
+		if (address_broadcast(self, delivery, place))
+			return NULL;
+		message = *place;
+		dst = PyTuple_GET_ITEM(message, 2);
+	}
 	context = PyDict_GetItemWithError(contexts, PyTuple_GET_ITEM(dst, 1));
 	if (!context)
 		return NULL;
@@ -137,7 +184,7 @@ static int run_handlers(Deliverer *self, PyObject *delivery, PyObject *handlers,
 static int deliver_one(Deliverer *self, PyObject *delivery, PyObject *inbox, PyObject *popleft)
 {
 	PyObject *message = PySequence_GetItem(inbox, 0);
-	PyObject *handlers = message ? handlers_of(self, delivery, message) : NULL, *popped;
+	PyObject *handlers = message ? handlers_of(self, delivery, &message) : NULL, *popped;
 	int result = -1;
 
 	if (!handlers) {

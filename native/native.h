@@ -29,6 +29,7 @@
 #define NONCLUSTER_VNN 0xffffffffu
 #define UNIQUE_ID_UNKNOWN 0
 #define FIRST_REQUEST_TASK 0x80000000u
+#define EVERY_TASK 0xffffffffu
 #define UNIQUE_ID_NOT_TO_VERIFY UINT64_MAX
 
 /* A ServerID on the wire. */

@@ -100,7 +100,7 @@ PyObject *datagram_sender(PyObject *module, PyObject *args)
 /* stream */
 
 enum { P_UNIQUE_ID, P_CONNECTION, P_GATHERED, P_GATHERED_BYTES, C_FD, C_BEGUN, C_ENDED, C_LAST_USED, O_DEPTH, O_GATHERER,
-       O_GATHER_BYTES, O_GATHER_MESSAGES };
+       O_GATHER_BYTES, O_GATHER_MESSAGES, O_GATHERING };
 enum { S_PEER_CLASS, S_CONNECTION_CLASS, S_OUTGOING, S_BLOCKED };
 
 static PyObject *new_frame(const struct outgoing *message)
@@ -117,32 +117,6 @@ static PyObject *new_frame(const struct outgoing *message)
 	return frame;
 }
 
-/* Gather behind what this thread's handlers have sent before; the first one and the last one are the twin's. */
-static PyObject *gather(Sender *self, PyObject *peer, PyObject *gathered, const struct outgoing *message)
-{
-	PyObject *outgoing = self->objects[S_OUTGOING], *frame, *after;
-	long bytes = slot_number(self, peer, P_GATHERED_BYTES);
-	long limit = slot_number(self, outgoing, O_GATHER_BYTES);
-	long most = slot_number(self, outgoing, O_GATHER_MESSAGES);
-	PyObject *gatherer = value(self, outgoing, O_GATHERER);
-
-	if (!gatherer || !PyLong_Check(gatherer) || PyLong_AsUnsignedLong(gatherer) != PyThread_get_thread_ident())
-		return decline();
-	if (bytes < 0 || !PyList_GET_SIZE(gathered) || PyList_GET_SIZE(gathered) + 1 >= most ||
-	    bytes + FRAME_SIZE + message->length >= limit)
-		return decline();
-	frame = new_frame(message);
-	after = frame ? PyLong_FromLong(bytes + FRAME_SIZE + (long)message->length) : NULL;
-	if (!after || PyList_Append(gathered, frame)) {
-		Py_XDECREF(frame);
-		Py_XDECREF(after);
-		return NULL;
-	}
-	Py_DECREF(frame);
-	set_slot(peer, self->slots[P_GATHERED_BYTES], after);
-	return Py_NewRef(self->queued);
-}
-
 static void note_use(Sender *self, PyObject *connection)
 {
 	struct timespec now;
@@ -154,6 +128,46 @@ static void note_use(Sender *self, PyObject *connection)
 		set_slot(connection, self->slots[C_LAST_USED], seconds);
 	else
 		PyErr_Clear();
+}
+
+/* The first message for this peer: check that it still reads, and note that something is gathered for it.  0 if so. */
+static int begin_to_gather(Sender *self, PyObject *peer, PyObject *connection)
+{
+	PyObject *gathering = value(self, self->objects[S_OUTGOING], O_GATHERING);
+	long fd = slot_number(self, connection, C_FD);
+
+	if (fd < 0 || !gathering || !PyList_Check(gathering) || send((int)fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL))
+		return -1;
+	note_use(self, connection);
+	return PyList_Append(gathering, peer);
+}
+
+/* Gather behind what this thread's handlers have sent before; the one that makes it too much is the twin's. */
+static PyObject *gather(Sender *self, PyObject *peer, PyObject *connection, PyObject *gathered,
+			const struct outgoing *message)
+{
+	PyObject *outgoing = self->objects[S_OUTGOING], *frame, *after;
+	long bytes = slot_number(self, peer, P_GATHERED_BYTES);
+	long limit = slot_number(self, outgoing, O_GATHER_BYTES);
+	long most = slot_number(self, outgoing, O_GATHER_MESSAGES);
+	PyObject *gatherer = value(self, outgoing, O_GATHERER);
+
+	if (!gatherer || !PyLong_Check(gatherer) || PyLong_AsUnsignedLong(gatherer) != PyThread_get_thread_ident())
+		return decline();
+	if (bytes < 0 || PyList_GET_SIZE(gathered) + 1 >= most || bytes + FRAME_SIZE + message->length >= limit)
+		return decline();
+	if (!PyList_GET_SIZE(gathered) && begin_to_gather(self, peer, connection))
+		return decline();
+	frame = new_frame(message);
+	after = frame ? PyLong_FromLong(bytes + FRAME_SIZE + (long)message->length) : NULL;
+	if (!after || PyList_Append(gathered, frame)) {
+		Py_XDECREF(frame);
+		Py_XDECREF(after);
+		return NULL;
+	}
+	Py_DECREF(frame);
+	set_slot(peer, self->slots[P_GATHERED_BYTES], after);
+	return Py_NewRef(self->queued);
 }
 
 /* Write the frame.  If the socket takes a part of it, the twin's queue_rest() queues the rest. */
@@ -196,7 +210,7 @@ static PyObject *transmit_frame(Sender *self, const struct outgoing *message)
 		return decline();
 	depth = slot_number(self, self->objects[S_OUTGOING], O_DEPTH);
 	if (depth > 0)
-		return gather(self, peer, gathered, message);
+		return gather(self, peer, connection, gathered, message);
 	if (depth || PyList_GET_SIZE(gathered))
 		return decline();
 	return write_frame(self, peer, connection, message);
@@ -207,7 +221,8 @@ PyObject *frame_sender(PyObject *module, PyObject *args)
 {
 	static const char *const peer_names[] = {"unique_id", "connection", "gathered", "gathered_bytes", NULL};
 	static const char *const connection_names[] = {"fd", "_begun", "ended", "last_used", NULL};
-	static const char *const outgoing_names[] = {"_depth", "_gatherer", "_gather_bytes", "_gather_messages", NULL};
+	static const char *const outgoing_names[] = {"_depth", "_gatherer", "_gather_bytes", "_gather_messages",
+						   "_gathering", NULL};
 	PyObject *lock, *server_id, *table, *sent, *queued, *peer, *connection, *outgoing, *blocked;
 	Py_ssize_t most;
 	Sender *self;

@@ -29,7 +29,7 @@ from __future__ import annotations
 import abc
 import select
 import threading
-from collections.abc import Callable, Collection, Mapping, Sized
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from typing import ClassVar, NamedTuple, Protocol
 
 from msgd.config import Config
@@ -143,6 +143,13 @@ class Backend(abc.ABC):
     def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
         """The compiled twin of send() for the plain case, which takes the endpoint's lock itself; None without one."""
         return None
+
+    def send_batch(self, dst: ServerID, src: ServerID, messages: Sequence[tuple[int, bytes]]) -> bool:
+        """Send several messages, each a type and its data, at once, if that is possible without queueing any.
+
+        Returns False if it is not; then nothing has been sent, and they are to be sent one by one.
+        """
+        return False
 
     def begin_gathering(self) -> None:  # noqa: B027 (most transports send at once)
         """From now on messages that this thread sends may be kept until end_gathering(), to save system calls."""

@@ -58,29 +58,48 @@ def broadcast_many(
     endpoint: Endpoint, src: ServerID, messages: Mapping[ServerID, Sequence[tuple[int, bytes]]]
 ) -> Broadcast:
     """Send to each process the messages that are for it."""
-    delivered, failures, plain = 0, dict[int, MsgdError](), endpoint.plain_sender
+    delivered, failures = 0, dict[int, MsgdError]()
     for dst, wanted in messages.items():
-        sent: list[tuple[int, int]] = []
+        sent: list[tuple[int, bytes]] = []
         with endpoint.lock:
             endpoint.check_usable()
-            endpoint.backend.begin_gathering()
             try:
-                for message_type, data in wanted:
-                    if plain is None or plain(dst, src, message_type, data, _NO_TASKS) is None:
-                        endpoint.transmit(dst, src, message_type, data, (), True)
-                        endpoint.sent += 1
-                        endpoint.sent_bytes += len(data)
-                    sent.append((message_type, len(data)))
+                if endpoint.backend.send_batch(dst, src, wanted):
+                    sent += wanted
+                    endpoint.sent += len(wanted)
+                    endpoint.sent_bytes += sum(len(data) for _, data in wanted)
+                else:
+                    _send_gathering(endpoint, dst, src, wanted, sent)
                 delivered += 1
             except (NoSuchProcess, QueueFull, TransportError) as error:
-                _note_unreached(endpoint, dst, message_type, error, failures)
-            finally:
-                if endpoint.backend.end_gathering():
-                    endpoint.backend.flush()
+                refused_type, _ = wanted[min(len(sent), len(wanted) - 1)]
+                _note_unreached(endpoint, dst, refused_type, error, failures)
         if endpoint.observer is not None:
-            for message_type, length in sent:
-                endpoint.observer.sent(message_type, length)
+            for message_type, data in sent:
+                endpoint.observer.sent(message_type, len(data))
     return Broadcast(delivered, failures)
+
+
+def _send_gathering(
+    endpoint: Endpoint,
+    dst: ServerID,
+    src: ServerID,
+    messages: Sequence[tuple[int, bytes]],
+    sent: list[tuple[int, bytes]],
+) -> None:
+    """Send the messages one by one and note each in `sent`; the transport may write them together at the end."""
+    plain = endpoint.plain_sender
+    endpoint.backend.begin_gathering()
+    try:
+        for message_type, data in messages:
+            if plain is None or plain(dst, src, message_type, data, _NO_TASKS) is None:
+                endpoint.transmit(dst, src, message_type, data, (), True)
+                endpoint.sent += 1
+                endpoint.sent_bytes += len(data)
+            sent.append((message_type, data))
+    finally:
+        if endpoint.backend.end_gathering():
+            endpoint.backend.flush()
 
 
 def _note_unreached(

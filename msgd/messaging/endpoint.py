@@ -157,6 +157,7 @@ class Endpoint:
             self._announce()
 
     def _announce(self) -> None:
+        self.delivery.note_listeners()
         self.presence.announce(self.classes, self.contexts)
 
     def check_usable(self) -> None:

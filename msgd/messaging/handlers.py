@@ -30,7 +30,7 @@ from msgd.messaging.observer import Observer
 from msgd.messaging.requests import PendingRequest, Requests
 from msgd.native import native
 from msgd.presence import Presence
-from msgd.wire.header import Message
+from msgd.wire.header import Message, new_message
 from msgd.wire.message_types import MessageClass, message_class, type_name
 from msgd.wire.refusal import FIRST_REQUEST_TASK, NOT_HANDLED, Reason, pack_refusal
 from msgd.wire.server_id import ANY_UNIQUE_ID, EVERY_TASK, ServerID
@@ -128,8 +128,8 @@ class Delivery:
     """
 
     __slots__ = (
-        "_broadcast", "_contexts", "_drops", "_pid", "_presence", "_requests", "_send", "_unique_ids", "handled",
-        "handler_errors", "observer", "received", "received_bytes",
+        "_broadcast", "_contexts", "_drops", "_only_listener", "_pid", "_presence", "_requests", "_send",
+        "_unique_ids", "handled", "handler_errors", "observer", "received", "received_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -146,18 +146,26 @@ class Delivery:
         self._requests = requests
         self._send = send
         self._broadcast: _Broadcast | None = None
+        self._only_listener: int | None = None
+        """The task of the only context, if it listens to GENERAL: such a broadcast is as plain as a message to it."""
         self._drops = drops
         self._presence = presence
         self._pid = presence.pid
         self._unique_ids = frozenset((presence.unique_id, *ANY_UNIQUE_ID))
 
+    def note_listeners(self) -> None:
+        """The endpoint calls this when there is another set of contexts."""
+        contexts = tuple(self._contexts.items())
+        is_simple = len(contexts) == 1 and MessageClass.GENERAL in contexts[0][1].listens
+        self._only_listener = contexts[0][0] if is_simple else None
+
     def run(self, inbox: deque[Message]) -> None:
         """Deliver what is in the inbox, the oldest first.
 
-        This loop is the fast path of _deliver_to(): no descriptors, no request that expects the type, no observer.  On
-        every path a message leaves the inbox right before its handler is called, with no call in between: an exception
-        that a signal's handler raises finds it in the inbox or in the hands of its handler.  The compiled twin runs it
-        as far as it goes.
+        This loop is the fast path of _deliver_to(): no descriptors, no request that expects the type, no observer.  It
+        is the fast path of _deliver_to_all() too, for a process with one context.  On every path a message leaves the
+        inbox right before its handler is called, with no call in between: an exception that a signal's handler raises
+        finds it in the inbox or in the hands of its handler.  The compiled twin runs it as far as it goes.
         """
         contexts, unique_ids, own_pid = self._contexts, self._unique_ids, self._pid
         while inbox:
@@ -166,6 +174,8 @@ class Delivery:
                 if not inbox:
                     return
             message = inbox[0]
+            if message.dst.task_id == EVERY_TASK and self._only_listener is not None:
+                message = self._addressed(message, self._only_listener)
             message_type, _, (pid, task_id, _, unique_id), data, fds = message
             context = contexts.get(task_id)
             if context is None or fds or unique_id not in unique_ids or pid != own_pid:
@@ -187,6 +197,13 @@ class Delivery:
                 except Exception:
                     self.handler_errors += 1
                     logger.exception("handler for %s", describe(message), extra=failure_fields(message))
+
+    def _addressed(self, broadcast: Message, task_id: int) -> Message:
+        """The broadcast as a message to the task; unchanged if others may be to have it, or this one does not."""
+        message_type, src, dst, data, fds = broadcast
+        if self._broadcast is not None or message_class(message_type) is not MessageClass.GENERAL:
+            return broadcast
+        return new_message(Message, (message_type, src, ServerID(dst.pid, task_id, dst.vnn, dst.unique_id), data, fds))
 
     def note_failure(self, message: Message, error: Exception) -> None:
         """Count and log what a handler has raised; for the compiled twin of run()."""

@@ -10,7 +10,9 @@ a message carry the same cookie, and the next message of that pid and socket car
 attached to the last fragment only.  All numbers are little-endian.
 
 A process whose lock file has the line `datagram` reads longer fragments, too, but for the first of a message: that one
-always fits 1024 bytes, so whoever reads it knows that longer datagrams may follow.
+always fits 1024 bytes, so whoever reads it knows that longer datagrams may follow.  Such a process also reads batches,
+several whole messages in one datagram of at most 64 KiB: u64 cookie with all bits set, then for each message u32
+length, header, payload.  Each is one that fits a datagram of its own, and there are no descriptors.
 
 Source: Samba's messages_dgm, observed in the golden datagrams (tests/wire/vectors).
 
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
@@ -39,9 +41,14 @@ WHOLE = struct.Struct("<Q")
 FRAGMENT = struct.Struct("<QQii")
 WHOLE_MAX = DATAGRAM_MAX - WHOLE.size
 FRAGMENT_PAYLOAD_MAX = DATAGRAM_MAX - FRAGMENT.size
-COOKIE_MAX = 0xFFFFFFFFFFFFFFFF
+COOKIE_MAX = 0xFFFFFFFFFFFFFFFE
+"""The largest cookie of a fragment."""
 WHOLE_COOKIE = bytes(WHOLE.size)
 """The first bytes of a datagram that is a whole message."""
+BATCH_COOKIE = b"\xff" * WHOLE.size
+"""The first bytes of a datagram that is a batch."""
+BATCH_ITEM = struct.Struct("<I")
+"""What precedes each message of a batch: its length in bytes."""
 
 
 class Fragment(NamedTuple):
@@ -68,6 +75,35 @@ def fragments(
         end = min(start + longest - FRAGMENT.size, total)
         yield Fragment((prefix, payload[start - len(header) : end - len(header)]), end)
         start = end
+
+
+def pack_batch(messages: Iterable[bytes]) -> bytes:
+    """The datagram for these messages, each of them header and payload, at most WHOLE_MAX bytes."""
+    parts = [BATCH_COOKIE]
+    for message in messages:
+        parts += BATCH_ITEM.pack(len(message)), message
+    return b"".join(parts)
+
+
+def split_batch(datagram: bytes) -> list[bytes]:
+    """The messages in a batch, each of them header and payload.  Raises MalformedMessage."""
+    messages: list[bytes] = []
+    position = len(BATCH_COOKIE)
+    while position < len(datagram):
+        start = position + BATCH_ITEM.size
+        if start > len(datagram):
+            raise MalformedMessage(f"a batch ends in the middle of a length, after {len(messages)} messages")
+        (length,) = BATCH_ITEM.unpack_from(datagram, position)
+        position = start + length
+        if not HEADER_SIZE <= length <= WHOLE_MAX or position > len(datagram):
+            raise MalformedMessage(
+                f"a message of {length} bytes in a batch with {len(datagram) - start} left;"
+                f" {HEADER_SIZE} to {WHOLE_MAX} are allowed"
+            )
+        messages.append(datagram[start:position])
+    if not messages:
+        raise MalformedMessage("a batch has at least one message")
+    return messages
 
 
 class _Unfinished:

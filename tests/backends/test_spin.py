@@ -42,7 +42,7 @@ def test_success_spins_longer_and_failure_backs_off(monkeypatch: pytest.MonkeyPa
     few, many = module._FEW, module._MANY
     spin = Spinner()
     assert numbers(spin, [True] * 5) == [2 * few, 4 * few, 8 * few, many, many]
-    assert numbers(spin, [False] * 5) == [many // 4, many // 16, many // 64, 0, 0]
+    assert numbers(spin, [False] * 5) == [many // 2, many // 4, many // 8, few, few]
 
 
 def test_maximum_every_32_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_bound_while_no_processor_is_idle(monkeypatch: pytest.MonkeyPatch, crowd
     spin = Spinner(crowded)
     numbers(spin, [True] * module._CHECK_EVERY)
     assert set(numbers(spin, [True] * 100)) == {crowded}
-    assert numbers(spin, [False] * 5)[-1] == 0
+    assert numbers(spin, [False] * 7)[-1] == 0
 
 
 def test_busy_processes_are_detected() -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from msgd import ConfigError, MalformedMessage, ServerID
 from msgd.config.reader import read
 from msgd.presence.lock_text import TEXT_MAX, format_text, parse_text
-from msgd.wire.dgram import FRAGMENT, Reassembler
+from msgd.wire.dgram import BATCH_COOKIE, FRAGMENT, Reassembler, pack_batch, split_batch
 from msgd.wire.header import HEADER_SIZE, MessageDecoder, pack_header
 from msgd.wire.message_types import type_number
 from msgd.wire.refusal import unpack_refusal
@@ -103,6 +103,14 @@ def header(data: bytes) -> None:
         assert len(data) < HEADER_SIZE
     else:
         assert message.data == data[HEADER_SIZE:]
+
+
+def batch(data: bytes) -> None:
+    try:
+        messages = split_batch(data)
+    except MalformedMessage:
+        return
+    assert pack_batch(messages)[len(BATCH_COOKIE) :] == data[len(BATCH_COOKIE) :]
 
 
 def datagrams(received: list[bytes]) -> None:
@@ -205,6 +213,7 @@ TARGETS: dict[str, tuple[st.SearchStrategy[object], Callable[..., None]]] = {
         ),
         datagrams,
     ),
+    "batch": (spoilt(st.lists(st.binary(min_size=50, max_size=90), max_size=4).map(pack_batch)), batch),
     "stream": (st.lists(spoilt(frames), max_size=6), stream),
     "hello": (spoilt(st.just(Hello(77, 1).pack())), hello),
     "tdb_value": (spoilt(records), tdb_value),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from msgd import Config, Message, Messaging, ServerID
 from msgd.backends.dgram.receiving import Receiver
 from msgd.native import native
-from msgd.wire.dgram import DATAGRAM_MAX, FRAGMENT, WHOLE_COOKIE
+from msgd.wire.dgram import DATAGRAM_MAX, FRAGMENT, WHOLE_COOKIE, pack_batch
 from msgd.wire.header import MAX_FDS, MessageDecoder, pack_header
 
 MESSAGING_TYPES = ("dgram",)
@@ -51,7 +51,17 @@ fragments = st.builds(
     st.integers(1, 3),
     st.sampled_from([OWN.pid, 1]),
 )
+batches = st.one_of(
+    st.lists(st.builds(whole, st.binary(max_size=60)), max_size=5).map(lambda all: pack_batch(one[8:] for one in all)),
+    st.builds(
+        lambda data, src, cut: pack_batch([whole(data)[8:], whole(data, src)[8:], whole(bytes(cut))[8:]])[: 3000 - cut],
+        st.binary(max_size=60),
+        st.sampled_from([OWN, OTHER]),
+        st.integers(900, 1000),
+    ),
+)
 datagrams = st.one_of(
+    batches,
     st.builds(whole, st.binary(max_size=100)),
     st.builds(whole, st.binary(max_size=100)),
     st.builds(whole, st.binary(max_size=10), st.just(OTHER)),

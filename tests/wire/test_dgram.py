@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from msgd import MalformedMessage
-from msgd.wire.dgram import DATAGRAM_MAX, FRAGMENT, FRAGMENT_PAYLOAD_MAX, LONG_DATAGRAM_MAX, Reassembler
+from msgd.wire.dgram import (
+    BATCH_COOKIE,
+    DATAGRAM_MAX,
+    FRAGMENT,
+    FRAGMENT_PAYLOAD_MAX,
+    LONG_DATAGRAM_MAX,
+    WHOLE_MAX,
+    Reassembler,
+    pack_batch,
+    split_batch,
+)
 from msgd.wire.header import HEADER_SIZE
 from tests.wire.joined import fragment
 
@@ -40,6 +50,31 @@ def test_pieces(size: int) -> None:
     assert all(len(one) == DATAGRAM_MAX for one in datagrams[:-1])
     assert b"".join(one[24:] for one in datagrams) == message
     assert {one[:24] for one in datagrams} == {FRAGMENT.pack(5, size, 6, 7)}
+
+
+@given(st.lists(st.binary(min_size=HEADER_SIZE, max_size=WHOLE_MAX), min_size=1, max_size=20))
+def test_batch(batch: list[bytes]) -> None:
+    datagram = pack_batch(batch)
+    assert datagram.startswith(BATCH_COOKIE)
+    assert split_batch(datagram) == batch
+
+
+@pytest.mark.parametrize(
+    ("datagram", "complaint"),
+    [
+        (BATCH_COOKIE, "at least one message"),
+        (BATCH_COOKIE + bytes(3), "in the middle of a length, after 0 messages"),
+        (BATCH_COOKIE + bytes(4), "a message of 0 bytes"),
+        (pack_batch([bytes(HEADER_SIZE - 1)]), f"a message of {HEADER_SIZE - 1} bytes"),
+        (pack_batch([bytes(WHOLE_MAX + 1)]), f"a message of {WHOLE_MAX + 1} bytes"),
+        (pack_batch([bytes(HEADER_SIZE)])[:-1], f"{HEADER_SIZE} bytes in a batch with {HEADER_SIZE - 1} left"),
+        (pack_batch([bytes(HEADER_SIZE)]) + b"\xff" * 4, "a message of 4294967295 bytes"),
+        (pack_batch([bytes(HEADER_SIZE)]) + b"x", "in the middle of a length, after 1 messages"),
+    ],
+)
+def test_malformed_batch(datagram: bytes, complaint: str) -> None:
+    with pytest.raises(MalformedMessage, match=complaint):
+        split_batch(datagram)
 
 
 @given(messages, cookies, st.integers(0, 5))

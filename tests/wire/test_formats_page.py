@@ -23,7 +23,7 @@ from msgd.presence import Presence
 from msgd.presence.lock_text import describe, format_text
 from msgd.presence.names.file import FileNames
 from msgd.presence.pidfile import PidFile
-from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE
+from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE, pack_batch
 from msgd.wire.gateway.replies import write_answer, write_event
 from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message, pack_header
@@ -74,6 +74,7 @@ PACKED: dict[str, bytes] = {
     "dgram-first-fragment": FRAGMENTS[0],
     "dgram-last-fragment": FRAGMENTS[1],
     "dgram-long-fragment": LONG_FRAGMENTS[1],
+    "dgram-batch": pack_batch([pack_header(DST, SRC, PING) + data for data in (b"one", b"")]),
     "dgram-golden-ping": WHOLE_COOKIE + pack_header(SMBD, SMBCONTROL, PING),
     "stream-hello": Hello(unique_id=SRC.unique_id, number=1).pack(),
     "stream-frame": pack_frame(DST, SRC, PING, len(b"hi")) + b"hi",

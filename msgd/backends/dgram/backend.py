@@ -27,11 +27,11 @@ import errno
 import select
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
-from msgd.backends.dgram.destination import Destination, connect
+from msgd.backends.dgram.destination import BATCH_BYTES, Destination, connect
 from msgd.backends.dgram.receiving import Receiver
 from msgd.backends.out_queue import OutQueue
 from msgd.backends.sockets import cached_destinations, check_addressed
@@ -44,7 +44,7 @@ from msgd.native import native
 from msgd.presence import Presence
 from msgd.presence.socket_path import remove_socket
 from msgd.results import SendStatus
-from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE, WHOLE_MAX
+from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE, WHOLE_MAX, pack_batch
 from msgd.wire.header import HEADER_SIZE, pack_header
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 
@@ -136,6 +136,25 @@ class DgramBackend(Backend):
             raise TransportError(f"queueing a message to {dst}: {error.strerror}") from error
         self._block_or_take_back(destination)
         return SendStatus.QUEUED
+
+    def send_batch(self, dst: ServerID, src: ServerID, messages: Sequence[tuple[int, bytes]]) -> bool:
+        destination = self._destinations.get(dst.pid)
+        if (
+            destination is None
+            or dst.unique_id != destination.unique_id
+            or not destination.reads_batches
+            or destination.queue.messages
+            or max(len(data) for _, data in messages) > _WHOLE_DATA_MAX
+        ):
+            return False
+        batch = pack_batch(pack_header(dst, src, message_type) + data for message_type, data in messages)
+        try:
+            if len(batch) <= BATCH_BYTES:
+                destination.socket.sendmsg((batch,), (), socket.MSG_DONTWAIT)
+                return True
+        except OSError:
+            pass  # send() finds out why, for each of them
+        return False
 
     def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
         if native is None:

@@ -10,8 +10,7 @@ Rule 3. Every descriptor that arrives is closed here, unless it leaves with a me
 Rule 4. A message for which there is no memory is dropped and counted, and the next one is received.
 Rule 5. What a peer can make this process keep is bounded: credentials by number, unfinished messages by the
         Reassembler.
-Rule 5. Long datagrams are read only while a message is unfinished, and they are fragments.  The first fragment of a
-        message is always short, so no long one comes before it; and short messages cost no large buffer.
+Rule 6. Of a batch in which anything is wrong, nothing is delivered.
 
 Nearly every datagram is a whole message without descriptors, from a sender whose credentials were checked before.
 receive() handles that case in its own loop; all others go through _receive_checked().
@@ -24,7 +23,6 @@ raises loses none: the next receive() begins with them.
 from __future__ import annotations
 
 import array
-import contextlib
 import os
 import socket
 import time
@@ -39,7 +37,14 @@ from msgd.errors import MalformedMessage
 from msgd.linux import CREDENTIALS_SIZE, Credentials, unix_socket
 from msgd.native import native
 from msgd.presence import Presence
-from msgd.wire.dgram import DATAGRAM_MAX, LONG_DATAGRAM_MAX, WHOLE_COOKIE, Reassembler
+from msgd.wire.dgram import (
+    BATCH_COOKIE,
+    DATAGRAM_MAX,
+    LONG_DATAGRAM_MAX,
+    WHOLE_COOKIE,
+    Reassembler,
+    split_batch,
+)
 from msgd.wire.header import HEADER_SIZE, MAX_FDS, Message, MessageDecoder
 
 _ANCILLARY_SIZE = socket.CMSG_SPACE(CREDENTIALS_SIZE) + socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
@@ -120,14 +125,11 @@ class Receiver:
                 if self.reassembler.unfinished:
                     self._receive_singly(deliver)  # it needs one buffer for all of them
                     return
-                with contextlib.suppress(BlockingIOError):
-                    more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, kept.append)
-                    if lost:
-                        self._drops("no memory left", "datagrams", lost)
+                more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, kept.append)
+                if lost:
+                    self._drops("no memory left", "datagrams", lost)
             while kept:
                 datagram, ancillary, flags = kept.popleft()
-                if len(datagram) > DATAGRAM_MAX and not self.reassembler.unfinished:
-                    flags |= socket.MSG_TRUNC  # the twin has no room for it
                 self._receive_checked(datagram, ancillary, flags, deliver)
                 if self.is_closed:
                     return
@@ -146,10 +148,10 @@ class Receiver:
                     if self.is_closed:
                         return
                     continue
-                datagram, ancillary, flags, _ = recvmsg(DATAGRAM_MAX, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+                datagram, ancillary, flags, _ = recvmsg(LONG_DATAGRAM_MAX, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 break
-            if len(ancillary) == 1 and flags == socket.MSG_CMSG_CLOEXEC and len(datagram) >= _WHOLE_MIN:
+            if len(ancillary) == 1 and flags == socket.MSG_CMSG_CLOEXEC and _WHOLE_MIN <= len(datagram) <= DATAGRAM_MAX:
                 pid = senders.get(ancillary[0][2])
                 if pid is not None and datagram.startswith(WHOLE_COOKIE):
                     message = decode(datagram, len(WHOLE_COOKIE))
@@ -163,7 +165,7 @@ class Receiver:
                 return
 
     def _receive_long(self, deliver: Deliver) -> None:
-        """Read a datagram that may be long, and deliver the message that it is or completes.  Raises BlockingIOError.
+        """Read a datagram that is probably long, and deliver what it holds or completes.  Raises BlockingIOError.
 
         It is read into one buffer that is used again.  With a new one each time, malloc would return its memory to the
         system and fetch it again, page by page.  A signal's handler that dispatches meanwhile gets a buffer of its own.
@@ -186,6 +188,11 @@ class Receiver:
                 raise MalformedMessage(f"it is longer than the {len(datagram)} bytes that may come here")
             if flags & _RIGHTS_LOST or len(fds) > MAX_FDS:
                 raise MalformedMessage(f"it has more than {MAX_FDS} descriptors, or this process has none left")
+            if datagram[: len(BATCH_COOKIE)] == BATCH_COOKIE:
+                if fds:
+                    raise MalformedMessage("descriptors came with a batch")
+                self._deliver_batch(bytes(datagram), pid, deliver)
+                return
             message = self._message(datagram, pid, tuple(fds))
             if message is None:
                 if fds:
@@ -206,11 +213,20 @@ class Receiver:
                 os.close(fd)
             self._count_abandoned()
 
+    def _deliver_batch(self, datagram: bytes, pid: int, deliver: Deliver) -> None:
+        """Deliver the messages of a batch, once all of them have been checked."""
+        messages = [self._decoder.decode(one) for one in split_batch(datagram)]
+        for message in messages:
+            if message.src.pid != pid:
+                raise MalformedMessage(f"the source of a message in a batch says pid {message.src.pid}")
+        deque(map(deliver, messages), 0)  # one call into C: no exception of a signal's handler comes in between
+
     def _message(self, datagram: bytes | memoryview, pid: int, fds: tuple[int, ...]) -> Message | None:
         """The message if the datagram is a whole one or the last fragment of one, otherwise None."""
-        if datagram[: len(WHOLE_COOKIE)] == WHOLE_COOKIE:
-            if len(datagram) > DATAGRAM_MAX:
-                raise MalformedMessage(f"a whole message of {len(datagram)} bytes; at most {DATAGRAM_MAX} are allowed")
+        is_whole = datagram[: len(WHOLE_COOKIE)] == WHOLE_COOKIE
+        if len(datagram) > DATAGRAM_MAX and (is_whole or not self.reassembler.unfinished):
+            raise MalformedMessage(f"it has {len(datagram)} bytes; only later fragments and batches may exceed 1024")
+        if is_whole:
             return self._decoder.decode(bytes(datagram), len(WHOLE_COOKIE), fds)
         header_and_data = self.reassembler.add(datagram, pid, time.monotonic())
         if header_and_data is None:

@@ -15,7 +15,6 @@ Rule 3. A sender signals once per epoch (sleep.py).
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
@@ -93,9 +92,11 @@ class Destination:
         """Signal the process if it sleeps, once per epoch."""
         epoch = self.words[EPOCH]
         if epoch not in (AWAKE, CLOSED, self.signalled_epoch):
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 if self.holds_lock():
                     signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
+            except ProcessLookupError:
+                pass
             self.signalled_epoch = epoch
 
     def spin_while_taking(self) -> None:

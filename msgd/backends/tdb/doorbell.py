@@ -40,7 +40,7 @@ class _Handler:
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
         if self.doorbell is not None:
-            self.doorbell.ring()  # the byte may have gone to another wake-up descriptor: an event loop may have set one
+            self.doorbell.note_signal()
 
 
 _handler = _Handler()
@@ -71,6 +71,8 @@ class Doorbell:
             raise BackendUnavailable("this process has an endpoint of messaging type tdb in another directory already")
         self.rung = False
         """Whether there may be bytes in the pipe."""
+        self._is_listening = False
+        """Whether the wake-up descriptor is ours for certain."""
         self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGUSR1, _handler)
         signal.siginterrupt(signal.SIGUSR1, False)
@@ -92,12 +94,15 @@ class Doorbell:
         After this call, check once more for messages, then sleep.
         """
         try:
-            return signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
+            previous = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         except ValueError:
             return -1  # not in the main thread: what the main thread set stays
+        self._is_listening = True
+        return previous
 
     def end_listening(self, previous: int) -> None:
         """Put the program's wake-up descriptor back, if it had set one."""
+        self._is_listening = False
         if previous not in (self._write_fd, -1):
             self._restore(previous)
 
@@ -114,6 +119,13 @@ class Doorbell:
             if others:
                 os.write(wakeup_fd, others)
 
+    def note_signal(self) -> None:
+        """SIGUSR1 has come: ring, unless the byte of the C handler is in the pipe already."""
+        if self._is_listening:
+            self.rung = True
+        else:
+            self.ring()  # an event loop may have set another wake-up descriptor
+
     def ring(self) -> None:
         """Make fileno() readable."""
         self.rung = True
@@ -123,9 +135,11 @@ class Doorbell:
     def drain(self) -> None:
         """Empty the pipe.  Call this before checking for messages, not after."""
         self.rung = False
-        with contextlib.suppress(BlockingIOError):
+        try:
             while len(os.read(self._read_fd, 4096)) == 4096:
                 pass
+        except BlockingIOError:
+            pass
 
     def close(self) -> None:
         """Close the doorbell.  The handler stays installed and does nothing."""

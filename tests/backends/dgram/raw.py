@@ -13,7 +13,7 @@ from pathlib import Path
 from msgd import Config, Messaging, ServerID
 from msgd.wire.dgram import FRAGMENT
 from msgd.wire.header import pack_header
-from tests.support.harness import TEXT
+from tests.support.harness import TEXT, Session
 
 WHOLE = bytes(8)
 
@@ -52,6 +52,13 @@ def honest(messaging: Messaging, received: list[bytes], text: bytes = b"honest")
     while len(received) == before:
         messaging.dispatch(None)
     assert received[before:] == [text]
+
+
+def read_short_datagrams_only(session: Session) -> None:
+    """Be like a process of Samba's: say nothing of long datagrams in the lock file."""
+    presence = session.messaging._endpoint.presence
+    presence.longest_datagram = 0
+    presence._lock_file.write(presence.unique_id, presence._lines)
 
 
 def dropped(messaging: Messaging) -> int:

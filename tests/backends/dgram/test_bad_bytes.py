@@ -21,8 +21,9 @@ from msgd.backends.dgram.backend import DgramBackend
 from msgd.backends.dgram.receiving import new_socket
 from msgd.presence.lock_file import LockFile
 from msgd.presence.private_lock import PrivateLock
+from msgd.wire.dgram import BATCH_COOKIE, pack_batch
 from tests.backends.conftest import MakeConfig, StartPeer
-from tests.backends.dgram.raw import WHOLE, RawSender, dropped, honest, piece, whole
+from tests.backends.dgram.raw import WHOLE, RawSender, dropped, honest, piece, read_short_datagrams_only, whole
 from tests.support.harness import TEXT, Channel, Child, Peer, Session, drain, open_fds, take_data
 
 MESSAGING_TYPES = frozenset({"dgram"})
@@ -122,12 +123,26 @@ def test_garbage(receiver: Receiver, garbage: list[bytes], with_fds: bool) -> No
         pytest.param(piece(1, (1 << 64) - 1, b"x" * 1000), id="largest total"),
         pytest.param(piece(1, 60, b"x" * 61), id="more than its total"),
         pytest.param(piece(1, 60, b"x" * 60), id="complete, with an invalid source"),
+        pytest.param(BATCH_COOKIE, id="empty batch"),
+        pytest.param(BATCH_COOKIE + b"\xff" * 60, id="batch with a length past its end"),
+        pytest.param(pack_batch([bytes(HEADER), bytes(HEADER)]), id="batch with an invalid source"),
+        pytest.param(pack_batch([bytes(HEADER)] * 2000), id="batch that is too long"),
     ],
 )
 @pytest.mark.parametrize("fds", [(), (0, 1, 2)])
 def test_dropped_and_counted(receiver: Receiver, datagram: bytes, fds: tuple[int, ...]) -> None:
     assert receiver.survive(datagram, fds=fds) == 1
     assert receiver.unfinished() == 0
+
+
+def test_batch_in_which_one_is_wrong(receiver: Receiver) -> None:
+    """Nothing of it is delivered; a sound one is, although it is longer than 1024 bytes."""
+    sound = [whole(receiver.dst, b"x" * 900)[8:], whole(receiver.dst, b"second")[8:]]
+    forged = whole(receiver.dst, b"third", ServerID(1))[8:]
+    before = len(receiver.received)
+    assert receiver.survive(pack_batch([*sound, forged])) == 1
+    assert receiver.survive(pack_batch(sound)) == 0
+    assert receiver.received[before:] == [b"honest", b"x" * 900, b"second", b"honest"]
 
 
 def test_total_that_changes(receiver: Receiver) -> None:
@@ -257,19 +272,12 @@ def test_ping_that_cannot_be_answered(receiver: Receiver) -> None:
 # The socket itself
 
 
-def read_short_fragments_only(session: Session) -> None:
-    """Be like a process of Samba's: say nothing of long fragments in the lock file."""
-    presence = session.messaging._endpoint.presence
-    presence.longest_datagram = 0
-    presence._lock_file.write(presence.unique_id, presence._lines)
-
-
 def does_nothing(session: Session) -> None:
     """Be like a process of msgd's."""
 
 
-both_lengths = pytest.mark.parametrize("prepare", [does_nothing, read_short_fragments_only], ids=["long", "short"])
-"""Fragments as msgd's processes read them, and as Samba's do."""
+both_lengths = pytest.mark.parametrize("prepare", [does_nothing, read_short_datagrams_only], ids=["long", "short"])
+"""Datagrams as msgd's processes read them, and as Samba's do."""
 
 
 @both_lengths

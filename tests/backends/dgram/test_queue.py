@@ -11,8 +11,10 @@ import socket
 import pytest
 
 from msgd import Config, Message, Messaging, SendStatus
+from msgd.backends.dgram.backend import DgramBackend
 from msgd.events import DROPPED
 from tests.backends.conftest import MakeConfig, StartPeer
+from tests.backends.dgram.raw import read_short_datagrams_only
 from tests.support.harness import PATIENCE, TEXT, Peer, Session, drain, fill, take_data
 
 MESSAGING_TYPES = frozenset({"dgram"})
@@ -58,6 +60,39 @@ def test_blocked_queue_of_a_process_that_dies(messaging: Messaging, peer: Peer) 
     messaging.dispatch()
     assert messaging.statistics().queued_messages == 0
     assert not readable(messaging)
+
+
+def test_short_messages_that_wait_go_in_batches(messaging: Messaging, peer: Peer) -> None:
+    """A full socket takes 10 datagrams; a dispatch of the sender's fills it with some hundred messages."""
+    texts = fill(messaging, peer.server_id, 500)
+    queued = messaging.pending(peer.server_id)
+    assert peer.call(take_data, 500 - queued) == texts[: 500 - queued]
+    messaging.dispatch()
+    assert messaging.pending(peer.server_id) == 0
+    assert peer.call(take_data, queued) == texts[500 - queued :]
+
+
+def test_long_ones_and_descriptors_among_the_short_ones(messaging: Messaging, peer: Peer) -> None:
+    texts = fill(messaging, peer.server_id, 100)
+    for number in range(300):
+        texts.append(b"%d" % number * (1000 if number % 7 == 0 else 1))
+        messaging.send(peer.server_id, TEXT, texts[-1], fds=(0,) if number % 5 == 0 else ())
+    peer.begin(take_data, len(texts))
+    drain(messaging)
+    assert peer.hear() == texts
+
+
+def test_no_batches_for_a_process_that_does_not_ask_for_them(messaging: Messaging, peer: Peer) -> None:
+    """Such a process reads 1024 bytes of a datagram, as Samba's do."""
+    peer.call(read_short_datagrams_only)
+    texts = fill(messaging, peer.server_id, 200)
+    assert messaging.send_all_many([(TEXT, b"one"), (TEXT, b"two")]).delivered == 1
+    backend = messaging._endpoint.backend
+    assert isinstance(backend, DgramBackend)
+    assert not backend._destinations[peer.pid].reads_batches
+    peer.begin(take_data, 202)
+    drain(messaging)
+    assert peer.hear() == [*texts, b"one", b"two"]
 
 
 def test_close_reports_undelivered_messages(

@@ -70,7 +70,10 @@ class Command:
     `arguments` names the arguments; those in brackets may be left out.  `payload` makes the message's data from them:
     it raises ValueError for wrong usage, and Refused for an argument that smbcontrol would not send either.  `make`
     stands in for `type`, `payload` and `answer` where the arguments decide on all of them; its second argument is
-    --reply-type.  `here` is what a command does that sends nothing.  `show` makes the text to print for an answer.
+    --reply-type.  `show` makes the text to print for an answer.
+
+    `here` is what a command does that sends nothing.  It gets the pids that had files in the directory before this
+    process joined it, since whoever joins removes what some of the dead have left.
 
     `before` is done before anything is sent.  `data_of` makes the data from the address of the sender.
     `is_answered_at_once`: a process that handles the type answers before it handles its next message.
@@ -87,7 +90,7 @@ class Command:
     show: Callable[[Message], str] = _show_nothing
     way: Way = Way.MESSAGE
     make: Callable[[Sequence[str], int | None], Request] | None = None
-    here: Callable[[Messaging, Sequence[ServerID]], Done] | None = None
+    here: Callable[[Messaging, Sequence[ServerID], frozenset[int]], Done] | None = None
     before: Callable[[Config], None] | None = None
     data_of: Callable[[ServerID], bytes] | None = None
     is_answered_at_once: bool = True

@@ -9,6 +9,7 @@ registered it.  Upper and lower case are the same, but for two names that differ
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Protocol
 from msgd.config import Config
 from msgd.errors import NoSuchProcess
 from msgd.messaging import Messaging
+from msgd.presence.open_directory import LOCK_SUBDIRECTORY
 from msgd.presence.pidfile import pid_file_path, read_pid
 from msgd.wire.server_id import ServerID
 
@@ -87,6 +89,15 @@ def check_directory(text: str, config: Config) -> None:
     if _DAEMON_NAME.fullmatch(text):
         raise _not_running(_OTHER_NAMES.get(text.lower(), text), config)
     raise NoSuchProcess(f"no process {text}: {config.lock_directory} does not exist; give the smb.conf it uses with -s")
+
+
+def pids_with_files(config: Config) -> frozenset[int]:
+    """The pids that have a lock file or a socket in the directory, dead or alive; none if it cannot be read."""
+    found: set[int] = set()
+    for directory in (os.path.join(config.lock_directory, LOCK_SUBDIRECTORY), config.socket_directory):
+        with contextlib.suppress(OSError):
+            found |= {int(name) for name in os.listdir(directory) if name.isdecimal()}
+    return frozenset(found)
 
 
 def find_destinations(text: str, there: WhoIsThere, config: Config) -> list[ServerID]:

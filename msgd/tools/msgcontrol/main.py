@@ -17,7 +17,7 @@ from msgd.programs import cli
 from msgd.programs.debug_levels import DebugLevels
 from msgd.tools.msgcontrol.arguments import PROGRAM, make_parser, parse
 from msgd.tools.msgcontrol.command import Command, Refused, Way
-from msgd.tools.msgcontrol.destination import ALL, Members, check_directory, find_destinations
+from msgd.tools.msgcontrol.destination import ALL, Members, check_directory, find_destinations, pids_with_files
 from msgd.tools.msgcontrol.exchange import Exchange
 from msgd.tools.msgcontrol.outcome import Outcome
 from msgd.tools.msgcontrol.output import print_answer, print_json
@@ -53,6 +53,7 @@ def _do_command(arguments: argparse.Namespace, config: Config) -> int:
         raise Refused(f"{command.name} can only be sent to one process, not to all")
     on_answer = _ignore if arguments.json else partial(print_answer, command)
     check_directory(arguments.destination, config)
+    seen = pids_with_files(config) if command.here is not None else frozenset()
     try:
         # A message not taken within -t is dropped, so close() has nothing to wait for.
         messaging = Messaging(config.replace(close_timeout=0))
@@ -64,11 +65,15 @@ def _do_command(arguments: argparse.Namespace, config: Config) -> int:
         request, to, timeout = arguments.request, arguments.destination, arguments.timeout
         return _report(arguments, run_through_gateway(config, error, command, request, to, timeout, on_answer))
     with messaging:
-        return _do_as_member(arguments, config, messaging, on_answer)
+        return _do_as_member(arguments, config, messaging, seen, on_answer)
 
 
 def _do_as_member(
-    arguments: argparse.Namespace, config: Config, messaging: Messaging, on_answer: Callable[[Message], None]
+    arguments: argparse.Namespace,
+    config: Config,
+    messaging: Messaging,
+    seen: frozenset[int],
+    on_answer: Callable[[Message], None],
 ) -> int:
     """Do the command as a process of the directory."""
     command: Command = arguments.command
@@ -78,7 +83,7 @@ def _do_as_member(
     if command.here is not None:
         if len(destinations) > 1 and command.takes_one:
             raise Refused(f"{command.name} is for one process, not for {len(destinations)}")
-        done = command.here(messaging, destinations)
+        done = command.here(messaging, destinations, seen)
         if done.line:
             print(done.line, flush=True)
         return 0 if done.is_success else cli.EXIT_FAILURE

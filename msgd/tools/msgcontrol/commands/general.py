@@ -31,16 +31,16 @@ def _show_debuglevel(message: Message) -> str:
     return f"PID {ordinary_id(message.src)}: {read_text(message.data)}"
 
 
-def _do_nothing(messaging: Messaging, destinations: Sequence[ServerID]) -> Done:
+def _do_nothing(messaging: Messaging, destinations: Sequence[ServerID], seen: frozenset[int]) -> Done:
     return Done("", is_success=True)
 
 
-def _clean_up(messaging: Messaging, destinations: Sequence[ServerID]) -> Done:
+def _clean_up(messaging: Messaging, destinations: Sequence[ServerID], seen: frozenset[int]) -> Done:
     """Remove what dead processes have left, and say in smbcontrol's words whether the one named was among them."""
     (dst,) = destinations
     if messaging.is_alive(dst):
         return Done(f"cleanup({dst.pid}) returned {os.strerror(errno.EAGAIN)}", is_success=False)
-    if dst.pid in messaging.clean_up():
+    if dst.pid in messaging.clean_up() or dst.pid in seen:
         return Done(f"cleanup({dst.pid}) returned ok", is_success=True)
     return Done(f"cleanup({dst.pid}) returned {os.strerror(errno.ENOENT)}", is_success=False)
 

@@ -5,13 +5,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from msgd import Config, Message, Messaging, QueueFull, ServerID
 from tests.backends.conftest import MakeConfig
-from tests.support.harness import TEXT, Channel, Child, Peer, Session, open_fds, take_data
+from tests.support.harness import PATIENCE, TEXT, Channel, Child, Peer, Session, open_fds, take_data
+from tests.support.strangers import NOBODY, needs_root, stranger
 
 GENERATIONS = int(os.environ.get("MSGD_TEST_GENERATIONS", "40"))
 """Each child forks the next; 1000 for a long run."""
@@ -80,6 +85,8 @@ def test_handler_that_registers_itself_anew(messaging: Messaging) -> None:
 
 def test_descriptors_for_several_handlers(messaging: Messaging) -> None:
     """cf0c773ca56.  All handlers see the descriptor open; the one that takes it keeps it."""
+    if messaging.config.messaging_type == "tdb":
+        pytest.skip("tdb carries no descriptors")
     seen: list[bool] = []
     kept: list[int] = []
 
@@ -157,13 +164,17 @@ def test_names_with_and_without_a_unique_id(config: Config, messaging: Messaging
     assert messaging.lookup("stale") == []
 
 
+def _append(received: list[int], number: int, message: Message) -> None:
+    received.append(number)
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_contexts_closed_in_any_order(config: Config, order: tuple[int, ...]) -> None:
     """Bug 12272.  The others still send and receive."""
     contexts = [Messaging(config) for _ in range(3)]
     received: list[int] = []
     for number, context in enumerate(contexts):
-        context.register(TEXT, lambda message, number=number: received.append(number))
+        context.register(TEXT, partial(_append, received, number))
     left = dict(enumerate(contexts))
     for closed in order:
         left.pop(closed).close()
@@ -173,3 +184,75 @@ def test_contexts_closed_in_any_order(config: Config, order: tuple[int, ...]) ->
         while left and len(received) < len(left):
             next(iter(left.values())).dispatch(None)
         assert sorted(received) == sorted(left)
+
+
+SENDERS = int(os.environ.get("MSGD_TEST_SENDERS", "25"))
+"""Processes that send to one stopped receiver; 1000 for a long run."""
+
+
+def test_many_senders_to_one_stopped_receiver(config: Config, peer: Peer) -> None:
+    """95f3d9bb497.  All of them wait without disturbing each other, and everything arrives once it reads again."""
+
+    def send_ten(number: int, channel: Channel) -> None:
+        with Messaging(config) as messaging:
+            for one in range(10):
+                messaging.send(peer.server_id, TEXT, b"%d %d" % (number, one), timeout=PATIENCE)
+            channel.send("sent or queued")
+            channel.send(messaging.close(PATIENCE))
+
+    peer.stop()
+    children = [Child(partial(send_ten, number)) for number in range(SENDERS)]
+    try:
+        for child in children:
+            assert child.hear() == "sent or queued"
+        peer.resume()
+        got = peer.call(take_data, 10 * SENDERS)
+        assert [child.hear() for child in children] == [0] * SENDERS
+    finally:
+        for child in children:
+            child.kill()
+    by_sender = sorted(got, key=lambda text: int(text.split()[0]))  # stable: the order of each sender's is kept
+    assert by_sender == [b"%d %d" % (number, one) for number in range(SENDERS) for one in range(10)]
+
+
+def test_old_socket_without_a_lock_file(config: Config) -> None:
+    """f1c49d7656b.  A lock directory was moved to a place where sockets of earlier processes are."""
+    if config.messaging_type == "tdb":
+        pytest.skip("tdb has no sockets")
+    with Messaging(config):
+        pass
+    path = Path(config.socket_directory, str(os.getpid()))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as old:
+        old.bind(str(path))
+    assert path.exists()
+    with Messaging(config) as messaging:
+        received: list[bytes] = []
+        messaging.register(TEXT, lambda message: received.append(message.data))
+        messaging.send(messaging.server_id, TEXT, b"hello")
+        while not received:
+            messaging.dispatch(None)
+    assert received == [b"hello"]
+
+
+@needs_root
+def test_ordinary_user(make_config: MakeConfig) -> None:
+    """Bug 13368.  A process that never was root uses a directory of its own."""
+    place = Path(tempfile.mkdtemp(dir="/tmp", prefix="m"))
+    config = make_config(lock_directory=str(place / "lock"))
+
+    def use(channel: Channel) -> None:
+        with Messaging(config) as messaging:
+            received: list[bytes] = []
+            messaging.register(TEXT, lambda message: received.append(message.data))
+            messaging.add_name("ordinary")
+            messaging.send(messaging.server_id, TEXT, b"hello")
+            while not received:
+                messaging.dispatch(None)
+            channel.send((received, messaging.lookup("ordinary") == [messaging.server_id]))
+
+    try:
+        os.chown(place, NOBODY, NOBODY)
+        with stranger(place, use) as child:
+            assert child.hear() == ([b"hello"], True)
+    finally:
+        shutil.rmtree(place)

@@ -8,7 +8,9 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from msgd.daemon.control.answers import FOR_OTHERS
 from msgd.daemon.logs import Log
 from msgd.wire.control import ProfileMode, pack_int
 from tests.daemon.gateway.raw import RawClient
-from tests.support.daemons import Place
+from tests.support.daemons import Place, Running
 from tests.support.harness import drain
 
 
@@ -175,6 +177,33 @@ def test_faults_and_sleep_are_for_developers(place: Place) -> None:
         failed = place.msgcontrol("msgd", *arguments)
         assert failed.returncode == 1
         assert "only available in developer and self test builds" in failed.stderr
+
+
+DEVELOPER = """
+import importlib, sys
+from msgd import _registry
+_registry.DEVELOPER = True
+sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
+"""
+
+
+def as_developer(place: Place, module: str, *arguments: str) -> Running:
+    """Start a program of a build that was configured with --enable-developer."""
+    command = [sys.executable, "-c", DEVELOPER, module, *arguments]
+    return place.keep(Running(command, place.directory))
+
+
+def test_developers_inject_faults_and_sleep(place: Place) -> None:
+    msgd = as_developer(place, "msgd.daemon.main", "-F", "-s", str(place.smb_conf))
+    msgd.await_line("is ready")
+    control = ("msgd.tools.msgcontrol.main", "-s", str(place.smb_conf), "msgd")
+    assert as_developer(place, *control, "sleep", "1").wait() == 0
+    msgd.await_line("for 1 seconds")
+    assert place.debuglevel(msgd.pid), "it is awake again"
+    assert as_developer(place, *control, "sleep", "3601").wait() == 2
+    assert as_developer(place, *control, "inject", "flood").wait() == 2
+    assert as_developer(place, *control, "inject", "segv").wait() == 0
+    assert msgd.wait() == -signal.SIGSEGV
 
 
 # Connection processes

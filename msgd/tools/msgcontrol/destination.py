@@ -10,17 +10,20 @@ registered it.  Upper and lower case are the same, but for two names that differ
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgd.config import Config
-from msgd.errors import NoSuchProcess
+from msgd.errors import MsgdError, NoSuchProcess
 from msgd.messaging import Messaging
 from msgd.presence.open_directory import LOCK_SUBDIRECTORY
 from msgd.presence.pidfile import pid_file_path, read_pid
 from msgd.wire.server_id import ServerID
+
+logger = logging.getLogger("msgd.msgcontrol")
 
 DAEMONS = ("msgd", "smbd", "nmbd", "winbindd")
 """The daemons named in help and error messages.  Any other daemon with a Samba pid file is found as well."""
@@ -144,10 +147,19 @@ def _with_tasks(processes: Iterable[ServerID], there: WhoIsThere) -> list[Server
         if process.task_id or not there.has_samba(process.pid):
             found.append(process)
             continue
-        names = there.names() if names is None else names
+        names = _names(there) if names is None else names
         tasks = sorted({one.task_id for ids in names.values() for one in ids if one.pid == process.pid})
         found += [process] if 0 in tasks or not tasks else [process._replace(task_id=task) for task in tasks]
     return found
+
+
+def _names(there: WhoIsThere) -> Mapping[str, Sequence[ServerID]]:
+    """The names; without them (a damaged file) everybody is asked at task 0."""
+    try:
+        return there.names()
+    except MsgdError as error:
+        logger.warning("%s; each process is asked at its task 0", error)
+        return {}
 
 
 def _not_running(name: str, config: Config) -> NoSuchProcess:

@@ -20,7 +20,7 @@ from msgd.daemon.control.answers import FOR_OTHERS
 from msgd.daemon.logs import Log
 from msgd.wire.control import ProfileMode, pack_int
 from tests.daemon.gateway.raw import RawClient
-from tests.support.daemons import Place, Running
+from tests.support.daemons import PATIENCE, Place, Running
 from tests.support.harness import drain
 
 
@@ -113,22 +113,22 @@ def test_kept_log_is_bounded(tmp_path: Path) -> None:
 
 def test_profile(place: Place) -> None:
     msgd = place.msgd()
-    shown = {"off": "off", "count": "count only", "on": "count and time"}
-    assert control(place, "msgd", "profilelevel") == f"Profiling off on pid {msgd.pid}\n"
-    for mode, level in shown.items():
-        assert control(place, "msgd", "profile", mode) == ""
-        assert control(place, "msgd", "profilelevel") == f"Profiling {level} on pid {msgd.pid}\n"
-    control(place, "msgd", "profile", "flush")
-    for _ in range(3):
-        control(place, "msgd", "ping")
+    levels = {ProfileMode.OFF: 1, ProfileMode.COUNT: 3, ProfileMode.ON: 7, ProfileMode.FLUSH: 7}
+    with Messaging(place.config) as messaging:
+        for mode, level in levels.items():
+            messaging.send(msgd.pid, MessageType.PROFILE, pack_int(mode))
+            assert messaging.request(msgd.pid, MessageType.REQ_PROFILELEVEL, timeout=PATIENCE).data == pack_int(level)
+        for _ in range(3):
+            messaging.request(msgd.pid, MessageType.PING, timeout=PATIENCE)
+    assert control(place, "msgd", "profilelevel") == f"Profiling count and time on pid {msgd.pid}\n"
     lines = {line.split()[0]: line for line in control(place, "msgd", "pool-usage").splitlines()}
     assert lines["PING"].split()[1:3] == ["3", "received"]
     assert "ms in handlers" in lines["PING"]
     assert lines["PONG"].split()[3:5] == ["3", "sent"]
     control(place, "msgd", "profile", "off")
-    control(place, "msgd", "ping")
+    place.send(msgd.pid, MessageType.PING)
     assert "PING                                3 received" in control(place, "msgd", "pool-usage")
-    control(place, "msgd", "profile", "flush")
+    place.send(msgd.pid, MessageType.PROFILE, pack_int(ProfileMode.FLUSH))
     assert "received" not in control(place, "msgd", "pool-usage")
 
 

@@ -84,6 +84,8 @@ class Options:
     systemd: bool | None
     compiled: str
     """Whether to compile the hot path: auto, yes or no."""
+    developer: bool
+    """Whether processes obey the messages that make them fail or sleep."""
     python: str | None
     bootstrap: str | None
     quiet: bool
@@ -139,6 +141,12 @@ def _parser() -> argparse.ArgumentParser:
         help="compile the hot path; nothing needs it [auto: if there are a C compiler and Python.h]",
     )
     features.add_argument(
+        "--enable-developer",
+        dest="developer",
+        action="store_true",
+        help="obey and send the messages that make a process fail or sleep; for tests only",
+    )
+    features.add_argument(
         "--with-python", dest="python", metavar="PATH", help="the interpreter to run msgd with [the best that is found]"
     )
     ignored = parser.add_argument_group("Taken and ignored, as packaging tools pass them")
@@ -162,6 +170,8 @@ def parse(arguments: Sequence[str]) -> Options:
         words.append("--with-systemd" if given["systemd"] else "--without-systemd")
     if given["compiled"] != "auto":
         words.append(f"--enable-compiled={given['compiled']}")
+    if given["developer"]:
+        words.append("--enable-developer")
     if python is not None:
         words.append(f"--with-python={python}")
     return Options(
@@ -169,6 +179,7 @@ def parse(arguments: Sequence[str]) -> Options:
         messaging=messaging,
         systemd=given["systemd"],
         compiled=given["compiled"],
+        developer=given["developer"],
         python=python,
         bootstrap=given["bootstrap"],
         quiet=given["quiet"],

@@ -54,6 +54,8 @@ class Registry:
     with_systemd: bool
     compiled: bool
     """Whether `make` compiles the extension msgd._native."""
+    developer: bool
+    """Whether processes obey the messages that make them fail or sleep."""
     directories: Mapping[str, str]
     modules: tuple[MessagingModule, ...]
     """The messaging modules. The first is the run-time default."""
@@ -75,6 +77,7 @@ class Registry:
                 *(f"{name.upper()}: str = {literal(value)}\n" for name, value in strings.items()),
                 f"WITH_SYSTEMD: bool = {self.with_systemd}\n",
                 f"COMPILED: bool = {self.compiled}\n",
+                f"DEVELOPER: bool = {self.developer}\n",
             ]
         )
 
@@ -98,6 +101,7 @@ def read(root: Path) -> Registry:
         python=names["PYTHON"],
         with_systemd=names["WITH_SYSTEMD"],
         compiled=names["COMPILED"],
+        developer=names["DEVELOPER"],
         directories={name: names[name.upper()] for name in DIRECTORY_NAMES},
         modules=tuple(MessagingModule(*module) for module in names["MESSAGING_MODULES"]),
         left_out=names["LEFT_OUT"],

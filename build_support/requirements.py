@@ -52,6 +52,7 @@ TEST_PACKAGES = (
     SuitePackage("samba", "smbd", "tests/interop"),
     SuitePackage("samba-common-bin", "testparm", "tests/interop"),
     SuitePackage("smbclient", "smbclient", "tests/interop"),
+    SuitePackage("winbind", "winbindd", "tests/interop"),
     SuitePackage("tdb-tools", "tdbtool", "tests/interop"),
     SuitePackage("dbus", "dbus-daemon", "the tests against D-Bus"),
     SuitePackage("socat", "socat", "the tests with socat as the peer"),

@@ -33,6 +33,7 @@ def select(options: Options, root: Path, python: Interpreter, report: Report) ->
         python=_installed_python(root, python),
         with_systemd=with_systemd,
         compiled=compiled.check(options.compiled, python.command, report),
+        developer=options.developer,
         directories=options.directories,
         modules=tuple(MessagingModule(*module[:3]) for module in chosen),
         left_out={module.name: _reason(module, python) for module in requirements.MODULES if module not in chosen},

@@ -37,6 +37,7 @@ class Config:
     messaging_type: str
     lock_directory: str
     private_dir: str
+    state_directory: str
     pid_directory: str
     log_level: LogLevel
     log_file: str

@@ -8,6 +8,7 @@ To add a parameter, add a row here and an attribute with its type to `Config`; a
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,6 +114,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         " there",
         is_configured=True,
         synonyms=("private directory",),
+    ),
+    Parameter(
+        "state directory",
+        AbsolutePath(),
+        default=os.path.dirname(_registry.PRIVATEDIR),
+        help="where Samba's winbindd has its cache, which msgcontrol's online and offline change",
+        is_configured=True,
     ),
     Parameter(
         "pid directory",

@@ -27,6 +27,7 @@ class ConfigValues(TypedDict, total=False):
     messaging_type: str
     lock_directory: Path
     private_dir: Path
+    state_directory: Path
     pid_directory: Path
     log_level: Number
     log_file: Path

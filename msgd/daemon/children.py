@@ -63,6 +63,8 @@ class Children:
         self._adopted: dict[int, Adopted] = {}
         self._per_uid: Counter[int] = Counter()
         self._starting: set[int] = set()
+        self.on_running: Callable[[int], None] = _do_nothing
+        """Called with the pid of a child that says that it has started."""
 
     def __len__(self) -> int:
         return len(self._uids) + len(self._adopted)
@@ -85,7 +87,17 @@ class Children:
 
     def note_running(self, pid: int) -> None:
         """A child says that it has started.  What is not a child's pid is ignored."""
-        self._starting.discard(pid)
+        if pid in self._starting:
+            self._starting.discard(pid)
+            self.on_running(pid)
+
+    def forked_pids(self) -> list[int]:
+        """The children that this process has forked: their pids are theirs until they are reaped."""
+        return list(self._uids)
+
+    def is_starting(self, pid: int) -> bool:
+        """Whether this child has not said that it runs."""
+        return pid in self._starting
 
     def start(self, uid: int, body: Callable[[LetIn], int]) -> int:
         """Fork a child that runs `body` and exits with the status it returns.  Returns its pid.
@@ -183,6 +195,10 @@ def _die_before_the_main_process() -> None:
         if int(file.read()) < _OOM_SCORE:
             file.seek(0)
             file.write(str(_OOM_SCORE))
+
+
+def _do_nothing(pid: int) -> None:
+    """Nobody wants to know when a child has started."""
 
 
 def _unblock_all_but(blocked: Iterable[int]) -> None:

@@ -49,6 +49,11 @@ class ConnectionProcesses:
         self._metrics = metrics
         self._clean_up = clean_up
         self._ended = ended
+        self._adopted: dict[int, ServerID] = {}
+        """The addresses of adopted processes; their pids alone may be other processes' by now."""
+        self._untold: dict[int, dict[int, bytes]] = {}
+        """By pid: what a child that is just starting is to be told when it can hear, by type."""
+        children.on_running = self._tell_late
 
     def reap(self) -> None:
         """Reap the children that have ended, and log those that failed."""
@@ -57,6 +62,7 @@ class ConnectionProcesses:
             self._metrics.reap()
         for pid, uid, status in self._children.reap():
             uids.add(uid)
+            self._untold.pop(pid, None)
             if self._metrics is not None:
                 self._metrics.ended(pid)
             if status:
@@ -83,6 +89,31 @@ class ConnectionProcesses:
         if len(self._children):
             logger.info("%d connection processes of an earlier msgd go on", len(self._children))
 
+    def hand_on(self, message: Message) -> None:
+        """Tell all connection processes what the main process has been told.
+
+        A child that was forked a moment ago has the main process's state of that time, and no address yet.
+        """
+        for pid in self._children.forked_pids():
+            if self._children.is_starting(pid):
+                self._untold.setdefault(pid, {})[message.type] = message.data
+            else:
+                self._tell(ServerID(pid), message.type, message.data)
+        for address in list(self._adopted.values()):
+            self._tell(address, message.type, message.data)
+
+    def _tell_late(self, pid: int) -> None:
+        for message_type, data in self._untold.pop(pid, {}).items():
+            self._tell(ServerID(pid), message_type, data)
+
+    def _tell(self, dst: ServerID, message_type: int, data: bytes) -> None:
+        try:
+            self._messaging.send(dst, message_type, data)
+        except NoSuchProcess:
+            return  # it has ended
+        except MsgdError as error:
+            logger.warning("the connection process %d is not told: %s", dst.pid, error)
+
     def tell_number(self, message: Message) -> None:
         """Answer SMB_TELL_NUM_CHILDREN with the number that run now: a SIGCHLD or a pidfd may be unhandled yet."""
         self.reap()
@@ -100,11 +131,13 @@ class ConnectionProcesses:
             logger.error("%s; the connection process %d is not counted", error, address.pid)
             return
         self._children.adopt(address.pid, pidfd, uid)
+        self._adopted[address.pid] = address
         self._loop.on_readable(pidfd, partial(self._release, address.pid, pidfd))
 
     def _release(self, pid: int, pidfd: int) -> None:
         """An adopted process has ended."""
         self._loop.on_readable(pidfd, None)
+        self._adopted.pop(pid, None)
         uid = self._children.release(pid)
         about_it = fields(ADOPTED_ENDED, CONNECTION_PID=pid, PEER_UID=uid)
         logger.info("the connection process %d of uid %d, of an earlier msgd, has ended", pid, uid, extra=about_it)

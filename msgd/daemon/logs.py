@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 import syslog
+from collections import deque
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -23,6 +24,9 @@ from msgd import _registry
 from msgd.errors import ConfigError
 
 _FORMAT = "%(asctime)s msgd[%(process)d] %(levelname)s: %(message)s"
+
+_LATEST_LENGTH = 1 << 16
+"""Characters of the log that are kept in memory."""
 
 _PRIORITIES = (
     (logging.ERROR, syslog.LOG_ERR),
@@ -79,15 +83,22 @@ class Log:
 
     def __init__(self, destination: str) -> None:
         self._handler = _open(destination)
+        self._latest = _Latest()
         logging.getLogger().addHandler(self._handler)
+        logging.getLogger().addHandler(self._latest)
         logging.raiseExceptions = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        logging.getLogger().removeHandler(self._latest)
         logging.getLogger().removeHandler(self._handler)
         self._handler.close()
+
+    def latest(self) -> str:
+        """The latest lines, up to 64 KiB of them, wherever the log goes."""
+        return self._latest.text()
 
     def reopen(self, destination: str) -> None:
         """Switch to `destination`, which may be the same.  ConfigError if it cannot be opened: then nothing changes."""
@@ -108,6 +119,28 @@ def _is_journal(stream: TextIO) -> bool:
     except OSError:
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class _Latest(logging.Handler):
+    """Keeps the latest lines in memory, for ringbuf-log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(_FORMAT))
+        self._lines: deque[str] = deque()
+        self._length = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the record's line in the place of the oldest."""
+        line = self.format(record)[:_LATEST_LENGTH]
+        self._lines.append(line)
+        self._length += len(line) + 1
+        while self._length > _LATEST_LENGTH and len(self._lines) > 1:
+            self._length -= len(self._lines.popleft()) + 1
+
+    def text(self) -> str:
+        """The lines, each with its newline."""
+        return "".join(f"{line}\n" for line in self._lines)
 
 
 class _LogFile(logging.FileHandler):

@@ -22,6 +22,7 @@ from functools import partial
 from msgd import _registry
 from msgd.daemon.children import Children
 from msgd.daemon.connections import ConnectionProcesses
+from msgd.daemon.control.answers import ControlAnswers
 from msgd.daemon.gateway.accepting import Gateway
 from msgd.daemon.gateway.lifeline import Lifeline
 from msgd.daemon.listener import Listener
@@ -140,7 +141,8 @@ class Server:
         self._gateway = Gateway(self._loop, self._settings, listener, self._children, watched, self._metrics)
 
     def _serve_messages(self, messaging: Messaging) -> None:
-        self._settings.debug_levels.serve(messaging, self._loop.obey_signals)
+        answers = ControlAnswers(self._settings, messaging, "msgd")
+        answers.serve(self._loop.obey_signals, self._connections.hand_on)
         messaging.register(MessageType.SMB_CONF_UPDATED, lambda one: self._reloads.ask(_asked_by(one), **about(one)))
         messaging.register(MessageType.SHUTDOWN, lambda one: self._stop_all(_asked_by(one), **about(one)))
         messaging.register(MessageType.SMB_TELL_NUM_CHILDREN, self._connections.tell_number)

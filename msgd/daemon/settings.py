@@ -13,6 +13,7 @@ from msgd.errors import ConfigError
 from msgd.events import RELOADED, fields
 from msgd.programs.debug_levels import DebugLevels
 from msgd.programs.type_rules import TypeRules
+from msgd.wire.control import ProfileMode
 
 logger = logging.getLogger("msgd.daemon")
 
@@ -31,9 +32,15 @@ class Settings:
         """What is in force.  A reload changes only the settings that a running daemon can change."""
         self.type_rules = TypeRules(config.allow_types)
         self.debug_levels = DebugLevels(config.log_level)
+        self.profile_mode = ProfileMode.OFF
+        """What this process was last told to count; a forked child begins with it."""
         self._load = load
         self._log = log
         self._log_destination = log_destination
+
+    def latest_log(self) -> str:
+        """The latest lines of the log."""
+        return self._log.latest()
 
     def reload(self, why: str, **about_it: object) -> None:
         """Read the settings and re-open the log.  A setting or log that is unusable is logged and stays as it was.

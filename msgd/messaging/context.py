@@ -146,6 +146,14 @@ class Messaging(WhoIsHere, Asking):
             self._check_usable()
             self.handlers.remove(number, handler)
 
+    def observe(self, observer: Observer | None) -> Observer | None:
+        """Let the observer (None: nobody) see what goes through the endpoint from now on; returns the one before."""
+        with self._endpoint.lock:
+            self._check_usable()
+            before = self._endpoint.observer
+            self._endpoint.observe(observer)
+        return before
+
     def _answer_ping(self, message: Message) -> None:
         self.reply(message, MessageType.PONG, message.data)
 

@@ -101,17 +101,18 @@ class Endpoint:
         self._plain_sender = self.plain_sender = self.backend.plain_sender(self.lock)
         """The compiled twin of send(); `plain_sender` is None while it may not be used, and `_plain_sender` counts."""
         self.turn = Turn(self.lock, self.backend.wake)
-        if self.observer is not None:
-            self.observe(self.observer)
         self.idle_rounds = 0
         """Rounds in which nothing had come, counted while threads wait beside the one that dispatches."""
         self.forked = self.closed = False
+        if self.observer is not None:
+            self.observe(self.observer)
 
-    def observe(self, observer: Observer) -> None:
-        """Let the observer see what goes through from now on; it takes the place of an earlier one."""
+    def observe(self, observer: Observer | None) -> None:
+        """Let the observer (None: nobody) see what goes through from now on, in the place of an earlier one."""
         self.observer = self.delivery.observer = observer
-        self.plain_sender = None
-        self.drops.on_drop = observer.dropped
+        self.drops.on_drop = None if observer is None else observer.dropped
+        may_be_plain = observer is None and not (self.closed or self.forked)
+        self.plain_sender = self._plain_sender if may_be_plain else None
 
     # Contexts
 

@@ -43,7 +43,8 @@ class Parser(argparse.ArgumentParser):
     """A parser that reports errors in one line and has the -V and -s options of Samba's programs.
 
     For a shell that completes: `completion_words` holds words for the positional arguments, `completion_command` is a
-    command that prints more of them, and `completion_of` has words for the argument of an option.
+    command that prints more of them, and `completion_of` has words for the argument of an option.  For the manual:
+    `subprograms` has the parsers of words that stand in the place of the first argument.
     """
 
     def __init__(self, program: str, description: str, epilog: str, usage: str | None = None) -> None:
@@ -58,10 +59,16 @@ class Parser(argparse.ArgumentParser):
         self.completion_words: list[str] = []
         self.completion_command = ""
         self.completion_of: dict[str, list[str]] = {}
+        self.subprograms: dict[str, Parser] = {}
         self.configfile = self.add_argument(
             "-s", "--configfile", metavar="FILE", help=f"the smb.conf to read (default: {DEFAULT_PATH})"
         )
         self.add_argument("-V", "--version", action="version", version=f"Version {_registry.VERSION}")
+
+    @property
+    def options_with_argument(self) -> set[str]:
+        """The options that take the next word as their argument."""
+        return {option for action in self._actions if action.nargs is None for option in action.option_strings}
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with the status for wrong usage."""

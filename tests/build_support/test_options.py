@@ -10,6 +10,14 @@ from build_support.options import LONGEST_SOCKET_NAME, SOCKET_PATH_LIMIT, parse,
 from build_support.report import ConfigureError
 
 
+def test_developer() -> None:
+    assert not parse([]).developer
+    asked = parse(["--enable-developer"])
+    assert asked.developer
+    assert asked.line == "./configure.py --enable-developer"
+    assert parse_line(asked.line) == asked
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

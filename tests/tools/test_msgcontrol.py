@@ -170,8 +170,8 @@ def test_another_context_of_a_process(place: Place) -> None:
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        for task in ("", ".0", ".1"):
-            assert control(place, f"{process.pid}{task}", "ping") == f"PONG from pid {process.pid}\n"
+        for task, shown in (("", ""), (".0", ""), (".1", ".1")):  # as smbcontrol shows them
+            assert control(place, f"{process.pid}{task}", "ping") == f"PONG from pid {process.pid}{shown}\n"
         assert "its pid lives and has no such task" in refused(place, 1, f"{process.pid}.2", "ping")
         process.kill()
 
@@ -345,3 +345,46 @@ def test_leaves_no_files(place: Place) -> None:
     control(place, "all", "ping")
     refused(place, 1, "77777777", "ping")
     assert place.files() == {"msgd.pid", "msgd.sock", str(msgd.pid)}
+
+
+# Samba's common options
+
+
+def test_common_options_of_samba(place: Place) -> None:
+    """They are taken before, between and behind the words, as smbcontrol takes them."""
+    msgd = place.msgd()
+    pong = f"PONG from pid {msgd.pid}\n"
+    for arguments in (
+        ["msgd", "ping", "-t", "5"],
+        ["-d", "0", "msgd", "--debug-stdout", "ping", "--leak-report"],
+        ["--debuglevel=1", "-l", str(place.directory), "msgd", "ping", "--leak-report-full"],
+        ["--option=log level=3", "--option", "workgroup = TEST", "msgd", "ping"],
+    ):
+        assert control(place, *arguments) == pong
+    assert (place.directory / "log.msgcontrol").exists()
+    assert control(place, "--usage").startswith("usage: msgcontrol [OPTION...] DESTINATION COMMAND")
+    assert control(place, "-?") == control(place, "--help")
+
+
+def test_option_sets_a_parameter(place: Place) -> None:
+    place.msgd()
+    line = refused(place, 1, "--option", f"lock directory={place.directory}/elsewhere", "all", "ping")
+    assert line.startswith(f"no other process is in {place.directory}/elsewhere")
+    assert "'workgroup' is not NAME=VALUE" in refused(place, 2, "--option", "workgroup", "msgd", "ping")
+
+
+def test_commands_and_destinations_ignore_case(place: Place) -> None:
+    msgd = place.msgd()
+    for destination in ("MSGD", "All"):
+        assert control(place, destination, "PiNg") == f"PONG from pid {msgd.pid}\n"
+    with Messaging(place.config) as messaging:
+        messaging.add_name("Printers")
+        asking = place.start("msgd.tools.msgcontrol", "-s", str(place.smb_conf), "pRINTERS", "PING")
+        messaging.dispatch(PATIENCE)
+        assert asking.wait() == 0
+        assert asking.output == f"PONG from pid {os.getpid()}\n"
+
+
+@pytest.mark.parametrize("command", ["stacktrace", "printnotify", "nodestatus"])
+def test_commands_that_smbcontrol_has(place: Place, command: str) -> None:
+    assert f"msgcontrol has no {command}; smbcontrol has it" in refused(place, 2, "msgd", command)

@@ -23,6 +23,7 @@ from msgd.presence import Presence
 from msgd.presence.lock_text import describe, format_text
 from msgd.presence.names.file import FileNames
 from msgd.presence.pidfile import PidFile
+from msgd.wire.control import ProfileLevel, pack_int, pack_text
 from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE, pack_batch
 from msgd.wire.gateway.replies import write_answer, write_event
 from msgd.wire.gateway.requests import write_request
@@ -79,6 +80,8 @@ PACKED: dict[str, bytes] = {
     "stream-hello": Hello(unique_id=SRC.unique_id, number=1).pack(),
     "stream-frame": pack_frame(DST, SRC, PING, len(b"hi")) + b"hi",
     "stream-frame-with-descriptors": pack_frame(DST, SRC, PING, 0, fds=2),
+    "control-profilelevel": pack_int(ProfileLevel.COUNT_AND_TIME),
+    "control-text": pack_text("public"),
     "tdb-golden-ping": pack_message(ServerID(19433), ServerID(20113), PING, b"1234567890\0"),
     "tdb-with-ids": pack_message(DST, SRC, PING, b"hi"),
     "tdb-continued": pack_continuation(DST.pid, Continuation(SRC.pid, SRC.unique_id, number=7, slot=0)),

@@ -34,6 +34,7 @@ import signal
 import socket
 
 from msgd.daemon.children import LetIn
+from msgd.daemon.control.answers import ControlAnswers
 from msgd.daemon.gateway.memory import limit_memory, memory_limit
 from msgd.daemon.gateway.outbox import Outbox
 from msgd.daemon.gateway.peer import Peer
@@ -91,7 +92,7 @@ class Connection:
         has_started()
         if lifeline is not None:
             loop.on_readable(lifeline, lambda: self._end_service(lifeline))
-        self._settings.debug_levels.serve(messaging, loop.obey_signals)
+        ControlAnswers(self._settings, messaging, "msgd's connection process").serve(loop.obey_signals)
         messaging.register(MessageType.SMB_CONF_UPDATED, lambda message: reloads.ask(f"{message.src}"))
         messaging.register(MessageType.SHUTDOWN, lambda message: self._stop(f"SHUTDOWN from {message.src}"))
         loop.at_end_of_turn(self._end_turn)

@@ -1,27 +1,76 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Resolve msgcontrol's destinations: a server id, `self`, `all`, a daemon's name, or a registered name.
+"""Resolve msgcontrol's destinations: `all`, `self`, a server id, a daemon's name, or a registered name.
 
-A name is a daemon's if the daemon has a pid file and its process is alive, as with smbcontrol.  Otherwise the name is
-looked up in the rendezvous directory, and it stands for every process that has registered it.
+They are tried in this order, which is smbcontrol's.  A name is a daemon's if the daemon has a pid file and its process
+is alive.  Otherwise the name is looked up in the rendezvous directory, and it stands for every process that has
+registered it.  Upper and lower case are the same, but for two names that differ in nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from msgd.config import Config
-from msgd.errors import NoSuchProcess
+from msgd.errors import MsgdError, NoSuchProcess
 from msgd.messaging import Messaging
+from msgd.presence.open_directory import LOCK_SUBDIRECTORY
 from msgd.presence.pidfile import pid_file_path, read_pid
 from msgd.wire.server_id import ServerID
+
+logger = logging.getLogger("msgd.msgcontrol")
 
 DAEMONS = ("msgd", "smbd", "nmbd", "winbindd")
 """The daemons named in help and error messages.  Any other daemon with a Samba pid file is found as well."""
 
+ALL, SELF = "all", "self"
+
 _DAEMON_NAME = re.compile(r"[A-Za-z][\w.-]*", re.ASCII)
 _OTHER_NAMES = {"winbind": "winbindd"}
+
+
+class WhoIsThere(Protocol):
+    """What destinations are looked up in: the directory, or what the gateway says of it."""
+
+    @property
+    def own_id(self) -> ServerID:
+        """The address of this process."""
+
+    def others(self) -> Sequence[ServerID]:
+        """The living processes, without this one."""
+
+    def names(self) -> Mapping[str, Sequence[ServerID]]:
+        """The names of living processes."""
+
+    def has_samba(self, pid: int) -> bool:
+        """Whether the process may be one of Samba's."""
+
+
+class Members:
+    """The directory, looked at by this process, which is a member of it."""
+
+    def __init__(self, messaging: Messaging) -> None:
+        self._messaging = messaging
+        self.own_id = messaging.server_id
+        self._are_ours: dict[int, bool] = {}
+
+    def others(self) -> list[ServerID]:
+        found = [process for process in self._messaging.processes() if process.pid != self.own_id.pid]
+        self._are_ours = {process.pid: process.is_ours for process in found}
+        return [ServerID(process.pid, unique_id=process.unique_id) for process in found]
+
+    def names(self) -> dict[str, list[ServerID]]:
+        return self._messaging.names()
+
+    def has_samba(self, pid: int) -> bool:
+        if pid not in self._are_ours:
+            self.others()
+        return not self._are_ours.get(pid, True)
 
 
 def check_destination(text: str) -> str:
@@ -31,44 +80,86 @@ def check_destination(text: str) -> str:
             ServerID.parse(text)
         except ValueError as error:
             raise ValueError(f"{error}; or write self, all, or a daemon's name: {', '.join(DAEMONS)}") from None
-    return text
+    return text.lower() if text.lower() in (ALL, SELF) else text
 
 
 def check_directory(text: str, config: Config) -> None:
     """Raise NoSuchProcess if there is no lock directory: nobody is there, and opening a context would make it."""
-    if text == "self" or os.path.isdir(config.lock_directory):
+    if text == SELF or os.path.isdir(config.lock_directory):
         return
-    if text == "all":
+    if text == ALL:
         raise _nobody_else(config)
     if _DAEMON_NAME.fullmatch(text):
-        raise _not_running(_OTHER_NAMES.get(text, text), config)
+        raise _not_running(_OTHER_NAMES.get(text.lower(), text), config)
     raise NoSuchProcess(f"no process {text}: {config.lock_directory} does not exist; give the smb.conf it uses with -s")
 
 
-def find_destinations(text: str, messaging: Messaging) -> list[ServerID]:
+def pids_with_files(config: Config) -> frozenset[int]:
+    """The pids that have a lock file or a socket in the directory, dead or alive; none if it cannot be read."""
+    found: set[int] = set()
+    for directory in (os.path.join(config.lock_directory, LOCK_SUBDIRECTORY), config.socket_directory):
+        with contextlib.suppress(OSError):
+            found |= {int(name) for name in os.listdir(directory) if name.isdecimal()}
+    return frozenset(found)
+
+
+def find_destinations(text: str, there: WhoIsThere, config: Config) -> list[ServerID]:
     """Return the processes that the destination stands for.  Raises NoSuchProcess if there are none."""
-    if text == "self":
-        return [messaging.server_id]
-    if text == "all":
-        return _all_others(messaging)
+    if text == SELF:
+        return [there.own_id]
+    if text == ALL:
+        others = there.others()
+        if not others:
+            raise _nobody_else(config)
+        return _with_tasks(others, there)
     if not _DAEMON_NAME.fullmatch(text):
-        return [ServerID.parse(text)]
-    name, directory = _OTHER_NAMES.get(text, text), messaging.config.pid_directory
-    pid = read_pid(directory, name)
+        return _with_tasks([ServerID.parse(text)], there)
+    name = _OTHER_NAMES.get(text.lower(), text)
+    pid = read_pid(config.pid_directory, name)
+    if pid is None and name != name.lower():
+        pid = read_pid(config.pid_directory, name.lower())
     if pid is not None:
         return [ServerID(pid)]
-    named = messaging.lookup(text)
+    named = _named(text, there.names())
     if not named:
-        raise _not_running(name, messaging.config)
+        raise _not_running(name, config)
     return named
 
 
-def _all_others(messaging: Messaging) -> list[ServerID]:
-    own = messaging.server_id.pid
-    others = [ServerID(pid, unique_id=unique) for pid, unique, _ in messaging.processes() if pid != own]
-    if not others:
-        raise _nobody_else(messaging.config)
-    return others
+def _named(text: str, names: Mapping[str, Sequence[ServerID]]) -> list[ServerID]:
+    """The processes that have the name, letter by letter if any has; else in any case."""
+    exact = names.get(text)
+    if exact:
+        return list(exact)
+    folded = text.casefold()
+    return list(dict.fromkeys(one for name, ids in names.items() if name.casefold() == folded for one in ids))
+
+
+def _with_tasks(processes: Iterable[ServerID], there: WhoIsThere) -> list[ServerID]:
+    """The processes, each at a task that it has.
+
+    A process of msgd's has task 0 or refuses; one of Samba's that is written in Python may have other tasks alone, and
+    is deaf at task 0.  Its tasks are those that it has registered names for.
+    """
+    found: list[ServerID] = []
+    names: Mapping[str, Sequence[ServerID]] | None = None
+    for process in processes:
+        if process.task_id or not there.has_samba(process.pid):
+            found.append(process)
+            continue
+        names = _names(there) if names is None else names
+        tasks = sorted({one.task_id for ids in names.values() for one in ids if one.pid == process.pid})
+        found += [process] if 0 in tasks or not tasks else [process._replace(task_id=task) for task in tasks]
+    return found
+
+
+def _names(there: WhoIsThere) -> Mapping[str, Sequence[ServerID]]:
+    """The names; without them (a damaged file) everybody is asked at task 0."""
+    try:
+        return there.names()
+    except MsgdError as error:
+        logger.warning("%s; each process is asked at its task 0", error)
+        return {}
 
 
 def _not_running(name: str, config: Config) -> NoSuchProcess:

@@ -8,6 +8,11 @@ Rule 2. A process that ends is not waited for.  A pidfd of each reports its end 
 Rule 3. Messages that a process sent before it ended are read before it is reported as gone.
 Rule 4. A message is taken once it is in the receiver's queue.  If that queue was full, the message waits in this
         process, and it is taken once no message is queued here.
+Rule 5. Each message that is answered is a request of the library's, which takes one answer for each process asked:
+        what else comes (winbindd answers a PING to task 0 twice) is dropped.
+Rule 6. A process of msgd's says at once that it has no handler for a type.  One of Samba's says nothing.  So whoever
+        has not answered after _PROBE_AFTER is sent a PING.  Its messages arrive in order and so do its answers, hence
+        a PONG without an answer before it means that there is no handler.
 """
 
 from __future__ import annotations
@@ -17,173 +22,171 @@ import os
 import resource
 import select
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from msgd.errors import MsgdError, NoSuchProcess
+from msgd.errors import MsgdError, NoHandler, NoSuchProcess
 from msgd.messaging import Messaging
+from msgd.messaging.requests import PendingRequest
 from msgd.results import SendStatus
-from msgd.tools.msgcontrol.commands import Command
+from msgd.tools.msgcontrol.command import Command, Request
+from msgd.tools.msgcontrol.destination import WhoIsThere
+from msgd.tools.msgcontrol.outcome import Outcome
 from msgd.wire.header import Message
+from msgd.wire.message_types import MessageType
 from msgd.wire.server_id import ServerID
-
-_MOST_NAMED = 10
-"""How many processes an error message names; there may be thousands."""
 
 _LATE_ROUNDS = 2
 """Rounds of dispatch after the deadline that found something: a PING to this process itself, and its PONG."""
 
-
-@dataclass
-class Outcome:
-    """The outcome of the exchange.
-
-    Each destination is in one of: `delivered`; `gone` (it did not exist, or ended before the exchange was complete);
-    `late` (it is alive, but did not take the message or did not answer in time); `failures` (sending failed, with the
-    reason).
-    """
-
-    command: Command
-    lock_directory: str
-    timeout: float
-    delivered: list[ServerID] = field(default_factory=list)
-    gone: list[ServerID] = field(default_factory=list)
-    late: list[ServerID] = field(default_factory=list)
-    failures: dict[ServerID, str] = field(default_factory=dict)
-    answers: list[Message] = field(default_factory=list)
-
-    def fault(self, to_all: bool) -> str | None:
-        """One line that says what went wrong, or None if nothing did.
-
-        For a message to all, processes that ended meanwhile do not count, as long as any other process was left.
-        """
-        faults = list(self.failures.values())
-        if self.late:
-            done = "answer from" if self.command.answer is not None else "room for a message at"
-            faults.append(
-                f"no {done} {_listed(self.late)} within {self.timeout:g} seconds;"
-                f" stopped, busy, or without a handler for {self.command.name}?"
-            )
-        if self.gone and not (to_all and (self.delivered or self.late or self.failures)):
-            faults.append(
-                f"no process {_listed(self.gone)} in {self.lock_directory}, or it ended meanwhile;"
-                " `msgcontrol all ping` shows who is there"
-            )
-        return "; ".join(faults) or None
+_PROBE_AFTER = 0.3
+"""Seconds: most answers come within a thousandth of that, and a probe is a line in the log of Samba's daemons."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Target:
-    """A destination that was sent the message: whether it has received it (`taken`), and whether it has answered."""
+    """A destination that was sent the message: whether it has received it, its answer, and that to the probe."""
 
     dst: ServerID
     pidfd: int
     taken: bool
-    answered: bool = False
+    request: PendingRequest | None = None
+    probe: PendingRequest | None = None
 
 
 class Exchange:
     """Sends one command's message and collects the answers.  Calls `on_answer` for each answer as it arrives."""
 
-    def __init__(self, messaging: Messaging, command: Command, on_answer: Callable[[Message], None]) -> None:
+    def __init__(
+        self, messaging: Messaging, there: WhoIsThere, command: Command, on_answer: Callable[[Message], None]
+    ) -> None:
         self._messaging = messaging
+        self._there = there
         self._command = command
         self._on_answer = on_answer
-        self._targets: dict[int, _Target] = {}
-        self._outstanding: dict[int, _Target] = {}
-        self._new_answers: list[Message] = []
+        self._outstanding: dict[ServerID, _Target] = {}
+        self._settled: list[_Target] = []
+        self._open = contextlib.ExitStack()
 
-    def run(self, destinations: Sequence[ServerID], data: bytes, timeout: float) -> Outcome:
+    def run(self, destinations: Sequence[ServerID], request: Request, timeout: float) -> Outcome:
         """Send to each destination and wait at most `timeout` seconds for delivery and answers."""
-        deadline = time.monotonic() + timeout
-        outcome = Outcome(self._command, self._messaging.config.lock_directory, timeout)
-        answer = self._command.answer
-        if answer is not None:
-            self._messaging.register(answer, self._store_answer)
-        _raise_descriptor_limit()
-        try:
+        now = time.monotonic()
+        lock_directory = self._messaging.config.lock_directory
+        outcome = Outcome(self._command, request.answer is not None, lock_directory, timeout)
+        raise_descriptor_limit()
+        with self._open:
             for dst in destinations:
-                self._send(dst, data, outcome)
-            self._wait(deadline, outcome)
-        finally:
-            for target in self._targets.values():
-                os.close(target.pidfd)
-            if answer is not None:
-                self._messaging.deregister(answer, self._store_answer)
+                self._send(dst, request, outcome)
+            self._wait(now + timeout, now + _PROBE_AFTER, outcome)
         for target in self._outstanding.values():
             (outcome.late if self._messaging.is_alive(target.dst) else outcome.gone).append(target.dst)
         return outcome
 
-    def _send(self, dst: ServerID, data: bytes, outcome: Outcome) -> None:
+    def _send(self, dst: ServerID, request: Request, outcome: Outcome) -> None:
         try:
             pidfd = self._messaging.watch(dst)
         except NoSuchProcess:
             outcome.gone.append(dst)
             return
+        self._open.callback(os.close, pidfd)
+        target = _Target(dst, pidfd, taken=False)
         try:
-            status = self._messaging.send(dst, self._command.type, data)
+            if request.answer is None:
+                status = self._messaging.send(dst, request.type, request.data)
+                target.taken = status is not SendStatus.QUEUED
+            else:
+                self._ask(target, request.type, request.data, request.answer)
         except MsgdError as error:
-            os.close(pidfd)
             if isinstance(error, NoSuchProcess) and not self._messaging.is_alive(dst):
                 outcome.gone.append(dst)
             else:
                 outcome.failures[dst] = str(error)
         else:
-            target = _Target(dst, pidfd, taken=status is not SendStatus.QUEUED)
-            self._targets[dst.pid] = self._outstanding[dst.pid] = target
+            self._outstanding[dst] = target
 
-    def _wait(self, deadline: float, outcome: Outcome) -> None:
+    def _ask(self, target: _Target, message_type: int, data: bytes, answer: int) -> None:
+        command = self._command
+        if command.data_of is not None:
+            data = command.data_of(self._messaging.server_id)
+        asking = self._messaging.begin_request(
+            target.dst,
+            message_type,
+            data,
+            answer,
+            partial(self._settled.append, target),
+            answer_from_any=command.is_answered_by_child,
+        )
+        target.request = self._open.enter_context(asking)
+
+    def _wait(self, deadline: float, probe_at: float, outcome: Outcome) -> None:
         poll = select.poll()
         poll.register(self._messaging.fileno(), select.POLLIN)
-        targets_by_pidfd = {target.pidfd: target for target in self._targets.values()}
-        for pidfd in targets_by_pidfd:
+        by_pidfd = {target.pidfd: target for target in self._outstanding.values()}
+        for pidfd in by_pidfd:
             poll.register(pidfd, select.POLLIN)
         self._record_progress(outcome)
         is_over = False
         while self._outstanding and not is_over:
-            left = deadline - time.monotonic()
-            is_over = left <= 0  # poll once more after the deadline: this process may have been delayed
-            ready = poll.poll(max(0.0, left) * 1000)
-            ended = [targets_by_pidfd[fd] for fd, _ in ready if fd in targets_by_pidfd]
+            now = time.monotonic()
+            if now >= probe_at:
+                self._probe()
+                probe_at = deadline
+            is_over = now >= deadline  # poll once more after the deadline: this process may have been delayed
+            ready = poll.poll(max(0.0, min(probe_at, deadline) - now) * 1000)
+            ended = [by_pidfd[fd] for fd, _ in ready if fd in by_pidfd]
             late_rounds = 0
             while self._messaging.dispatch() and late_rounds < _LATE_ROUNDS:
                 late_rounds += time.monotonic() >= deadline
             self._record_progress(outcome)
             for target in ended:
                 poll.unregister(target.pidfd)
-                if self._outstanding.pop(target.dst.pid, None) is not None:
+                if self._outstanding.pop(target.dst, None) is not None:
                     outcome.gone.append(target.dst)
 
-    def _store_answer(self, message: Message) -> None:
-        """Store the answer for _record_progress().  An exception here (stdout may be closed) would only be logged."""
-        self._new_answers.append(message)
+    def _probe(self) -> None:
+        """Send a PING to those of Samba's processes that have not answered (Rule 6)."""
+        if not self._command.is_answered_at_once:
+            return
+        for target in self._outstanding.values():
+            if target.request is not None and self._there.has_samba(target.dst.pid):
+                asking = self._messaging.begin_request(
+                    target.dst, MessageType.PING, b"", MessageType.PONG, partial(self._settled.append, target)
+                )
+                with contextlib.suppress(MsgdError):  # it is gone, which its pidfd says, or its queue is full
+                    target.probe = self._open.enter_context(asking)
 
     def _record_progress(self, outcome: Outcome) -> None:
         """Record which destinations took the message or answered.  Remove the complete ones from `_outstanding`."""
-        for message in self._new_answers:
-            target = self._targets.get(message.src.pid)
-            if target is not None:
-                target.taken = target.answered = True
-                outcome.answers.append(message)
-                self._on_answer(message)
-        self._new_answers.clear()
+        for target in self._settled:
+            self._record_answer(target, outcome)
+        self._settled.clear()
         nothing_waits = not self._messaging.statistics().queued_messages
         for target in list(self._outstanding.values()):
-            if not target.taken and nothing_waits:
-                # If it is dead, the message was dropped; the pidfd reports its end.
-                target.taken = self._messaging.is_alive(target.dst)
-            if target.taken and (target.answered or self._command.answer is None):
-                del self._outstanding[target.dst.pid]
-                outcome.delivered.append(target.dst)
+            if target.request is None:
+                if not target.taken and nothing_waits:
+                    # If it is dead, the message was dropped; the pidfd reports its end.
+                    target.taken = self._messaging.is_alive(target.dst)
+                if target.taken:
+                    del self._outstanding[target.dst]
+                    outcome.delivered.append(target.dst)
+
+    def _record_answer(self, target: _Target, outcome: Outcome) -> None:
+        """A request or a probe of the target is settled."""
+        request = target.request
+        if request is None or self._outstanding.pop(target.dst, None) is None:
+            return
+        if request.answer is not None:
+            outcome.delivered.append(target.dst)
+            outcome.answers.append(request.answer)
+            self._on_answer(request.answer)
+        elif request.error is None or isinstance(request.error, NoHandler):
+            outcome.unhandled.append(target.dst)
+        else:
+            outcome.failures[target.dst] = str(request.error)
 
 
-def _listed(processes: Iterable[ServerID]) -> str:
-    pids = [str(process) for process in processes]
-    more = f" and {len(pids) - _MOST_NAMED} more" if len(pids) > _MOST_NAMED else ""
-    return ", ".join(pids[:_MOST_NAMED]) + more
-
-
-def _raise_descriptor_limit() -> None:
+def raise_descriptor_limit() -> None:
     """Raise the soft limit on descriptors: thousands of processes need a pidfd each."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # the present limit then has to suffice

@@ -4,18 +4,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 from msgd.programs.debug_levels import read_text
-from msgd.tools.msgcontrol.commands import Command
-from msgd.tools.msgcontrol.exchange import Outcome
+from msgd.tools.msgcontrol.command import Command
+from msgd.tools.msgcontrol.outcome import Outcome
 from msgd.wire.header import Message
 from msgd.wire.message_types import type_name
 
 
 def print_answer(command: Command, message: Message) -> None:
-    """Print an answer as a line of text."""
-    print(command.show(message), flush=True)
+    """Print an answer as lines of text."""
+    text = command.show(message)
+    print(text, end="" if text.endswith("\n") else "\n", flush=True)
 
 
 def print_json(destination: str, outcome: Outcome) -> None:
@@ -30,6 +32,7 @@ def _as_json(destination: str, outcome: Outcome) -> dict[str, object]:
         "delivered": [str(dst) for dst in outcome.delivered],
         "gone": [str(dst) for dst in outcome.gone],
         "late": [str(dst) for dst in outcome.late],
+        "unhandled": [str(dst) for dst in outcome.unhandled],
         "failures": {str(dst): reason for dst, reason in outcome.failures.items()},
         "answers": [
             {
@@ -37,7 +40,9 @@ def _as_json(destination: str, outcome: Outcome) -> dict[str, object]:
                 "server_id": str(message.src),
                 "type": type_name(message.type),
                 "text": read_text(message.data),
+                "base64": base64.b64encode(message.data).decode(),
             }
             for message in outcome.answers
         ],
+        "text": outcome.text,
     }

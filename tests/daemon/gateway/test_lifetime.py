@@ -140,10 +140,10 @@ def test_a_client_that_does_not_go_is_not_waited_for(place: Place) -> None:
 
 def test_num_children(place: Place) -> None:
     msgd = place.msgd()
-    assert place.msgcontrol("msgd", "num-children").stdout == "0\n"
+    assert place.msgcontrol("msgd", "num-children").stdout == "0 children\n"
     with RawClient(place) as one, RawClient(place) as two:
         pids = one.pid, two.pid
-        assert place.msgcontrol("msgd", "num-children").stdout == "2\n"
+        assert place.msgcontrol("msgd", "num-children").stdout == "2 children\n"
     for pid in pids:
         end_process(pid, signum=None)
     assert place.number_of_children(msgd.pid) == 0

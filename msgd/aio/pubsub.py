@@ -76,6 +76,9 @@ class PubSub(BaseFace):
             raise ContextClosed("this PubSub is not open: use it inside `async with`")
         return self._hub
 
+    def reopen(self) -> None:
+        """A forked child has no loop: it makes another PubSub."""
+
     def _begin(self, hub: Hub) -> None:
         """The driver of __aenter__() dispatches."""
 

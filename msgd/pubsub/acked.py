@@ -14,13 +14,22 @@ import os
 import time
 from collections.abc import Collection
 
-from msgd.errors import HandlerFailed, MalformedMessage, MsgdError, NoHandler, NoSuchProcess, QueueFull, TransportError
-from msgd.messaging.asking import late
+from msgd.errors import (
+    HandlerFailed,
+    MalformedMessage,
+    MsgdError,
+    NoHandler,
+    NoSuchProcess,
+    QueueFull,
+    ReplyTimeout,
+    TransportError,
+)
 from msgd.messaging.requests import PendingRequest
 from msgd.messaging.waiting import wait_for_answers
 from msgd.pubsub.events import Publication
 from msgd.pubsub.hub import Hub, Parcel
 from msgd.wire.pubsub import ACK, PUBLISH, Outcome, unpack_ack
+from msgd.wire.server_id import ServerID
 
 ACK_TIMEOUT = 10.0
 """Seconds that a publication waits for its acknowledgements by default."""
@@ -62,14 +71,19 @@ def _outcome(request: PendingRequest, timeout: float | None) -> int | MsgdError:
     if isinstance(request.error, NoHandler):
         return 0  # it has stopped to subscribe since it was asked
     if request.answer is None:
-        return request.error or late(request.dst, PUBLISH, timeout)
+        return request.error or _late(request.dst, timeout)
     try:
         ack = unpack_ack(request.answer.data)
     except MalformedMessage as error:
         return error
     if ack.outcome is Outcome.HANDLED:
         return ack.callbacks
-    return HandlerFailed(f"a subscriber in {request.dst}: {ack.text}", dst=request.dst, message_type=PUBLISH)
+    return HandlerFailed(f"a subscriber in pid {request.dst.pid}: {ack.text}", dst=request.dst, message_type=PUBLISH)
+
+
+def _late(dst: ServerID, timeout: float | None) -> ReplyTimeout:
+    text = f"pid {dst.pid} has not handled it within {timeout:g} seconds"
+    return ReplyTimeout(text, dst=dst, message_type=PUBLISH)
 
 
 def _nothing() -> None:

@@ -147,6 +147,11 @@ class BaseFace:
         """This process has been forked: what its memory reflects is what the parent had handled."""
         self._hub, self._mark = None, state
 
+    def reopen(self) -> None:
+        """In a forked child: open a hub of its own."""
+        if not self._is_closed:
+            self._open()
+
     def note_closed(self) -> None:
         """The hub has been closed at exit."""
         self._hub = None

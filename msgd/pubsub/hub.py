@@ -71,6 +71,9 @@ class Face(Protocol):
     def leave_parent(self, state: State) -> None:
         """This process has been forked: the hub is the parent's, which had handled this much."""
 
+    def reopen(self) -> None:
+        """In a forked child: open a hub of its own, if it can."""
+
     def note_closed(self) -> None:
         """The hub has been closed."""
 

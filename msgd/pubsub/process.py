@@ -16,6 +16,7 @@ import atexit
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable
 
 from msgd.config import Config
@@ -29,6 +30,9 @@ lock = threading.RLock()
 
 _hubs: dict[str, Hub] = {}
 """By lock directory."""
+
+_left_parent: weakref.WeakSet[Face] = weakref.WeakSet()
+"""Those that were open in the parent of this process, when it was forked."""
 
 
 def join(config: Config, face: Face) -> Hub:
@@ -45,6 +49,16 @@ def join(config: Config, face: Face) -> Hub:
             )
         hub.faces.append(face)
         return hub
+
+
+def start_all() -> None:
+    """In a forked child: open every PubSub that was open in the parent, so that its subscriptions hear.
+
+    For servers that fork their workers after the application is loaded.  Elsewhere it does nothing.  Raises what
+    PubSub.start() raises.
+    """
+    while _left_parent:
+        _left_parent.pop().reopen()
 
 
 def leave(hub: Hub, face: Face, timeout: float | None) -> int:
@@ -89,6 +103,7 @@ class _ForkHooks:
         _hubs.clear()
         for hub in held:
             hub.let_go()
+            _left_parent.update(hub.faces)
             hub.abandon()
         lock.release()
 

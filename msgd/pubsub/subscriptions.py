@@ -14,7 +14,7 @@ from typing import Protocol
 
 from msgd.events import HANDLER_FAILED, fields
 from msgd.pubsub.events import Event
-from msgd.wire.pubsub import TOPIC_MAX, WILDCARDS, Ack, Outcome, topic_bytes
+from msgd.wire.pubsub import Ack, Outcome, check_pattern
 
 _REMEMBERED = 1024
 """Topics whose subscriptions are remembered; the table is emptied when it is full."""
@@ -120,11 +120,8 @@ class Subscriptions:
 
 def matcher(topic: str) -> re.Pattern[str] | None:
     """What a pattern matches; None for a topic.  TypeError and ValueError for what is neither."""
-    if not isinstance(topic, str) or not WILDCARDS & set(topic):
-        topic_bytes(topic)
+    if not check_pattern(topic):
         return None
-    if len(topic.encode()) > TOPIC_MAX or not topic.isprintable():
-        raise ValueError(f"{topic[:64]!r} is no pattern: it has more than {TOPIC_MAX} bytes, or a control character")
     pieces = {"*": ".*", "?": "."}
     return re.compile("".join(pieces.get(one) or re.escape(one) for one in re.sub(r"\*+", "*", topic)), re.DOTALL)
 

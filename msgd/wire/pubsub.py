@@ -109,8 +109,18 @@ def topic_bytes(topic: str) -> bytes:
     if not 0 < len(packed) <= TOPIC_MAX:
         raise ValueError(f"a topic has 1 to {TOPIC_MAX} bytes, not {len(packed)}")
     if not topic.isprintable() or WILDCARDS & set(topic):
-        raise ValueError(f"{topic!r} cannot be a topic: it has a control character, or `*` or `?` as patterns do")
+        raise ValueError(f"{topic[:64]!r} cannot be a topic: it has a control character, or `*` or `?` as patterns do")
     return packed
+
+
+def check_pattern(topic: str) -> bool:
+    """Whether this is a pattern, rather than a topic.  ValueError, TypeError if it can be neither."""
+    if not isinstance(topic, str) or not WILDCARDS & set(topic):
+        topic_bytes(topic)
+        return False
+    if len(topic.encode()) > TOPIC_MAX or not topic.isprintable():
+        raise ValueError(f"{topic[:64]!r} is no pattern: it has more than {TOPIC_MAX} bytes, or a control character")
+    return True
 
 
 def pack_data(data: Data) -> tuple[Kind, bytes]:

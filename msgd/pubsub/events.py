@@ -7,15 +7,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgd.errors import HandlerFailed, MsgdError, NoSuchProcess, ReplyTimeout
 from msgd.results import Broadcast
 from msgd.wire.server_id import ServerID
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A publication that has come in: its topic, its data as it was published, and who has published it."""
 
     topic: str

@@ -28,7 +28,7 @@ from msgd.messaging.handlers import about
 from msgd.pubsub.background import Background
 from msgd.pubsub.events import Event, Gap, GapReason, Publication
 from msgd.pubsub.progress import Progress, State
-from msgd.pubsub.subscriptions import Receipt, Sink, Subscriptions
+from msgd.pubsub.subscriptions import NOBODY_ASKS, Receipt, Sink, Subscriptions
 from msgd.pubsub.table import Slot, Table
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass
@@ -202,23 +202,26 @@ class Hub:
         try:
             publication = unpack_publish(message.data)
             sinks = self.subscriptions.wanting(publication.topic)
-            event = Event(publication.topic, publication.data(), message.src._replace(task_id=0)) if sinks else None
+            event = Event(publication.topic, publication.data(), _publisher(message.src)) if sinks else None
             if not self.progress.is_credible(publication):
                 raise MalformedMessage(f"number {publication.number} of slot {publication.slot} has not been published")
         except MalformedMessage as error:
             self.messaging._endpoint.drops("a bad publication", str(error), about_it=about(message))
             return
-        with self._callbacks():
-            self._tell_gaps(self._gap_before(publication))
-            try:
-                if event is not None or message.src.task_id >= FIRST_REQUEST_TASK:
-                    self._deliver(message, event, sinks)
-            finally:
-                self.progress.note(publication)
+        before, self._in_callbacks = self._in_callbacks, threading.get_ident()
+        try:
+            gap = self._gap_before(publication)
+            if gap is not None or self._gaps:
+                self._tell_gaps(gap)
+            if message.src.task_id >= FIRST_REQUEST_TASK:
+                self._deliver(event, sinks, Receipt(lambda ack: self._acknowledge(message, ack)))
+            elif event is not None:
+                self._deliver(event, sinks, NOBODY_ASKS)
+        finally:
+            self.progress.note(publication)
+            self._in_callbacks = before
 
-    def _deliver(self, message: Message, event: Event | None, sinks: Sequence[Sink]) -> None:
-        wants_ack = message.src.task_id >= FIRST_REQUEST_TASK
-        receipt = Receipt((lambda ack: self._acknowledge(message, ack)) if wants_ack else None)
+    def _deliver(self, event: Event | None, sinks: Sequence[Sink], receipt: Receipt) -> None:
         try:
             for sink in sinks:
                 assert event is not None
@@ -275,8 +278,11 @@ class Hub:
     def _on_check(self, message: Message) -> None:
         self._is_checking = False
         if message.src.pid == os.getpid():
-            with self._callbacks():
+            before, self._in_callbacks = self._in_callbacks, threading.get_ident()
+            try:
                 self._tell_gaps(self.progress.overdue())
+            finally:
+                self._in_callbacks = before
 
     def _tell_gaps(self, gap: Gap | None) -> None:
         if gap is not None:
@@ -285,14 +291,6 @@ class Hub:
             one = self._gaps.popleft()
             for face in tuple(self.faces):
                 face.miss(one)
-
-    @contextlib.contextmanager
-    def _callbacks(self) -> Iterator[None]:
-        before, self._in_callbacks = self._in_callbacks, threading.get_ident()
-        try:
-            yield
-        finally:
-            self._in_callbacks = before
 
     # Life
 
@@ -350,6 +348,11 @@ class Hub:
             self._slot.release()
             self._slot = None
         self.progress.table.close()
+
+
+def _publisher(src: ServerID) -> ServerID:
+    """The publisher's address: what is acknowledged comes from the task id of a request."""
+    return src if src.task_id < FIRST_REQUEST_TASK else src._replace(task_id=0)
 
 
 def _nothing() -> None:

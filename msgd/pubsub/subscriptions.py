@@ -37,7 +37,7 @@ class Receipt:
     It begins with one that is open, for the hub, which closes it when it has given the event to all.
     """
 
-    def __init__(self, answer: Callable[[Ack], None] | None) -> None:
+    def __init__(self, answer: Callable[[Ack], None]) -> None:
         self._answer = answer
         self._lock = threading.Lock()
         self._open = 1
@@ -68,9 +68,28 @@ class Receipt:
             self._callbacks += callbacks
             self._failure = self._failure or failure
             is_last = not self._open
-        if is_last and self._answer is not None:
+        if is_last:
             outcome = self._failure or Ack(Outcome.HANDLED, 0)
             self._answer(outcome._replace(callbacks=self._callbacks))
+
+
+class _NobodyAsks(Receipt):
+    """The receipt of an event that nobody wants to have acknowledged."""
+
+    def add(self) -> None:
+        """Count nothing."""
+
+    def ran(self, error: BaseException | None = None) -> None:
+        """Count nothing."""
+
+    def dropped(self, why: str) -> None:
+        """Count nothing."""
+
+    def close(self) -> None:
+        """Count nothing."""
+
+
+NOBODY_ASKS = _NobodyAsks(lambda ack: None)
 
 
 class Subscriptions:

@@ -61,6 +61,9 @@ class Kind(enum.IntEnum):
     JSON = 2
 
 
+_KINDS = tuple(Kind)
+
+
 class Outcome(enum.IntEnum):
     """What became of a publication in a process."""
 
@@ -151,7 +154,7 @@ def unpack_publish(data: bytes) -> Publish:
         topic = data[HEADER_SIZE:end].decode()
     except UnicodeDecodeError:
         raise MalformedMessage("the topic of a publication is no UTF-8") from None
-    return Publish(slot, table, number, topic, Kind(kind), data[end:])
+    return Publish(slot, table, number, topic, _KINDS[kind], data[end:])
 
 
 def pack_ack(ack: Ack) -> bytes:

@@ -51,6 +51,7 @@ class WhoIsHere:
                 self._endpoint.announce()
             except BaseException:
                 self.listens = before
+                self._endpoint.delivery.note_listeners()
                 raise
 
     @refusals_documented

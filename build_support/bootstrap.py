@@ -28,7 +28,7 @@ from build_support.requirements import RUN_TIME, Requirement, SuitePackage
 
 PROGRAM_EXTRAS = ("daemon",)
 """The optional dependencies in pyproject.toml that the programs cannot do without."""
-CHECK_EXTRAS = ("status", "metrics", "dev")
+CHECK_EXTRAS = ("status", "metrics", "cache", "dev")
 """Those that `make check` uses."""
 PROGRAM_LIST = "requirements.txt"
 """The file in build/venv that lists what the programs need. The Makefile compares its time."""

@@ -16,7 +16,7 @@ docs/errors-and-log.md lists when each error is raised and what the caller can d
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class MsgdError(Exception):
@@ -84,6 +84,21 @@ class AlreadyDispatching(MsgdError):
 
 class ReplyTimeout(MsgdError, TimeoutError):
     """No answer came before the timeout."""
+
+
+class HandlerFailed(MsgdError):
+    """A subscriber of a topic has not handled a publication: its callback has raised, or its queue was full."""
+
+
+class NotAcknowledged(MsgdError):
+    """Not every living subscriber has said that it has handled a publication.
+
+    `failures`: what kept the others, by pid.
+    """
+
+    def __init__(self, text: str, failures: Mapping[int, MsgdError]) -> None:
+        super().__init__(text)
+        self.failures = failures
 
 
 class AlreadyRunning(MsgdError):

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import fcntl
 import importlib
 import os
 import select
@@ -65,6 +67,26 @@ def send_blocking(connected: socket.socket, data: bytes, timeout: float) -> None
     if _libc.send(connected.fileno(), data, len(data), socket.MSG_NOSIGNAL) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+_FLOCK = struct.Struct("hhqqi0q")
+"""struct flock with 64-bit offsets (fcntl(2)): type, whence, start, length, pid."""
+
+_BUSY = frozenset((errno.EAGAIN, errno.EACCES))
+
+
+def try_lock(fd: int, offset: int) -> bool:
+    """Lock one byte of an open file for writing, for as long as it is open (F_OFD_SETLK).
+
+    Returns False if another opening of the file has the byte locked.  Raises OSError.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0))
+    except OSError as error:
+        if error.errno in _BUSY:
+            return False
+        raise
+    return True
 
 
 def wait_readable(fd: int, timeout: float | None, watched: int = -1) -> bool:

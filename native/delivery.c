@@ -74,12 +74,14 @@ static PyObject *find_handlers(Deliverer *self, PyObject *context, PyObject *typ
 	return handlers;
 }
 
+#define PUBSUB_BLOCK 0x6D7370
+
 /* Whether a type belongs to the class GENERAL: message_class() in msgd/wire/message_types.py. */
 static int is_general(PyObject *type)
 {
 	uint32_t number;
 
-	return !read_u32(type, &number) && (number >> 8 < 1 || number >> 8 > 4);
+	return !read_u32(type, &number) && (number >> 8 < 1 || number >> 8 > 4) && number >> 8 != PUBSUB_BLOCK;
 }
 
 /*

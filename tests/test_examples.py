@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""What the documentation shows works: the programs of docs/api.md and those in examples/ are run."""
+"""What the documentation shows works: the programs of docs/api.md and docs/pubsub.md, and examples/, are run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,21 @@ from tests.support.daemons import ENVIRONMENT, PATIENCE
 
 ROOT = Path(__file__).parents[1]
 TYPES = [module.name for module in MESSAGING_MODULES]
-PROGRAMS = dict(
-    zip(
-        ("messaging", "requests", "threads", "asyncio"),
-        re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE | re.DOTALL),
-        strict=True,
-    )
-)
+
+
+def programs(page: str, *names: str) -> dict[str, str]:
+    """The programs of a page, by the names given here."""
+    text = (ROOT / "docs" / page).read_text()
+    return dict(zip(names, re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL), strict=True))
+
+
+PROGRAMS = programs("api.md", "messaging", "requests", "threads", "asyncio")
+PUBSUB_PROGRAMS = programs("pubsub.md", "sync", "cache", "asyncio")
+PUBSUB_EXPECTED = {
+    "sync": "prices.eur {'rate': 1.1}\nTrue\n",
+    "cache": "looking up 7\nlooking up 7\n",
+    "asyncio": "prices.eur 1.1\n",
+}
 EXPECTED = {
     "messaging": r"hello from pid \d+\n",
     "requests": r"b'QUIET'\n3\nTrue\n",
@@ -49,6 +57,14 @@ def test_program_of_the_page(scratch: Path, name: str, messaging_type: str) -> N
         "lock_directory=DIRECTORY)", f'lock_directory=DIRECTORY, messaging_type="{messaging_type}")'
     )
     assert re.fullmatch(EXPECTED[name], run("-c", program.replace("DIRECTORY", repr(str(scratch / "run")))))
+
+
+@pytest.mark.parametrize("name", PUBSUB_PROGRAMS)
+def test_program_of_the_pubsub_page(scratch: Path, name: str) -> None:
+    if name == "cache":
+        pytest.importorskip("cachetools", reason="cachetools is not installed")
+    output = run("-c", PUBSUB_PROGRAMS[name].replace("DIRECTORY", repr(str(scratch / "run"))))
+    assert output == PUBSUB_EXPECTED[name]
 
 
 def test_prefork_service() -> None:

@@ -4,5 +4,6 @@
 
 from msgd.aio.client import Client
 from msgd.aio.context import AsyncMessaging
+from msgd.aio.pubsub import PubSub
 
-__all__ = ["AsyncMessaging", "Client"]
+__all__ = ["AsyncMessaging", "Client", "PubSub"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from msgd.bench import fanout, flood, latency, mesh, ping, scale, sizes, torture
+from msgd.bench import fanout, flood, latency, mesh, ping, pubsub, scale, sizes, torture
 from msgd.bench.command import PROGRAM, Command, CommandParser
 from msgd.bench.dbench import command as dbench
 from msgd.bench.measure import add_common_options, measure
@@ -20,6 +20,7 @@ COMMANDS: tuple[Command, ...] = (
     sizes.COMMAND,
     latency.COMMAND,
     fanout.COMMAND,
+    pubsub.COMMAND,
     mesh.COMMAND,
     scale.COMMAND,
     dbench.COMMAND,

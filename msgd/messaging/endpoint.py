@@ -134,7 +134,7 @@ class Endpoint:
             self.contexts[task_id] = context
             self.moved_to[task_id] = moved_to
             try:
-                self._announce()
+                self.announce()
             except BaseException:
                 del self.contexts[task_id], self.moved_to[task_id]
                 raise
@@ -145,7 +145,7 @@ class Endpoint:
         with self.lock:
             del self.contexts[task_id], self.moved_to[task_id]
             if self.contexts:
-                self._announce()
+                self.announce()
 
     def adopt(self, forked: Endpoint) -> None:
         """Take over the contexts of an abandoned endpoint.  ValueError if a task id is taken."""
@@ -155,9 +155,10 @@ class Endpoint:
                 raise ValueError(f"task id {min(taken)} belongs to another context of this process")
             self.contexts.update(forked.contexts)
             self.moved_to.update(forked.moved_to)
-            self._announce()
+            self.announce()
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
+        """Write down which contexts there are, and what they listen to.  Call it with the lock held."""
         self.delivery.note_listeners()
         self.presence.announce(self.classes, self.contexts)
 

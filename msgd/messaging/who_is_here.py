@@ -10,7 +10,7 @@ from msgd.messaging.border import refusals_documented
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import logger
 from msgd.presence import Process
-from msgd.wire.message_types import message_class
+from msgd.wire.message_types import MessageClass, message_class
 from msgd.wire.server_id import ServerID
 
 
@@ -18,6 +18,7 @@ class WhoIsHere:
     """Messaging's calls about processes and names.  All raise ContextClosed and ForkedContext."""
 
     server_id: ServerID
+    listens: MessageClass
     _endpoint: Endpoint
     _names: set[str]
 
@@ -36,6 +37,22 @@ class WhoIsHere:
         with self._endpoint.lock:
             self._check_usable()
             return self._endpoint.presence.members.listening(message_class(message_type))
+
+    @refusals_documented
+    def listen(self, classes: MessageClass) -> None:
+        """Have this context hear the broadcasts of these classes from now on, and no others.
+
+        A broadcast that begins after this call has returned comes here.  Raises TransportError.
+        """
+        with self._endpoint.lock:
+            self._check_usable()
+            before, self.listens = self.listens, classes
+            try:
+                self._endpoint.announce()
+            except BaseException:
+                self.listens = before
+                self._endpoint.delivery.note_listeners()
+                raise
 
     @refusals_documented
     def is_alive(self, dst: Destination) -> bool:

@@ -20,15 +20,13 @@ Rule 5. A lock counts only if the file still has a name.  If somebody has remove
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import stat
-import struct
 import time
 from collections.abc import Iterator
 
 from msgd.errors import TransportError, UnsafeDirectory
+from msgd.linux import try_lock
 
 PRIVATE_FILE = "msgd.lock"
 
@@ -38,17 +36,14 @@ MESSAGES_FILE = NAMES_FILE + 1
 """The lock of looking whether messages.tdb is damaged."""
 PID_FILE = NAMES_FILE + 2
 """The lock of taking a pid file."""
+PUBLISHERS_FILE = NAMES_FILE + 3
+"""The lock of making the table of publishers (msgd/pubsub/table.py)."""
 
 LOCK_TIMEOUT = 5.0
 """Seconds that a lock is waited for.  It is held for microseconds, so its holder has been stopped, or the disk has."""
 
 _RETRY, _LONGEST_RETRY = 0.0002, 0.005
 """Seconds between two attempts: at first, and at most.  A wait in the kernel has no timeout."""
-
-_FLOCK = struct.Struct("hhqqi0q")
-"""struct flock with 64-bit offsets (fcntl(2)): type, whence, start, length, pid."""
-
-_BUSY = frozenset((errno.EAGAIN, errno.EACCES))
 
 
 class PrivateLock:
@@ -99,12 +94,9 @@ class PrivateLock:
 
     def _try_lock(self, fd: int, part: int) -> bool:
         try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, part, 1, 0))
+            return try_lock(fd, part)
         except OSError as error:
-            if error.errno in _BUSY:
-                return False
             raise refused(self._path, error) from error
-        return True
 
     def _open(self) -> int:
         """The file, made where it is missing."""

@@ -119,7 +119,11 @@ _SHOWN = 64
 
 
 class MessageClass(enum.Flag):
-    """The broadcast classes of Samba 3.0: each message type belongs to one, and a process listens to some of them."""
+    """The broadcast classes: each message type belongs to one, and a process listens to some of them.
+
+    ALL are those of Samba 3.0, and what a process of Samba's hears.  PUBSUB is msgd's own, for publications: only those
+    who subscribe listen to it.
+    """
 
     GENERAL = 1
     NMBD = 2
@@ -127,10 +131,20 @@ class MessageClass(enum.Flag):
     SMBD = 8
     WINBIND = 16
     ALL = GENERAL | NMBD | PRINT | SMBD | WINBIND
+    PUBSUB = 32
 
 
-_CLASSES_BY_RANGE = {1: MessageClass.NMBD, 2: MessageClass.PRINT, 3: MessageClass.SMBD, 4: MessageClass.WINBIND}
-"""The class of each block of 256 types from 0x100 to 0x4ff."""
+PUBSUB_BLOCK = 0x6D7370
+"""The block of 256 types of pubsub.py: "msp" in ASCII, far from the numbers that Samba and programs give out."""
+
+_CLASSES_BY_RANGE = {
+    1: MessageClass.NMBD,
+    2: MessageClass.PRINT,
+    3: MessageClass.SMBD,
+    4: MessageClass.WINBIND,
+    PUBSUB_BLOCK: MessageClass.PUBSUB,
+}
+"""The class of each block of 256 types: those from 0x100 to 0x4ff, and that of the publications."""
 
 
 def message_class(message_type: int) -> MessageClass:

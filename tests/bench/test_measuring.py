@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from msgd.bench import subjects
-from msgd.bench.broadcast.table import BROADCAST_PEERS
+from msgd.bench.broadcast.table import BROADCAST_PEERS, PUBSUB_PEERS
 from msgd.bench.exchange import quantiles
 from msgd.bench.peers.table import PEERS, TIMED_PEERS
 from tests.bench.conftest import Done, Msgbench
@@ -38,7 +38,7 @@ def test_ping(msgbench: Msgbench) -> None:
     assert done.rows["dgram"]["page_2006"] == 58_400
 
 
-@pytest.mark.parametrize("command", ["ping", "flood", "latency", "fanout", "scale"])
+@pytest.mark.parametrize("command", ["ping", "flood", "latency", "fanout", "pubsub", "scale"])
 def test_something_is_measured_even_in_a_short_time(msgbench: Msgbench, command: str) -> None:
     """Simulate a machine that stalls until the time is over."""
     for _, run in runs(msgbench.measure(command, "--types", "dgram", "--seconds", "0.000001")):
@@ -152,6 +152,23 @@ def test_fanout_beside_peers(msgbench: Msgbench) -> None:
         assert counts["broadcasts"] % row["parameters"]["window"] == 0
         assert figures["deliveries"] * figures["time"] == pytest.approx(3e6)
         assert figures["cpu"] > 0
+
+
+def test_pubsub_beside_peers(msgbench: Msgbench) -> None:
+    done = msgbench.measure("pubsub", "--peers", "--workers", "3", "--windows", "1,4")
+    assert done.status == 0, done.err
+    subjects_of_a_window = [*PLAIN, *(peer.name for peer in PUBSUB_PEERS)]
+    assert [row["subject"] for row in done.result["rows"]] == 2 * subjects_of_a_window
+    assert (done.result["base"], done.result["compared"]) == ("redis", ["time"])
+    for row in done.result["rows"]:
+        if row["missing"]:
+            assert "install" in row["missing"]
+            continue
+        (run,) = row["runs"]
+        counts, figures = run["counts"], run["figures"]
+        assert counts["received"] == counts["broadcasts"] * 3 > 0 == counts["lost"]
+        assert ("p99" in figures) == (row["parameters"]["window"] == 1)
+        assert figures.get("p50", 0) <= figures.get("p99", 0)
 
 
 def test_mesh(msgbench: Msgbench) -> None:

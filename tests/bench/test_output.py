@@ -258,6 +258,7 @@ def test_every_command_has_help(msgbench: Msgbench) -> None:
         "size",
         "latency",
         "fanout",
+        "pubsub",
         "mesh",
         "scale",
         "dbench",

@@ -105,7 +105,7 @@ def test_tasks_of_other_versions(text: str) -> None:
 def test_command_names(monkeypatch: pytest.MonkeyPatch, argv: str, command: str) -> None:
     """Whatever the name of the program, it fits and stays on one line."""
     monkeypatch.setattr(sys, "argv", [argv])
-    text = format_text(LARGEST, describe("dgram", MessageClass.ALL, range(0, 200, 2), 2e9, 65536))
+    text = format_text(LARGEST, describe("dgram", MessageClass.ALL | MessageClass.PUBSUB, range(0, 200, 2), 2e9, 65536))
     assert len(text) <= TEXT_MAX
     process = parse_text(7, text)
     assert process is not None

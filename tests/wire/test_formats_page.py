@@ -23,11 +23,13 @@ from msgd.presence import Presence
 from msgd.presence.lock_text import describe, format_text
 from msgd.presence.names.file import FileNames
 from msgd.presence.pidfile import PidFile
+from msgd.pubsub import PubSub
 from msgd.wire.control import ProfileLevel, pack_int, pack_text
 from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE, pack_batch
 from msgd.wire.gateway.replies import write_answer, write_event
 from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message, pack_header
+from msgd.wire.pubsub import Ack, Outcome, pack_ack, pack_data, pack_publish
 from msgd.wire.refusal import Reason, pack_refusal
 from msgd.wire.stream import Hello, pack_frame
 from msgd.wire.tdb_record import (
@@ -71,6 +73,8 @@ PACKED: dict[str, bytes] = {
     "server-id": DST.pack(),
     "header": pack_header(DST, SRC, PING),
     "refusal": pack_refusal(Reason.NO_HANDLER, 0xF200),
+    "publish": pack_publish(2, DST.unique_id, 5, b"prices.eur", *pack_data({"eur": 1.1})),
+    "ack": pack_ack(Ack(Outcome.FAILED, 1, "ValueError: no")),
     "dgram-whole": WHOLE_COOKIE + pack_header(DST, SRC, PING) + b"hi",
     "dgram-first-fragment": FRAGMENTS[0],
     "dgram-last-fragment": FRAGMENTS[1],
@@ -113,6 +117,14 @@ def _pid_file(directory: Path) -> bytes:
         return (directory / "msgd.pid").read_bytes().replace(b"%d" % os.getpid(), b"4711")
 
 
+def _publishers_file(directory: Path) -> bytes:
+    with PubSub(directory) as pubsub:
+        pubsub.publish("a")
+        pubsub.publish("a")
+    value = (directory / "publishers").read_bytes()
+    return value[:8] + DST.unique_id.to_bytes(8, sys.byteorder) + value[16:]
+
+
 def _names_file(directory: Path) -> bytes:
     directory_fd = os.open(directory, os.O_RDONLY)
     try:
@@ -153,6 +165,7 @@ WRITTEN: dict[str, Callable[[Path], bytes]] = {
     "lock-file": _lock_text,
     "lock-file-words": _lock_words,
     "pid-file": _pid_file,
+    "publishers-file": _publishers_file,
     "names-file": _names_file,
     "names-tdb-key": lambda directory: _names_tdb(directory)[0],
     "names-tdb-value": lambda directory: _names_tdb(directory)[1],

@@ -17,17 +17,18 @@ import contextlib
 import importlib
 import importlib.util
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from msgd.bench.exchange import CPU, cpu_seconds
+from msgd.bench.exchange import CPU, cpu_seconds, quantiles
 from msgd.bench.peers.base import START_TIMEOUT
 from msgd.bench.results import Outcome
 from msgd.bench.workers import Team, Worker
 
-DELIVERIES, TIME = "deliveries", "time"
+DELIVERIES, TIME, MEDIAN, SLOWEST = "deliveries", "time", "p50", "p99"
 
 END = b"end"
 """The last message of a peer's sender.  The others consist of zero bytes."""
@@ -62,6 +63,8 @@ class Sent(NamedTuple):
     seconds: float
     cpu: float
     failure: str = ""
+    rounds: Sequence[float] = ()
+    """The seconds of each round, with a window of 1: from the broadcast until its last answer."""
 
     def outcome(self, load: BroadcastLoad, received: int) -> Outcome:
         """Return deliveries a second, and microseconds for a broadcast and of CPU time for a delivery.
@@ -74,6 +77,9 @@ class Sent(NamedTuple):
         if self.failure or lost:
             return Outcome({}, counts, self.failure or f"{lost} of {deliveries} deliveries are missing")
         rates = {DELIVERIES: deliveries / self.seconds, TIME: 1e6 * self.seconds / self.broadcasts}
+        if self.rounds:
+            found = quantiles(self.rounds)
+            rates |= {MEDIAN: found[MEDIAN], SLOWEST: found[SLOWEST]}
         return Outcome(rates | {CPU: 1e6 * self.cpu / deliveries}, counts)
 
 
@@ -83,16 +89,20 @@ def broadcast_rounds(step: Step, load: BroadcastLoad, others: Sequence[int]) -> 
     rounds_ahead = 0 if load.window == 1 else 1
     cpu = -cpu_seconds(others)
     rounds = 0
+    times = array("d")
     complete = True
     began = now = clock()
     while complete and now < began + load.seconds:
         rounds += 1
+        before = now
         complete = step(load.window, load.listeners * (rounds - rounds_ahead))
         now = clock()
+        times.append(now - before)
     complete = complete and step(0, load.listeners * rounds)
     elapsed = clock() - began
     failure = "" if complete else f"a listener did not answer within {load.patience:.3g} s"
-    return Sent(rounds * load.window, elapsed, cpu + cpu_seconds(others), failure)
+    measured = () if rounds_ahead else times
+    return Sent(rounds * load.window, elapsed, cpu + cpu_seconds(others), failure, measured)
 
 
 class Broadcaster(abc.ABC):

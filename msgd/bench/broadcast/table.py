@@ -10,4 +10,7 @@ from msgd.bench.broadcast.nats_server import Nats
 from msgd.bench.broadcast.redis_publish import RedisPublish
 from msgd.bench.broadcast.zeromq import ZeroMqPublish
 
-BROADCAST_PEERS: tuple[Broadcaster, ...] = (ZeroMqPublish(), RedisPublish(), Nats(), BroadcastFloor())
+PUBSUB_PEERS: tuple[Broadcaster, ...] = (ZeroMqPublish(), RedisPublish(), Nats())
+"""Those that have topics."""
+
+BROADCAST_PEERS: tuple[Broadcaster, ...] = (*PUBSUB_PEERS, BroadcastFloor())

@@ -97,8 +97,11 @@ class Connection:
         messaging.register(MessageType.SHUTDOWN, lambda message: self._stop(f"SHUTDOWN from {message.src}"))
         loop.at_end_of_turn(self._end_turn)
         self._choose_events()
-        loop.run()
-        self._hangup.close()
+        try:
+            loop.run()
+        finally:
+            self._session.close()
+            self._hangup.close()
         return self._state.why
 
     # What comes in

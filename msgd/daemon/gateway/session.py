@@ -25,6 +25,7 @@ from msgd.daemon.gateway.outbox import Outbox
 from msgd.daemon.gateway.peer import Peer
 from msgd.daemon.gateway.permission import SendPermission
 from msgd.daemon.gateway.state import ConnectionState, Event
+from msgd.daemon.gateway.topics import Topics
 from msgd.daemon.loop import Loop, LoopTimer
 from msgd.daemon.settings import Settings
 from msgd.errors import MsgdError, QueueFull
@@ -41,12 +42,16 @@ from msgd.wire.gateway.requests import (
     Hello,
     Names,
     Ping,
+    Publish,
     Register,
     Send,
     SendAll,
+    Subscribe,
+    Unsubscribe,
     read_request,
 )
 from msgd.wire.header import Message
+from msgd.wire.pubsub import PUBLISH
 
 logger = logging.getLogger("msgd.daemon")
 
@@ -79,13 +84,14 @@ class Session:
         self._state = state
         self._permission = SendPermission(peer, settings)
         self._calls = Calls(messaging, loop, self._say, self._no_memory)
+        self._topics = Topics(messaging.config, loop, self._say, self._no_memory)
         self._registered: set[int] = set()
         self._held: _HeldSend | None = None
 
     @property
     def is_busy(self) -> bool:
         """Whether the client waits for an answer, or is registered for messages."""
-        return bool(self._held or len(self._calls) or self._registered)
+        return bool(self._held or len(self._calls) or self._registered or len(self._topics))
 
     @property
     def needs_dispatch(self) -> bool:
@@ -127,6 +133,11 @@ class Session:
         """The client is told nothing more: what is sent to it from now on is counted and logged as a drop."""
         self._deregister(tuple(self._registered))
         self._calls.close()
+        self._topics.close()
+
+    def close(self) -> None:
+        """The connection has ended."""
+        self._topics.close()
 
     def _say(self, line: bytes) -> None:
         if self._state.may_say:
@@ -157,6 +168,13 @@ class Session:
             case Cancel(tag):
                 self._calls.cancel(tag)
                 return {}
+            case Publish(topic, data):
+                self._permission.check(PUBLISH)
+                return self._topics.publish(topic, data)
+            case Subscribe(topics):
+                return self._topics.subscribe(topics)
+            case Unsubscribe(topics):
+                return self._topics.unsubscribe(topics)
             case Names():
                 return {
                     "processes": [f"{pid}/{unique}" for pid, unique, *_ in self._messaging.processes()],

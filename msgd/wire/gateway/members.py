@@ -15,6 +15,7 @@ from typing import Any
 
 from msgd.errors import MalformedMessage
 from msgd.wire.message_types import TYPE_MAX, type_number
+from msgd.wire.pubsub import check_pattern, topic_bytes
 from msgd.wire.server_id import ServerID
 
 _PLAIN_TEXT = re.compile(rb"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*\x00?")
@@ -112,6 +113,25 @@ class Members:
             raise MalformedMessage(f"base64: {error}") from None
         return decoded or text.encode()
 
+    def take_publication(self) -> tuple[str, Any]:
+        """A topic, and the data for it: the member `text`, `base64` or `json`, or none of them for no data."""
+        topic = _topic("topic", self.take("topic"), may_be_pattern=False)
+        if "json" in self:
+            if "text" in self or "base64" in self:
+                raise MalformedMessage("json, text and base64: give one of them")
+            return topic, self.take("json")
+        is_text = "text" in self
+        data = self.take_data()
+        return topic, data.decode() if is_text else data
+
+    def take_topics(self, name: str, most: int) -> tuple[str, ...]:
+        """One topic or pattern, or a list of 1 to `most` of them."""
+        value = self.take(name)
+        values = value if isinstance(value, list) else [value]
+        if not 0 < len(values) <= most:
+            raise MalformedMessage(f"{name}: a topic or a list of 1 to {most} of them is needed")
+        return tuple(_topic(name, one, may_be_pattern=True) for one in values)
+
     def take_rest(self) -> dict[str, object]:
         """The members that have not been taken."""
         rest, self._members = self._members, {}
@@ -121,6 +141,17 @@ class Members:
         """Refuse members that have not been taken: most likely a name is mistyped."""
         if self._members:
             raise MalformedMessage(f"unknown member {_short(next(iter(self._members)))!r}")
+
+
+def _topic(name: str, value: object, *, may_be_pattern: bool) -> str:
+    if not isinstance(value, str):
+        raise MalformedMessage(f"{name}: a topic is a string")
+    try:
+        if check_pattern(value) and not may_be_pattern:
+            topic_bytes(value)
+    except ValueError as error:
+        raise MalformedMessage(f"{name}: {_short(str(error))}") from None
+    return value
 
 
 def _message_type(name: str, value: object) -> int:

@@ -5,6 +5,8 @@
     {"ok": true, "op": OP, "id": ID, ...}                              the answer to a request
     {"ok": false, "op": OP, "id": ID, "error": CODE, "message": TEXT}  a request that is refused
     {"event": "message", "type": TYPE, "from": SERVER_ID, "to": SERVER_ID, "text" or "base64": DATA}
+    {"event": "publication", "pattern": TOPIC, "topic": TOPIC, "from": SERVER_ID, "text", "base64" or "json": DATA}
+    {"event": "gap", "reason": WORD, "missed": NUMBER, "message": TEXT}
     {"event": "bye", "error": CODE, "message": TEXT}                   the last line: the connection ends
 
 CODE is one of a few words for programs, TEXT one line for people.  In Python each code is an error of msgd.errors.
@@ -12,8 +14,9 @@ CODE is one of a few words for programs, TEXT one line for people.  In Python ea
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgd.errors import (
     GatewayClosed,
@@ -114,6 +117,20 @@ def write_refusal(op: str | None, tag: Tag, error: MsgdError) -> bytes:
 def write_event(message: Message) -> bytes:
     """The line that reports a message."""
     return write_object({"event": "message", **write_message(message)})
+
+
+def write_publication(pattern: str, topic: str, src: str, data: Any) -> bytes:
+    """The line that reports a publication; `pattern` is what the client has subscribed to."""
+    if isinstance(data, bytes):
+        member: dict[str, object] = {"base64": base64.b64encode(data).decode()}
+    else:
+        member = {"text": data} if isinstance(data, str) else {"json": data}
+    return write_object({"event": "publication", "pattern": pattern, "topic": topic, "from": src, **member})
+
+
+def write_gap(reason: str, missed: int, text: str) -> bytes:
+    """The line that says that publications may have been missed."""
+    return write_object({"event": "gap", "reason": reason, "missed": missed, "message": text})
 
 
 def write_bye(code: str, text: str) -> bytes:

@@ -9,7 +9,7 @@ most 64 characters or a whole number), which the answer repeats.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgd.errors import MalformedMessage
 from msgd.wire.gateway.json_lines import read_object, write_object
@@ -70,6 +70,25 @@ class Cancel(NamedTuple):
     call: Tag
 
 
+class Publish(NamedTuple):
+    """Publish to a topic."""
+
+    topic: str
+    data: Any
+
+
+class Subscribe(NamedTuple):
+    """Report what is published to these topics and patterns from now on."""
+
+    topics: tuple[str, ...]
+
+
+class Unsubscribe(NamedTuple):
+    """Stop reporting what is published to these."""
+
+    topics: tuple[str, ...]
+
+
 class Names(NamedTuple):
     """List the processes and their names."""
 
@@ -78,7 +97,9 @@ class Ping(NamedTuple):
     """Check that the connection works."""
 
 
-Request = Hello | Send | SendAll | Register | Deregister | Call | Cancel | Names | Ping
+Request = (
+    Hello | Send | SendAll | Register | Deregister | Call | Cancel | Publish | Subscribe | Unsubscribe | Names | Ping
+)
 
 
 class Asked(NamedTuple):
@@ -133,6 +154,9 @@ OPERATIONS: Mapping[str, Callable[[Members], Request]] = {
     "deregister": lambda members: Deregister(members.take_types("types", MAX_TYPES)),
     "call": _call,
     "cancel": lambda members: Cancel(_tag("call", members.take("call"))),
+    "publish": lambda members: Publish(*members.take_publication()),
+    "subscribe": lambda members: Subscribe(members.take_topics("topics", MAX_TYPES)),
+    "unsubscribe": lambda members: Unsubscribe(members.take_topics("topics", MAX_TYPES)),
     "names": lambda members: Names(),
     "ping": _ping,
 }

@@ -71,7 +71,7 @@ def test_who_listens_hears_what_everybody_is_told(place: Place) -> None:
 
 def test_the_fixed_bounds_are_what_they_are_said_to_be() -> None:
     fixed = [float(number) for number in re.findall(r"\| fixed, (\d+)", TEXT)]
-    assert fixed == [MAX_CALLS, MAX_TYPES, MAX_TIMEOUT]
+    assert fixed == [MAX_CALLS, MAX_TYPES, MAX_TYPES, MAX_TIMEOUT]
 
 
 def test_conversation(place: Place) -> None:

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""What a subscriber is told, and what a publisher gets back."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from msgd.errors import HandlerFailed, MsgdError, NoSuchProcess, ReplyTimeout
+from msgd.results import Broadcast
+from msgd.wire.server_id import ServerID
+
+
+class Event(NamedTuple):
+    """A publication that has come in: its topic, its data as it was published, and who has published it."""
+
+    topic: str
+    data: Any
+    src: ServerID
+
+
+class GapReason(enum.Enum):
+    """Why a subscriber may have missed something."""
+
+    MISSING = "publications of one publisher are missing between two that have come"
+    OVERDUE = "a publication has not come in time: its publisher has ended, or could not send it"
+    BEFORE = "something was published before this process subscribed"
+    TABLE = "the table of publishers has been replaced"
+    SLOW = "the queue of this subscription was full"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Something may have been missed: what was made of earlier publications is to be made again.
+
+    `missed`: how many publications, to whatever topics; 0 if that is not known.
+    """
+
+    reason: GapReason
+    missed: int = 0
+
+    def __str__(self) -> str:
+        return self.reason.value + (f" ({self.missed} missed)" if self.missed else "")
+
+
+Callback = Callable[[Event], object]
+OnGap = Callable[[Gap], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Publication(Broadcast):
+    """What became of a publication: true if anybody took it.
+
+    `delivered`: the number of processes that took it; with wait="acked", that have handled it.  `failures`: why each of
+    the others did not, by pid.  `acked`: with wait="acked", how many callbacks have run, by pid.
+    """
+
+    acked: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every living subscriber has taken it, or with wait="acked" has handled it: the dead do not count."""
+        return all(isinstance(error, NoSuchProcess) for error in self.failures.values())
+
+    @property
+    def failed(self) -> dict[int, MsgdError]:
+        """The processes where a callback has raised, or had no room."""
+        return self._failures(HandlerFailed)
+
+    @property
+    def late(self) -> dict[int, MsgdError]:
+        """The processes that have not answered in time."""
+        return self._failures(ReplyTimeout)
+
+    @property
+    def died(self) -> dict[int, MsgdError]:
+        """The processes that have ended meanwhile."""
+        return self._failures(NoSuchProcess)
+
+    def _failures(self, kind: type[MsgdError]) -> dict[int, MsgdError]:
+        return {pid: error for pid, error in self.failures.items() if isinstance(error, kind)}

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""A storm: publishers and subscribers are killed and started again; each survivor is complete, or told of a gap.
+
+MSGD_STORM_SECONDS is how long it lasts, 1 by default.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+import pytest
+
+from msgd import Config
+from msgd.pubsub import Event, Gap
+from tests.pubsub.conftest import StartWorker
+from tests.pubsub.workers import Notes, Worker, settle
+
+SECONDS = float(os.environ.get("MSGD_STORM_SECONDS", "1"))
+
+
+class Books:
+    """What a subscriber knows: the next number of each publisher, and whether it has missed one without a word."""
+
+    def __init__(self) -> None:
+        self.next: dict[int, int] = {}
+        self.silent: list[tuple[int, int, int]] = []
+
+    def note(self, event: Event) -> None:
+        publisher, number = event.data
+        expected = self.next.get(publisher, number)
+        if number != expected:
+            self.silent.append((publisher, expected, number))
+        self.next[publisher] = number + 1
+
+    def note_gap(self, gap: Gap) -> None:
+        self.next.clear()  # as a program that reads everything again
+
+
+def subscriber(notes: Notes) -> None:
+    books = notes.others["books"] = Books()
+    notes.pubsub.subscribe("storm", books.note, on_gap=books.note_gap)
+
+
+def publisher(notes: Notes) -> None:
+    notes.others["number"] = 0
+    notes.pubsub.start()
+
+
+def blow(notes: Notes, number: int) -> int:
+    """Publish so many; the number of the next one."""
+    for _ in range(number):
+        notes.pubsub.publish("storm", [os.getpid(), notes.others["number"]])
+        notes.others["number"] += 1
+    return int(notes.others["number"])
+
+
+def report(notes: Notes) -> tuple[dict[int, int], list[tuple[int, int, int]]]:
+    """What the books say once all has been handled."""
+    settle(notes)
+    books: Books = notes.others["books"]
+    return books.next, books.silent
+
+
+def test_survivors_are_complete_or_told(config: Config, start: StartWorker) -> None:
+    config = config.replace(send_queue_messages=50)
+    chance = random.Random(int(os.environ.get("MSGD_STORM_SEED", "1")))
+    subscribers = [start(config, first=subscriber) for _ in range(3)]
+    publishers = [start(config, first=publisher) for _ in range(2)]
+    last: dict[int, int] = {}
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for one in publishers:
+            one.begin(blow, 50)
+        victim = chance.choice(["none", "publisher", "subscriber", "slow"])
+        if victim == "publisher":
+            chance.choice(publishers).kill()
+        elif victim == "slow":
+            slow = chance.choice(subscribers)
+            slow.stop()
+        for one in publishers:
+            if one.status is None:
+                last[one.pid] = one.hear()
+        if victim == "subscriber":
+            subscribers.remove(killed := chance.choice(subscribers))
+            killed.kill()
+            subscribers.append(start(config, first=subscriber))
+        elif victim == "slow":
+            slow.resume()
+        dead = [one for one in publishers if one.status is not None]
+        for one in dead:
+            publishers.remove(one)
+            last.pop(one.pid, None)
+            publishers.append(start(config, first=publisher))
+    for one in subscribers:
+        check(one, last)
+
+
+def check(worker: Worker, last: dict[int, int]) -> None:
+    """What it knows of the living publishers, since its last gap, is all that there was."""
+    known, silent = worker.call(report)
+    assert silent == []
+    assert {pid: known.get(pid, last[pid]) for pid in last} == last
+
+
+def test_a_storm_that_hides_a_loss_is_seen(plain_config: Config, start: StartWorker) -> None:
+    """The test itself: books with a number missing and no gap are not in order."""
+    books = Books()
+    for number in (0, 1, 3):
+        books.note(Event("storm", [7, number], None))  # type: ignore[arg-type]
+    assert books.silent == [(7, 2, 3)]
+
+
+pytestmark = pytest.mark.timeout(120 + 2 * SECONDS)

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from msgd.config import Config
 from msgd.programs import cli
+from msgd.programs.smb_conf import load_beside_daemon
 from msgd.tools.msgstatus.arguments import PROGRAM, make_parser
 from msgd.tools.msgstatus.status import Status, read_status
 from msgd.tools.msgstatus.tables import plain_table, print_rich
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     cli.log_errors_only(PROGRAM)
-    config = Config.load(arguments.configfile)
+    config = load_beside_daemon(PROGRAM, arguments.configfile)
     if arguments.watch is not None:
         return watch(config, arguments.watch)
     status = read_status(config)

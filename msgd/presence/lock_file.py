@@ -63,6 +63,11 @@ class Entry(NamedTuple):
     uid: int
     modified: float
     """When the file was last written, in seconds since the epoch."""
+    holder: int | None = None
+    """The pid that holds the write lock, if any.
+
+    A process of another pid namespace has here the pid that it has in ours, or 0 if ours does not see it.
+    """
 
 
 # Any lock file
@@ -198,7 +203,8 @@ def read_lock_file(lock_dir_fd: int, pid: int) -> Entry | None:
         return None
     try:
         status, process = os.fstat(fd), parse_text(pid, os.pread(fd, TEXT_MAX, 0))
-        return Entry(pid, lock_holder(fd) == pid, process, status.st_uid, status.st_mtime)
+        holder = lock_holder(fd)
+        return Entry(pid, holder == pid, process, status.st_uid, status.st_mtime, holder)
     finally:
         os.close(fd)
 

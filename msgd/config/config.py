@@ -45,6 +45,7 @@ class Config:
     log_file: str
     use_mmap: bool
     tdb_mutexes: bool
+    samba3: bool
     socket_directory: str
     max_message_size: int
     send_queue_messages: int

@@ -160,6 +160,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         " locks and share the file with Samba 3.0",
     ),
     Parameter(
+        "msgd:samba3",
+        Boolean(),
+        default="no",
+        help="tdb: whether processes of Samba 3.0 are accepted as peers: those that have messages.tdb open, as root"
+        " sees in /proc, and catch SIGUSR1; to be used with msgd:tdb mutexes = no",
+    ),
+    Parameter(
         "msgd:socket directory",
         AbsolutePath(),
         default="<lock directory>/msg.sock",

@@ -63,10 +63,10 @@ class Entry(NamedTuple):
     uid: int
     modified: float
     """When the file was last written, in seconds since the epoch."""
-    holder: int | None = None
-    """The pid that holds the write lock, if any.
+    elsewhere: int | None = None
+    """The pid that holds the write lock if it is not this pid: the process lives in another pid namespace.
 
-    A process of another pid namespace has here the pid that it has in ours, or 0 if ours does not see it.
+    That is the pid which it has in ours, or 0 if ours does not see it.
     """
 
 
@@ -204,7 +204,8 @@ def read_lock_file(lock_dir_fd: int, pid: int) -> Entry | None:
     try:
         status, process = os.fstat(fd), parse_text(pid, os.pread(fd, TEXT_MAX, 0))
         holder = lock_holder(fd)
-        return Entry(pid, holder == pid, process, status.st_uid, status.st_mtime, holder)
+        elsewhere = None if holder == pid else holder
+        return Entry(pid, holder == pid, process, status.st_uid, status.st_mtime, elsewhere)
     finally:
         os.close(fd)
 

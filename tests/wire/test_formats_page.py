@@ -29,6 +29,7 @@ from msgd.wire.gateway.replies import write_answer, write_event
 from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message, pack_header
 from msgd.wire.refusal import Reason, pack_refusal
+from msgd.wire.samba3_connections import connection_key, pack_connection
 from msgd.wire.stream import Hello, pack_frame
 from msgd.wire.tdb_record import (
     SPACE_CHANGING,
@@ -88,6 +89,8 @@ PACKED: dict[str, bytes] = {
     "tdb-segment": pack_segment_start(DST.pid, SRC.pid, number=7),
     "tdb-queue-key": queue_key(DST.pid),
     "tdb-segment-key": segment_key(DST.pid, SRC.pid, SRC.unique_id, 0),
+    "samba3-key": connection_key(DST.pid),
+    "samba3-record": pack_connection(DST.pid, 0, 0, 1767225600, MessageClass.GENERAL | MessageClass.SMBD),
     "tdb-space-key": SPACE_KEY,
     "tdb-space-sound": SPACE_SOUND,
     "tdb-space-changing": SPACE_CHANGING,

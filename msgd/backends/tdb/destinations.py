@@ -17,6 +17,7 @@ from msgd.backends.tdb.destination import DESCRIPTORS, open_destination
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile
 from msgd.backends.tdb.outgoing import Bounds, Outgoing
+from msgd.backends.tdb.samba3 import open_samba3
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, TransportError
 from msgd.presence import Presence
@@ -48,13 +49,22 @@ class Destinations:
         return outgoing
 
     def _open(self, dst: ServerID) -> Outgoing:
-        destination = open_destination(dst, self._presence, self._own_words)
-        source = self._presence.pid, self._presence.unique_id
-        outgoing = Outgoing(destination, source, self._file, self._bounds)
+        outgoing = self._open_outgoing(dst)
         if len(self.open) >= self._max:
             self._evict_one()
         self.open[dst.pid] = outgoing
         return outgoing
+
+    def _open_outgoing(self, dst: ServerID) -> Outgoing:
+        try:
+            destination = open_destination(dst, self._presence, self._own_words)
+        except NoSuchProcess:
+            samba3 = open_samba3(dst.pid, self._presence, self._file, self._bounds)
+            if samba3 is None:
+                raise
+            return samba3
+        source = self._presence.pid, self._presence.unique_id
+        return Outgoing(destination, source, self._file, self._bounds)
 
     def _evict_one(self) -> None:
         for outgoing in self.open.values():

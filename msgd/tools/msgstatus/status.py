@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +17,7 @@ from msgd.errors import BackendUnavailable, TransportError, UnsafeDirectory
 from msgd.messaging import backend_class
 from msgd.presence import RendezvousDirectory
 from msgd.presence.lock_file import Entry
+from msgd.presence.samba3 import Samba3Processes
 from msgd.tools.msgstatus.hung import HungProcesses, wait_channel
 from msgd.wire.message_types import class_names
 from msgd.wire.server_id import ServerID
@@ -44,7 +47,7 @@ class Row:
     """`alive`, `dead`, `starting`: it holds its lock file but has not written its identity yet, or `elsewhere`: it
     lives in another pid namespace, where it has this pid."""
     kind: str = "msgd"
-    """`msgd`, or `samba`."""
+    """`msgd`, `samba`, or `samba3`: Samba 3.0."""
     hung: float | None = None
     """For how many seconds a message is known to wait that the process does not take; None if it takes them."""
     waits_in: str | None = None
@@ -72,11 +75,29 @@ def read_status(config: Config, hung: HungProcesses | None = None) -> Status:
         entries = list(directory.entries())
         names = _unless_denied(lambda: _names_by_pid(directory), notes)
         depths = _unless_denied(lambda: backend_class(config.messaging_type).depths(config, directory), notes)
+        samba3 = _samba3_rows(config, directory, depths or {})
         found = _unless_denied(lambda: hung.look(directory), notes) if hung is not None else None
-    rows = (_row(entry, names, depths or {}) for entry in entries)
+    rows = [*(_row(entry, names, depths or {}) for entry in entries), *samba3]
     if found:
-        rows = (_with_hung(row, found.get(row.pid)) for row in rows)
-    return Status(config.lock_directory, tuple(rows), tuple(notes))
+        rows = [_with_hung(row, found.get(row.pid)) for row in rows]
+    return Status(config.lock_directory, tuple(sorted(rows, key=lambda row: row.pid)), tuple(notes))
+
+
+def _samba3_rows(config: Config, directory: RendezvousDirectory, depths: Mapping[int, int]) -> list[Row]:
+    """The processes of Samba 3.0, which have no lock files."""
+    if not config.samba3 or config.messaging_type != "tdb":
+        return []
+    rows = []
+    for process in Samba3Processes(directory.directory_fd, directory.lock_dir_fd, directory.pid).all():
+        with contextlib.suppress(OSError):  # it has just ended
+            status = os.stat(f"/proc/{process.pid}")
+            since = int(status.st_mtime)
+            name = _kernels_name(process.pid)
+            queue = depths.get(process.pid, 0)
+            rows.append(
+                Row(process.pid, None, status.st_uid, name, (), (), "tdb", queue, since, "alive", kind="samba3")
+            )
+    return rows
 
 
 def _with_hung(row: Row, seconds: float | None) -> Row:
@@ -108,7 +129,7 @@ def _row(entry: Entry, names: Mapping[int, tuple[str, ...]] | None, depths: Mapp
         pid=pid,
         unique_id=None if process is None else process.unique_id,
         uid=entry.uid,
-        command=(process and process.command) or (_kernels_name(entry.holder) if entry.holder else None),
+        command=(process and process.command) or _kernels_name(pid if entry.is_alive else entry.elsewhere),
         names=None if names is None else names.get(pid, ()),
         classes=() if process is None else tuple(class_names(process.classes).split()),
         type=None if process is None else process.messaging_type,
@@ -121,12 +142,14 @@ def _row(entry: Entry, names: Mapping[int, tuple[str, ...]] | None, depths: Mapp
 
 def _state(entry: Entry) -> str:
     if not entry.is_alive:
-        return "dead" if entry.holder is None else "elsewhere"
+        return "dead" if entry.elsewhere is None else "elsewhere"
     return "starting" if entry.process is None else "alive"
 
 
-def _kernels_name(pid: int) -> str | None:
-    """The name of a living process in /proc; None if it has ended meanwhile."""
+def _kernels_name(pid: int | None) -> str | None:
+    """The name of a living process in /proc; None if it has ended meanwhile, or if there is none that we can see."""
+    if not pid:
+        return None
     try:
         return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
     except OSError:

@@ -62,6 +62,7 @@ class Config:
     gather_bytes: int
     trusted_users: frozenset[int]
     """Uids."""
+    monitor: bool
     listen: str
     allow_users: frozenset[int]
     """Uids."""

@@ -49,6 +49,7 @@ class ConfigValues(TypedDict, total=False):
     receive_buffer_bytes: Size
     gather_bytes: Size
     trusted_users: Users
+    monitor: Switch
     listen: str
     allow_users: Users
     allow_groups: Users

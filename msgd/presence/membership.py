@@ -67,6 +67,7 @@ class Presence:
         self.directory = config.lock_directory
         self.socket_directory = config.socket_directory
         self._messaging_type = config.messaging_type
+        self._allows_monitor = config.monitor
         self.longest_datagram = 0
         """The longest datagram that the transport reads, if it reads any; it is set before announce()."""
         self._since = time.time()
@@ -158,7 +159,14 @@ class Presence:
 
     @property
     def _lines(self) -> tuple[str, ...]:
-        return describe(self._messaging_type, self.classes, self.tasks, self._since, self.longest_datagram)
+        return describe(
+            self._messaging_type,
+            self.classes,
+            self.tasks,
+            self._since,
+            self.longest_datagram,
+            allows_monitor=self._allows_monitor,
+        )
 
     # Processes
 

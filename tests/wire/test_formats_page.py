@@ -28,6 +28,7 @@ from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE, pack_batch
 from msgd.wire.gateway.replies import write_answer, write_event
 from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message, pack_header
+from msgd.wire.monitor import Event, Filter
 from msgd.wire.refusal import Reason, pack_refusal
 from msgd.wire.samba3_connections import connection_key, pack_connection
 from msgd.wire.stream import Hello, pack_frame
@@ -72,6 +73,7 @@ PACKED: dict[str, bytes] = {
     "server-id": DST.pack(),
     "header": pack_header(DST, SRC, PING),
     "refusal": pack_refusal(Reason.NO_HANDLER, 0xF200),
+    "monitor-packet": Event(1767225601.0, 3, True, PING, SRC, DST, 2, b"hi").pack(),
     "dgram-whole": WHOLE_COOKIE + pack_header(DST, SRC, PING) + b"hi",
     "dgram-first-fragment": FRAGMENTS[0],
     "dgram-last-fragment": FRAGMENTS[1],
@@ -100,7 +102,10 @@ PACKED: dict[str, bytes] = {
 
 def _lock_text(directory: Path) -> bytes:
     return format_text(
-        DST.unique_id, describe("dgram", MessageClass.GENERAL | MessageClass.SMBD, (0, 1, 2, 7), 1767225600.5, 65536)
+        DST.unique_id,
+        describe(
+            "dgram", MessageClass.GENERAL | MessageClass.SMBD, (0, 1, 2, 7), 1767225600.5, 65536, allows_monitor=True
+        ),
     )
 
 
@@ -162,6 +167,7 @@ WRITTEN: dict[str, Callable[[Path], bytes]] = {
     "gateway-request": _request,
     "gateway-answer": _answer,
     "gateway-event": _event,
+    "monitor-filter": lambda directory: Filter(frozenset((PING,)), destinations=frozenset((DST.pid,))).pack() + b"\n",
 }
 """The examples that come from files, or are lines of the gateway."""
 

@@ -5,6 +5,6 @@
 from __future__ import annotations
 
 from msgd.tools.msgcontrol.subprogram import Subprogram
-from msgd.tools.msgcontrol.subprograms import events
+from msgd.tools.msgcontrol.subprograms import events, monitor
 
-SUBPROGRAMS: tuple[Subprogram, ...] = (events.EVENTS,)
+SUBPROGRAMS: tuple[Subprogram, ...] = (events.EVENTS, monitor.MONITOR)

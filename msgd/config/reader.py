@@ -14,7 +14,7 @@ Rule 6. Names and values may contain any character.
 Rule 7. `include = registry` stands for the [global] of Samba's registry, and `config backend = registry` replaces all
         that the files say by it, as in Samba.
 
-The normaliser passes iniconfig a text with one line for each setting of [global], percent-encoded so that no character
+The normaliser passes iniconfig a text with one line for each setting of [global], in hexadecimal, so that no character
 is special to iniconfig.  Line n of that text belongs to the n-th recorded origin; this is how a setting gets its file
 and line.  Shares belong to Samba.  They are read only to report msgd's parameters that were put there by mistake, and
 the form that makes Samba refuse the whole file.
@@ -26,15 +26,12 @@ import os
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
-from urllib.parse import quote, unquote
 
 from iniconfig import IniConfig
 
 from msgd import _registry
 from msgd.config.parameters import PREFIX, fold
 from msgd.config.problems import Origin, Problem, Weight, shown
-from msgd.config.registry import FILE_NAME as REGISTRY_FILE
-from msgd.config.registry import read_registry
 from msgd.config.substitution import is_per_client, server_names, substitute
 from msgd.errors import ConfigError
 
@@ -51,6 +48,7 @@ _BLANKS = re.compile(r"([ \t\r\f\v])[ \t\r\f\v]+")
 _BLANK = " \t\r\f\v"
 _GLOBAL_NAMES = frozenset(("global", "globals"))
 _REGISTRY = "registry"
+_REGISTRY_FILE = "registry.tdb"
 _BACKENDS = ("file", _REGISTRY)
 
 
@@ -210,6 +208,8 @@ class _Normaliser:
 
     def _take_registry(self, what: str, origin: Origin) -> None:
         """Take the settings of Samba's registry, as if they stood here."""
+        from msgd.config.registry import read_registry  # slow to import, and rarely needed
+
         path = _registry_path(self.settings)
         self._shares = None
         try:
@@ -261,9 +261,9 @@ def _registry_path(settings: dict[str, Setting]) -> str:
     msgd is not told Samba's default.  Debian's is the parent of the private directory, upstream's the lock directory.
     """
     if "statedirectory" in settings:
-        return os.path.join("/", settings["statedirectory"].value, REGISTRY_FILE)
+        return os.path.join("/", settings["statedirectory"].value, _REGISTRY_FILE)
     usual = [
-        os.path.join(directory, REGISTRY_FILE)
+        os.path.join(directory, _REGISTRY_FILE)
         for directory in (os.path.dirname(_registry.PRIVATEDIR), _registry.LOCKDIR)
     ]
     return next(filter(os.path.lexists, usual), usual[0])
@@ -299,11 +299,11 @@ def _parse(path: str, settings: dict[str, Setting]) -> Iterator[Setting]:
 
 
 def _encode(text: str) -> str:
-    return quote(text, safe=" /", errors="surrogateescape")
+    return text.encode(errors="surrogateescape").hex()
 
 
 def _decode(text: str) -> str:
-    return unquote(text, errors="surrogateescape")
+    return bytes.fromhex(text).decode(errors="surrogateescape")
 
 
 def _reason(error: OSError | ValueError | MemoryError) -> str:

@@ -24,7 +24,6 @@ import struct
 import threading
 from collections.abc import Iterator
 
-FILE_NAME = "registry.tdb"
 _GLOBAL = b"SAMBA_REGVAL\\HKLM\\SOFTWARE\\SAMBA\\SMBCONF\\GLOBAL\0"
 _VERSION_KEY = b"INFO/version\0"
 _VERSION = 3

@@ -36,7 +36,6 @@ from msgd.messaging.border import refusals_documented
 from msgd.messaging.broadcasting import broadcast, broadcast_many
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import Handler, HandlerTable, about
-from msgd.messaging.monitored import Monitored
 from msgd.messaging.observer import Observer
 from msgd.messaging.registration import Registration
 from msgd.messaging.waiting import wait_for_room
@@ -44,8 +43,7 @@ from msgd.messaging.who_is_here import WhoIsHere
 from msgd.results import Broadcast, SendStatus, Statistics
 from msgd.wire.header import MAX_FDS, Message
 from msgd.wire.message_types import TYPE_MAX, MessageClass, MessageType
-from msgd.wire.monitor import MONITOR
-from msgd.wire.refusal import FIRST_REQUEST_TASK, NOT_HANDLED
+from msgd.wire.refusal import FIRST_REQUEST_TASK, MONITOR, NOT_HANDLED
 from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
 
 H = TypeVar("H", bound=Handler)
@@ -166,6 +164,8 @@ class Messaging(WhoIsHere, Asking):
         self.known_tasks.clear()
 
     def _let_monitor(self, message: Message) -> None:
+        from msgd.messaging.monitored import Monitored  # not needed before anybody watches
+
         monitored = self._endpoint.monitored or Monitored(self._endpoint)
         monitored.add(message.src.pid, message.data)
 

@@ -23,6 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
 
 from msgd.config import Config
 from msgd.drops import Drops
@@ -39,7 +40,6 @@ from msgd.messaging.descriptors import own_fds
 from msgd.messaging.dispatcher import Dispatcher
 from msgd.messaging.handlers import ContextView, Delivery
 from msgd.messaging.loading import backend_class
-from msgd.messaging.monitored import Monitored
 from msgd.messaging.observer import Observer
 from msgd.messaging.requests import Requests
 from msgd.messaging.turn import Turn
@@ -48,6 +48,9 @@ from msgd.results import SendStatus, Statistics
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import ServerID
+
+if TYPE_CHECKING:
+    from msgd.messaging.monitored import Monitored
 
 logger = logging.getLogger("msgd")
 

@@ -24,13 +24,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from msgd.errors import TransportError
 from msgd.presence.lock_file import pids_in, read_lock_file
 from msgd.presence.lock_text import Process
-from msgd.presence.samba3 import Connections
 from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import EVERY_TASK, ServerID
+
+if TYPE_CHECKING:
+    from msgd.presence.samba3 import Connections
 
 _STEP = 20_000_000
 """Nanoseconds: twice the longest step of file times (10 ms, on a kernel with 100 ticks a second)."""

@@ -22,6 +22,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, NoSuchProcess, TransportError
@@ -33,11 +34,13 @@ from msgd.presence.names.base import Names, living, living_names
 from msgd.presence.names.choose import open_names
 from msgd.presence.open_directory import LOCK_SUBDIRECTORY, MemberDirectories
 from msgd.presence.private_lock import PrivateLock
-from msgd.presence.samba3 import Connections, Samba3Processes
 from msgd.presence.shared_words import share_words
 from msgd.presence.socket_path import check_socket_directory
 from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
+
+if TYPE_CHECKING:
+    from msgd.presence.samba3 import Samba3Processes
 
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
@@ -94,6 +97,8 @@ class Presence:
             self._accept_samba3(config)
 
     def _accept_samba3(self, config: Config) -> None:
+        from msgd.presence.samba3 import Connections, Samba3Processes  # rarely needed
+
         self.samba3 = Samba3Processes(self.directory_fd, self.lock_dir_fd, self.pid)
         try:
             self.members.connections = Connections(

@@ -16,10 +16,8 @@ from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
 from msgd.wire.header import HEADER_SIZE, MessageDecoder, pack_header
+from msgd.wire.refusal import MONITOR
 from msgd.wire.server_id import ServerID
-
-MONITOR = 0x6D736765
-"""The message type: the number after NOT_HANDLED's."""
 
 SOCKET_PREFIX = "msg.monitor."
 """The name of the monitor's socket, before its pid."""

@@ -23,7 +23,8 @@ from msgd._registry import MESSAGING_MODULES
 from msgd.errors import MalformedMessage
 from msgd.wire.header import MessageDecoder
 from msgd.wire.message_types import MessageType
-from msgd.wire.monitor import FIRST_BYTES, MONITOR, Event, Filter
+from msgd.wire.monitor import FIRST_BYTES, Event, Filter
+from msgd.wire.refusal import MONITOR
 from msgd.wire.server_id import ServerID
 from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, Running, one_line
 from tests.support.harness import TEXT, Peer, open_fds, take_data

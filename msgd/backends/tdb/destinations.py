@@ -17,7 +17,6 @@ from msgd.backends.tdb.destination import DESCRIPTORS, open_destination
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile
 from msgd.backends.tdb.outgoing import Bounds, Outgoing
-from msgd.backends.tdb.samba3 import open_samba3
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, TransportError
 from msgd.presence import Presence
@@ -59,6 +58,10 @@ class Destinations:
         try:
             destination = open_destination(dst, self._presence, self._own_words)
         except NoSuchProcess:
+            if self._presence.samba3 is None:
+                raise
+            from msgd.backends.tdb.samba3 import open_samba3  # rarely needed
+
             samba3 = open_samba3(dst.pid, self._presence, self._file, self._bounds)
             if samba3 is None:
                 raise

@@ -26,7 +26,8 @@ from msgd.messaging import Messaging
 from msgd.presence.pidfile import read_pid
 from msgd.programs import cli
 from msgd.tools.msgcontrol.monitor_output import Output, open_output
-from msgd.wire.monitor import MONITOR, PACKET_MAX, SOCKET_PREFIX, Event, Filter
+from msgd.wire.monitor import PACKET_MAX, SOCKET_PREFIX, Event, Filter
+from msgd.wire.refusal import MONITOR
 from msgd.wire.server_id import EVERY_TASK, ServerID
 
 PROGRAM = "msgcontrol monitor"

@@ -184,6 +184,22 @@ def test_nothing_is_left_of_a_monitor_that_has_ended(peer: Peer, place: Place) -
     assert [path.name for path in Path(place.config.lock_directory).glob("msg.monitor.*")] == [await_path.name]
 
 
+def test_what_goes_to_others_is_seen_where_it_is_sent(place: Place) -> None:
+    """Each way to send to a process that tells nothing itself."""
+    config = allowing(place)
+    with Peer(config.replace(monitor=False)) as other, Messaging(config) as messaging:
+        watching = watch(place, "--json", "--to", str(other.pid))
+        while messaging._endpoint.monitored is None:
+            messaging.dispatch(PATIENCE)
+        messaging.send(other.pid, TEXT, b"1")
+        messaging.send_all(TEXT, b"2")
+        messaging.send_all_many([(TEXT, b"3"), (TEXT, b"4")])
+        shown = [json.loads(watching.await_line("{")) for _ in range(4)]
+        assert [(one["seen"], bytes.fromhex(one["data"])) for one in shown] == [
+            ("sent", b"%d" % n) for n in (1, 2, 3, 4)
+        ]
+
+
 def test_without_the_parameter_nothing_is_shown(place: Place) -> None:
     msgd = place.msgd()
     watching = watch(place)

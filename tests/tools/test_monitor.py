@@ -237,7 +237,7 @@ def test_another_user_may_not_watch(place: Place) -> None:
         command, capture_output=True, text=True, env=ENVIRONMENT, user=65534, group=65534, timeout=PATIENCE, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("msgcontrol monitor: ")
+    assert done.stderr.startswith("msgcontrol: ")
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 from msgd import _registry
-from msgd.config.kinds import LogLevel
+from msgd.config.kinds import Boolean, LogLevel
 from msgd.config.parameters import PARAMETERS, PREFIX, Parameter, find, fold, no_such_parameter
-from msgd.config.reader import Origin, Problem, Setting, read, shown
-from msgd.config.substitution import server_names, substitute
+from msgd.config.problems import Origin, Problem, Weight, shown
+from msgd.config.reader import Setting, read
+from msgd.config.substitution import server_names
+from msgd.config.tolerance import Found, find_value
 from msgd.config.values import ConfigValues
 from msgd.errors import ConfigError
 
@@ -43,6 +45,7 @@ class Config:
     log_file: str
     use_mmap: bool
     tdb_mutexes: bool
+    samba3: bool
     socket_directory: str
     max_message_size: int
     send_queue_messages: int
@@ -59,6 +62,7 @@ class Config:
     gather_bytes: int
     trusted_users: frozenset[int]
     """Uids."""
+    monitor: bool
     listen: str
     allow_users: frozenset[int]
     """Uids."""
@@ -77,6 +81,8 @@ class Config:
     metrics: str
     source: str | None = field(compare=False)
     """The absolute path of the smb.conf that was read; None if none was."""
+    warnings: tuple[Problem, ...] = field(compare=False, repr=False)
+    """What msgd passed over in the file, with the file and line of each, in their order; msgparm shows them."""
     _given: frozenset[str] = field(compare=False, repr=False)
     """The attributes that were set by the file or by the caller, and not by default."""
 
@@ -89,20 +95,26 @@ class Config:
         self._fill(_check(overrides), source=None, origins={})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] | None = None) -> Config:
+    def load(cls, path: str | os.PathLike[str] | None = None, *, is_lenient: bool = False) -> Config:
         """Read a smb.conf.  Without `path` that is DEFAULT_PATH, which may be missing: all defaults are then in force.
 
-        ConfigError lists all problems, each with its file and line.
+        A line that is Samba's own is no error, whatever is wrong with it: it becomes a warning.  ConfigError lists all
+        problems, each with its file and line.  If `is_lenient`, only a file that cannot be read raises it: bad lines of
+        msgd's become warnings as well.
         """
         if path is None and not os.path.lexists(DEFAULT_PATH):
             return cls()
         source = DEFAULT_PATH if path is None else os.fsdecode(path)
-        settings, bad_form = read(source)
+        settings, bad_form, remarks, overridden = read(source)
         values, origins, bad_values = _interpret(settings)
-        if bad_form or bad_values:
-            raise ConfigError(str(problem) for problem in sorted((*bad_form, *bad_values)))
+        problems = sorted((*bad_form, *bad_values, *_refused(overridden)))
+        if not is_lenient and any(problem.weight is Weight.OWN for problem in problems):
+            raise ConfigError(map(str, problems))
+        if is_lenient:
+            values = _without_contradiction(values)
         config = cls.__new__(cls)
         config._fill(values, os.path.abspath(source), origins)
+        object.__setattr__(config, "warnings", tuple(sorted((*problems, *remarks))))
         return config
 
     def replace(self, **overrides: Unpack[ConfigValues]) -> Config:
@@ -110,6 +122,7 @@ class Config:
         values = {name: getattr(self, name) for name in self._given} | _check(overrides)
         config = type(self).__new__(type(self))
         config._fill(values, self.source, origins={})
+        object.__setattr__(config, "warnings", self.warnings)
         return config
 
     def items(self) -> Iterator[tuple[Parameter, Any, bool]]:
@@ -129,6 +142,7 @@ class Config:
         for name, value in everything.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "source", source)
+        object.__setattr__(self, "warnings", ())
         object.__setattr__(self, "_given", frozenset(values))
         if self.send_queue_bytes < self.max_message_size:
             raise ConfigError(_queue_too_small(everything, origins))
@@ -196,12 +210,31 @@ def _interpret(settings: Iterable[Setting]) -> tuple[dict[str, Any], dict[str, O
     names = server_names(netbios_name) | {"m": "msgd"}
     values: dict[str, Any] = {}
     for parameter, setting in own.items():
-        try:
-            text = substitute(setting.value, names) if parameter.kind.is_path else setting.value
-            values[parameter.attribute] = parameter.kind.parse(text)
-        except ValueError as error:
-            problems.append(Problem(setting.origin, f"{parameter.name} = {shown(setting.value)}: {error}"))
+        found = find_value(parameter, setting.name, setting.value, names)
+        if found.has_value:
+            values[parameter.attribute] = found.value
+        if found.complaint:
+            problems.append(_complaint(parameter, setting, found))
     return values, {parameter.attribute: setting.origin for parameter, setting in own.items()}, problems
+
+
+def _refused(overridden: Iterable[Setting]) -> Iterator[Problem]:
+    """Yield what makes Samba refuse the file in settings that do not count."""
+    for setting in overridden:
+        parameter = find(setting.name)
+        if parameter is not None and isinstance(parameter.kind, Boolean):
+            found = find_value(parameter, setting.name, setting.value, {})
+            if found.weight is Weight.REFUSED:
+                yield _complaint(parameter, setting, found)
+
+
+def _complaint(parameter: Parameter, setting: Setting, found: Found) -> Problem:
+    return Problem(setting.origin, f"{parameter.name} = {shown(setting.value)}: {found.complaint}", found.weight)
+
+
+def _without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values without the two sizes that _fill() compares: the defaults fit each other."""
+    return {name: value for name, value in values.items() if name not in ("send_queue_bytes", "max_message_size")}
 
 
 def _queue_too_small(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> str:

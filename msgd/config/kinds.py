@@ -6,18 +6,18 @@ Rule 1. A bad value raises ValueError with a few words about what is wrong with 
         parameter and the line of the file, puts those in front.
 Rule 2. A value of the wrong Python type is a bug of the calling program and raises TypeError.
 Rule 3. Python programs may always pass text in smb.conf's syntax: `Config(max_message_size="16M")`.
+
+The kinds are plain classes: each dataclass would cost every program almost a millisecond when it starts.
 """
 
 from __future__ import annotations
 
 import grp
-import ipaddress
 import os
 import pwd
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -82,6 +82,8 @@ class SocketAddress(Kind[str]):
             return text
         if text.startswith(UNIX):
             return UNIX + AbsolutePath().parse(text.removeprefix(UNIX))
+        import ipaddress  # slow to import, and rarely needed
+
         host, _, port = text.rpartition(":")
         try:
             is_version_6 = ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).version == 6
@@ -122,12 +124,12 @@ class Boolean(Kind[bool]):
         return "yes" if value else "no"
 
 
-@dataclass(frozen=True)
 class Number(Kind[int]):
     """A whole number from `minimum` to `maximum`, inclusive."""
 
-    minimum: int
-    maximum: int
+    def __init__(self, minimum: int, maximum: int) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
 
     @property
     def description(self) -> str:
@@ -149,7 +151,6 @@ class Number(Kind[int]):
         return str(value)
 
 
-@dataclass(frozen=True)
 class NumberOrAutomatic(Number):
     """A whole number from `minimum` to `maximum`, or 0, which leaves the choice to the program."""
 
@@ -161,7 +162,6 @@ class NumberOrAutomatic(Number):
         return 0 if type(value) is int and value == 0 else super().from_python(value)
 
 
-@dataclass(frozen=True)
 class Size(Number):
     """A number of bytes.  The suffixes K, M and G stand for powers of 1024."""
 
@@ -180,12 +180,12 @@ class Size(Number):
         return f"{value // _SUFFIXES[suffix]}{suffix}"
 
 
-@dataclass(frozen=True)
 class Seconds(Kind[float]):
     """A time in seconds, possibly with a fraction, from `minimum` to `maximum`, inclusive."""
 
-    minimum: float
-    maximum: float
+    def __init__(self, minimum: float, maximum: float) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
 
     @property
     def description(self) -> str:
@@ -211,12 +211,13 @@ class Seconds(Kind[float]):
         return float(value)
 
 
-@dataclass(frozen=True)
 class AbsolutePath(Kind[str]):
     """The absolute path of a file or directory; it may be empty if `optional`."""
 
-    optional: bool = False
     is_path = True
+
+    def __init__(self, optional: bool = False) -> None:
+        self.optional = optional
 
     @property
     def description(self) -> str:
@@ -242,16 +243,18 @@ class AbsolutePath(Kind[str]):
         return value.replace("%", "%%")
 
 
-@dataclass(frozen=True)
 class Choice(Kind[str]):
     """One of several words, in any case.  `choices` returns them, and `what` says in a word what they are.
 
     `left_out` returns words that are known and not among the choices, each with the reason.
     """
 
-    choices: Callable[[], tuple[str, ...]]
-    what: str
-    left_out: Callable[[], Mapping[str, str]] = dict
+    def __init__(
+        self, choices: Callable[[], tuple[str, ...]], what: str, left_out: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
+        self.choices = choices
+        self.what = what
+        self.left_out = left_out
 
     @property
     def description(self) -> str:

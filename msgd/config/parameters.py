@@ -160,6 +160,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         " locks and share the file with Samba 3.0",
     ),
     Parameter(
+        "msgd:samba3",
+        Boolean(),
+        default="no",
+        help="tdb: whether processes of Samba 3.0 are accepted as peers: those that have messages.tdb open, as root"
+        " sees in /proc, and catch SIGUSR1; to be used with msgd:tdb mutexes = no",
+    ),
+    Parameter(
         "msgd:socket directory",
         AbsolutePath(),
         default="<lock directory>/msg.sock",
@@ -254,6 +261,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         Users(),
         default="",
         help="the users whose messages are accepted besides those of root and of the user that the process runs as",
+    ),
+    Parameter(
+        "msgd:monitor",
+        Boolean(),
+        default="no",
+        help="whether root, and the user that the process runs as, may see its messages with msgcontrol monitor",
     ),
     Parameter(
         "msgd:listen",
@@ -365,6 +378,9 @@ def no_such_parameter(name: str) -> str:
     """Return an error message for a name that find() does not know. It suggests the nearest name, if one is near."""
     import difflib  # slow to import, and needed only here
 
-    close = difflib.get_close_matches(fold(name), _BY_FOLDED_NAME, n=1)
-    hint = f"did you mean {_BY_FOLDED_NAME[close[0]].name}?" if close else "msgparm -v lists them all"
+    folded = fold(name)
+    common = PREFIX if folded.startswith(PREFIX) else ""  # it would make any two of msgd's names look alike
+    names = {one.removeprefix(common): found for one, found in _BY_FOLDED_NAME.items() if one.startswith(common)}
+    close = difflib.get_close_matches(folded.removeprefix(common), names, n=1)
+    hint = f"did you mean {names[close[0]].name}?" if close else "msgparm -v lists them all"
     return f"no such parameter; {hint}"

@@ -33,6 +33,7 @@ class ConfigValues(TypedDict, total=False):
     log_file: Path
     use_mmap: Switch
     tdb_mutexes: Switch
+    samba3: Switch
     socket_directory: Path
     max_message_size: Size
     send_queue_messages: Number
@@ -48,6 +49,7 @@ class ConfigValues(TypedDict, total=False):
     receive_buffer_bytes: Size
     gather_bytes: Size
     trusted_users: Users
+    monitor: Switch
     listen: str
     allow_users: Users
     allow_groups: Users

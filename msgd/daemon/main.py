@@ -19,6 +19,7 @@ from msgd.daemon.logs import STDERR, STDOUT, SYSLOG, Log
 from msgd.daemon.server import Server
 from msgd.daemon.service_manager import ServiceManager, find_service_manager
 from msgd.daemon.settings import Settings
+from msgd.errors import ConfigError
 from msgd.presence.pidfile import PidFile
 from msgd.programs import cli
 
@@ -122,7 +123,7 @@ def _serve(
         started = True
         ready()
 
-    with Log(log_destination(config)) as log:
+    with _open_log(log_destination(config), arguments) as log:
         try:
             settings = Settings(config, load, log, log_destination)
             Server(settings, manager, pid_file.release).run(on_ready)
@@ -130,6 +131,21 @@ def _serve(
             if started:
                 logger.exception("msgd has failed")
             raise
+
+
+def _open_log(destination: str, arguments: argparse.Namespace) -> Log:
+    """Open the log.  smb.conf's `log file` is Samba's: if it cannot be opened, msgd logs elsewhere, as Samba does.
+
+    Raises ConfigError for the log file that the command line names.
+    """
+    try:
+        return Log(destination)
+    except ConfigError as error:
+        if arguments.log_basename is not None:
+            raise
+        log = Log(STDERR if arguments.foreground else SYSLOG)
+        logger.error("%s; msgd logs here instead", error)
+        return log
 
 
 def _ignore_ready() -> None:

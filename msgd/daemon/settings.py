@@ -8,9 +8,10 @@ import logging
 from collections.abc import Callable
 
 from msgd.config import Config, changes_on_reload, reloaded
+from msgd.config.problems import Weight
 from msgd.daemon.logs import Log
 from msgd.errors import ConfigError
-from msgd.events import RELOADED, fields
+from msgd.events import NOT_RELOADED, RELOADED, fields
 from msgd.programs.debug_levels import DebugLevels
 from msgd.programs.type_rules import TypeRules
 from msgd.wire.control import ProfileMode
@@ -37,31 +38,58 @@ class Settings:
         self._load = load
         self._log = log
         self._log_destination = log_destination
+        self._told: set[str] = set()
+        self._warn(config)
 
     def latest_log(self) -> str:
         """The latest lines of the log."""
         return self._log.latest()
 
     def reload(self, why: str, **about_it: object) -> None:
-        """Read the settings and re-open the log.  A setting or log that is unusable is logged and stays as it was.
+        """Read the settings and re-open the log.  If the file is worse than before, the settings stay as they are.
 
         `why`, and the fields `about_it` for the journal, say who asked for it.
         """
+        read = self._read()
         try:
-            read = self._load()
-            self.type_rules = TypeRules(read.allow_types)
-        except ConfigError as error:
-            for problem in error.problems:
-                logger.error("reload: %s", problem)
-            logger.error("reload: the settings stay as they were")
-            read = self.config
-        try:
-            self._log.reopen(self._log_destination(read))
+            self._log.reopen(self._log_destination(read or self.config))
         except ConfigError as error:
             logger.error("reload: %s; the log stays where it was", error)
+        if read is None:
+            logger.error(
+                "not reloaded: %s; the settings stay as they were", why, extra=fields(NOT_RELOADED, **about_it)
+            )
+            return
         if read.log_level.text != self.config.log_level.text:  # otherwise levels set by `msgcontrol debug` stay
             self.debug_levels.set(read.log_level)
         for name in changes_on_reload(self.config, read):
             logger.warning("reload: %s has changed; the change takes effect when msgd is restarted", name)
+        self._warn(read)
         self.config = reloaded(self.config, read)
         logger.info("reloaded: %s", why, extra=fields(RELOADED, **about_it))
+
+    def _read(self) -> Config | None:
+        """The settings of the file; None, with the faults in the log, if it is not to be used.
+
+        That is so for faults of msgd's own, and for a file that Samba refuses, since Samba keeps its settings then.
+        """
+        try:
+            read = self._load()
+            rules = TypeRules(read.allow_types)
+        except ConfigError as error:
+            problems = error.problems
+        else:
+            problems = tuple(str(one) for one in read.warnings if one.weight is Weight.REFUSED)
+            if not problems:
+                self.type_rules = rules
+                return read
+        for problem in problems:
+            logger.error("reload: %s", problem)
+        return None
+
+    def _warn(self, config: Config) -> None:
+        """Log what msgd passes over in the file, each thing once."""
+        for problem in config.warnings:
+            if (text := str(problem)) not in self._told:
+                self._told.add(text)
+                logger.warning("%s", text)

@@ -64,7 +64,7 @@ def broadcast_many(
         with endpoint.lock:
             endpoint.check_usable()
             try:
-                if endpoint.backend.send_batch(dst, src, wanted):
+                if endpoint.monitored is None and endpoint.backend.send_batch(dst, src, wanted):
                     sent += wanted
                     endpoint.sent += len(wanted)
                     endpoint.sent_bytes += sum(len(data) for _, data in wanted)

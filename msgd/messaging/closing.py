@@ -40,6 +40,8 @@ def close(endpoint: Endpoint, timeout: float) -> int:
             undelivered = endpoint.backend.give_up()
         if is_mine:  # else the thread that is in a handler delivers what is left
             _drop_inbox(endpoint)
+        if endpoint.monitored is not None:
+            endpoint.monitored.close()
         return undelivered
     except OSError as error:
         raise TransportError(f"closing the endpoint in {endpoint.directory}: {error.strerror}") from error

@@ -43,7 +43,7 @@ from msgd.messaging.who_is_here import WhoIsHere
 from msgd.results import Broadcast, SendStatus, Statistics
 from msgd.wire.header import MAX_FDS, Message
 from msgd.wire.message_types import TYPE_MAX, MessageClass, MessageType
-from msgd.wire.refusal import FIRST_REQUEST_TASK, NOT_HANDLED
+from msgd.wire.refusal import FIRST_REQUEST_TASK, MONITOR, NOT_HANDLED
 from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
 
 H = TypeVar("H", bound=Handler)
@@ -82,6 +82,8 @@ class Messaging(WhoIsHere, Asking):
         self.handlers = HandlerTable()
         self.handlers.defaults[MessageType.PING] = (self._answer_ping,)
         self.handlers.defaults[NOT_HANDLED] = (self._note_refusal,)
+        if self.config.monitor:
+            self.handlers.defaults[MONITOR] = (self._let_monitor,)
         self.known_tasks: set[ServerID] = set()
         """Addresses whose tasks have been seen to exist: at most _KNOWN_TASKS_MAX, none once closed or forked."""
         self._closed = False
@@ -160,6 +162,12 @@ class Messaging(WhoIsHere, Asking):
     def _note_refusal(self, message: Message) -> None:
         """A task that we have sent to has gone: the next send() to it is to raise."""
         self.known_tasks.clear()
+
+    def _let_monitor(self, message: Message) -> None:
+        from msgd.messaging.monitored import Monitored  # not needed before anybody watches
+
+        monitored = self._endpoint.monitored or Monitored(self._endpoint)
+        monitored.add(message.src.pid, message.data)
 
     # Sending
 

@@ -23,6 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
 
 from msgd.config import Config
 from msgd.drops import Drops
@@ -48,6 +49,9 @@ from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import ServerID
 
+if TYPE_CHECKING:
+    from msgd.messaging.monitored import Monitored
+
 logger = logging.getLogger("msgd")
 
 MovedTo = Callable[["Endpoint"], None]
@@ -69,6 +73,8 @@ class Endpoint:
         self.contexts: dict[int, ContextView] = {}
         self.moved_to: dict[int, MovedTo] = {}
         self.observer: Observer | None = None
+        self.monitored: Monitored | None = None
+        """Who watches; None while nobody does."""
         self.after_rounds: tuple[Callable[[], None], ...] = ()
         """Called after each round, in the thread that dispatches."""
         self.open(classes, (task_id,))
@@ -113,6 +119,25 @@ class Endpoint:
         self.drops.on_drop = None if observer is None else observer.dropped
         may_be_plain = observer is None and not (self.closed or self.forked)
         self.plain_sender = self._plain_sender if may_be_plain else None
+
+    def set_monitored(self, monitored: Monitored) -> None:
+        """Let monitors see what goes through, from now on until end_monitored()."""
+        with self.lock:
+            self.observe(monitored)
+            self.monitored, self.transmit = monitored, monitored.transmit
+
+    def end_monitored(self) -> None:
+        """Nobody watches any longer: everything is as it was before."""
+        with self.lock:
+            if self.monitored is None:
+                return
+            before, self.monitored, self.transmit = self.monitored.before, None, self.backend.send
+            if before is not None:
+                self.observe(before)
+                return
+            self.observer = self.delivery.observer = None
+            self.drops.on_drop = None
+            self.plain_sender = None if self.closed or self.forked else self._plain_sender
 
     # Contexts
 
@@ -197,7 +222,7 @@ class Endpoint:
         with self.lock:
             if self.closed or self.forked:
                 self.check_usable()
-            status = self.backend.send(dst, src, message_type, data, fds, duplicates_allowed)
+            status = self.transmit(dst, src, message_type, data, fds, duplicates_allowed)
             if status is not SendStatus.MERGED:
                 self.sent += 1
                 self.sent_bytes += len(data)
@@ -381,6 +406,9 @@ class Endpoint:
         self.lock = threading.RLock()
         self._dispatcher = None
         self.after_rounds = ()
+        if self.monitored is not None:
+            self.monitored.close()
+            self.observer, self.monitored = self.monitored.before, None
         self.backend.abandon()
         self.presence.abandon()
         while self.inbox:

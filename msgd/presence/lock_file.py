@@ -63,6 +63,11 @@ class Entry(NamedTuple):
     uid: int
     modified: float
     """When the file was last written, in seconds since the epoch."""
+    elsewhere: int | None = None
+    """The pid that holds the write lock if it is not this pid: the process lives in another pid namespace.
+
+    That is the pid which it has in ours, or 0 if ours does not see it.
+    """
 
 
 # Any lock file
@@ -198,7 +203,9 @@ def read_lock_file(lock_dir_fd: int, pid: int) -> Entry | None:
         return None
     try:
         status, process = os.fstat(fd), parse_text(pid, os.pread(fd, TEXT_MAX, 0))
-        return Entry(pid, lock_holder(fd) == pid, process, status.st_uid, status.st_mtime)
+        holder = lock_holder(fd)
+        elsewhere = None if holder == pid else holder
+        return Entry(pid, holder == pid, process, status.st_uid, status.st_mtime, elsewhere)
     finally:
         os.close(fd)
 

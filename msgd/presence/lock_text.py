@@ -9,6 +9,7 @@
     tasks 0-2 7
     command worker.py
     datagram 65536
+    monitor yes
 
 Rule 1. The first line is Samba's format: the unique id in decimal and a newline.  Its readers stop at the newline.
 Rule 2. Each further line is a word, a space and a value.  A reader ignores words that it does not know, and does
@@ -100,6 +101,11 @@ class Process(NamedTuple):
         text = self._value("datagram") or ""
         return int(text) if text.isdecimal() and len(text) < 16 else 0
 
+    @property
+    def is_monitored(self) -> bool:
+        """Whether it tells monitors of the messages that it receives (`msgd:monitor`)."""
+        return self._value("monitor") == "yes"
+
     def is_addressed_by(self, server_id: ServerID) -> bool:
         """Whether an address with this pid means this process, and not an earlier or a later one with the same pid."""
         return server_id.unique_id in (self.unique_id, *ANY_UNIQUE_ID)
@@ -111,7 +117,13 @@ class Process(NamedTuple):
 
 
 def describe(
-    messaging_type: str, classes: MessageClass, tasks: Iterable[int], since: float, longest_datagram: int = 0
+    messaging_type: str,
+    classes: MessageClass,
+    tasks: Iterable[int],
+    since: float,
+    longest_datagram: int = 0,
+    *,
+    allows_monitor: bool = False,
 ) -> tuple[str, ...]:
     """The lines for the lock file of this process.
 
@@ -125,6 +137,7 @@ def describe(
         *((named,) if len(named) <= _TASKS_MAX else ()),
         f"command {_program()}",
         *((f"datagram {longest_datagram}",) if longest_datagram else ()),
+        *(("monitor yes",) if allows_monitor else ()),
     )
 
 

@@ -24,12 +24,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from msgd.errors import TransportError
 from msgd.presence.lock_file import pids_in, read_lock_file
 from msgd.presence.lock_text import Process
 from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import EVERY_TASK, ServerID
+
+if TYPE_CHECKING:
+    from msgd.presence.samba3 import Connections
 
 _STEP = 20_000_000
 """Nanoseconds: twice the longest step of file times (10 ms, on a kernel with 100 ticks a second)."""
@@ -52,6 +56,8 @@ class Members:
         """The modification times for which the tables are true; _NEVER if they are not to be trusted."""
         self._processes: dict[int, Process] = {}
         self._starting: set[int] = set()
+        self.connections: Connections | None = None
+        """Samba 3.0's processes, where those are accepted.  They are looked up for each broadcast."""
         self._listening: dict[MessageClass, list[ServerID]] = {}
         """By class, the addresses that a broadcast goes to: worked out when they are first needed."""
 
@@ -65,7 +71,7 @@ class Members:
     def listening(self, kind: MessageClass) -> list[ServerID]:
         """The addresses to which a broadcast of this class goes, in the order of their pids.  Do not change the list.
 
-        Raises TransportError if the directory cannot be read.
+        Raises TransportError if the directory cannot be read, BackendUnavailable if connections.tdb cannot.
         """
         self.refresh()
         found = self._listening.get(kind)
@@ -75,7 +81,7 @@ class Members:
                 for pid, one in sorted(self._processes.items())
                 if kind in one.classes
             ]
-        return found
+        return found if self.connections is None else [*found, *self.connections.listening(kind)]
 
     def process(self, pid: int) -> Process | None:
         """The entry of another process as it was at the last refresh()."""

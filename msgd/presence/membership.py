@@ -22,6 +22,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, NoSuchProcess, TransportError
@@ -37,6 +38,9 @@ from msgd.presence.shared_words import share_words
 from msgd.presence.socket_path import check_socket_directory
 from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
+
+if TYPE_CHECKING:
+    from msgd.presence.samba3 import Samba3Processes
 
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
@@ -66,6 +70,7 @@ class Presence:
         self.directory = config.lock_directory
         self.socket_directory = config.socket_directory
         self._messaging_type = config.messaging_type
+        self._allows_monitor = config.monitor
         self.longest_datagram = 0
         """The longest datagram that the transport reads, if it reads any; it is set before announce()."""
         self._since = time.time()
@@ -86,6 +91,22 @@ class Presence:
             raise
         self.members = Members(self.lock_dir_fd, self.socket_dir_fd, self.pid)
         self._is_announced = False
+        self.samba3: Samba3Processes | None = None
+        """Tells processes of Samba 3.0; None unless they are to be accepted."""
+        if config.samba3 and config.messaging_type == "tdb":
+            self._accept_samba3(config)
+
+    def _accept_samba3(self, config: Config) -> None:
+        from msgd.presence.samba3 import Connections, Samba3Processes  # rarely needed
+
+        self.samba3 = Samba3Processes(self.directory_fd, self.lock_dir_fd, self.pid)
+        try:
+            self.members.connections = Connections(
+                self.directory_fd, self.directory, self.samba3, use_mmap=config.use_mmap
+            )
+        except BaseException:
+            self.close()
+            raise
 
     def announce(self, classes: MessageClass = MessageClass.ALL, tasks: Iterable[int] = (0,)) -> None:
         """Write the lock file: other processes now see this one, its task ids, and the broadcast classes it listens to.
@@ -97,6 +118,8 @@ class Presence:
             return
         self.classes, self.tasks = classes, tasks
         self._lock_file.write(self.unique_id, self._lines)
+        if self.members.connections is not None:
+            self.members.connections.announce(self.pid, classes)
         if self._is_announced:
             self.members.touch()
         self._is_announced = True
@@ -120,6 +143,8 @@ class Presence:
 
     def close(self) -> None:
         """Leave: remove the lock file and close everything.  A second call does nothing."""
+        if self.members.connections is not None:
+            self.members.connections.remove(self.pid)
         self._lock_file.release()
         self._close_all()
 
@@ -132,11 +157,21 @@ class Presence:
         if self._names is not None:
             self._names.close()
             self._names = None
+        if self.members.connections is not None:
+            self.members.connections.close()
+            self.members.connections = None
         self._directories.close()
 
     @property
     def _lines(self) -> tuple[str, ...]:
-        return describe(self._messaging_type, self.classes, self.tasks, self._since, self.longest_datagram)
+        return describe(
+            self._messaging_type,
+            self.classes,
+            self.tasks,
+            self._since,
+            self.longest_datagram,
+            allows_monitor=self._allows_monitor,
+        )
 
     # Processes
 
@@ -144,11 +179,14 @@ class Presence:
         """The entry of the living process `pid`, this one included; None if there is none."""
         if pid == self.pid:
             return Process(pid, self.unique_id, self._lines)
-        return read_process(self.lock_dir_fd, pid)
+        found = read_process(self.lock_dir_fd, pid)
+        return self.samba3.process(pid) if found is None and self.samba3 is not None else found
 
     def processes(self) -> Iterator[Process]:
-        """The living processes of the directory, this one included, ordered by pid."""
-        return filter(None, map(self.process, sorted(pids_in(self.lock_dir_fd))))
+        """The living processes of the directory, this one included, ordered by pid; those of Samba 3.0 come last."""
+        yield from filter(None, map(self.process, sorted(pids_in(self.lock_dir_fd))))
+        if self.members.connections is not None:
+            yield from self.members.connections.processes()
 
     def is_alive(self, server_id: ServerID) -> bool:
         """Whether the addressed process is alive: its lock is held, and any unique id in the address is its own."""
@@ -225,4 +263,6 @@ class Presence:
         names = self._open_names()
         for name, entries in names.all_entries().items():
             names.prune(name, entries, self.is_alive)
+        if self.members.connections is not None:
+            self.members.connections.remove_dead()
         return removed

@@ -15,6 +15,7 @@ from msgd.config import Config, Parameter
 from msgd.config.config import DEFAULT_PATH
 from msgd.config.kinds import UNIX
 from msgd.config.parameters import PARAMETERS, find, fold, no_such_parameter
+from msgd.config.problems import Weight
 from msgd.errors import ConfigError
 from msgd.presence.socket_path import check_socket_directory, check_socket_path
 from msgd.programs import cli
@@ -22,7 +23,13 @@ from msgd.programs.type_rules import TypeRules
 
 PROGRAM = "msgparm"
 
-_DESCRIPTION = "Check an smb.conf and print what it sets for msgd.  Samba's own parameters and\nshares are ignored."
+_DESCRIPTION = """\
+Check an smb.conf and print what it sets for msgd.  Samba's own parameters and
+shares are ignored.  A line of Samba's that msgd cannot use is a warning; one of
+msgd's own is an error, with which msgd does not start."""
+
+_MOST_WARNINGS = 5
+"""How many warnings are printed without -v."""
 
 _EPILOG = f"""\
 examples:
@@ -32,7 +39,8 @@ examples:
   msgparm --json -v                          print every value as JSON
 
 Exit status: 0 if the file is valid, 1 if not (each fault is a line on stderr
-with its file and line), 2 for wrong usage.
+with its file and line), 2 for wrong usage.  As with testparm, it is 0 where
+Samba passes over a fault, and 1 where Samba refuses the file.
 """
 
 
@@ -44,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> cli.Parser:
     """The parser of msgparm's arguments.  The manual page is generated from it."""
     parser = cli.Parser(PROGRAM, _DESCRIPTION, _EPILOG)
-    parser.add_argument("-v", "--verbose", action="store_true", help="print defaults too, and describe each parameter")
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="print defaults too, describe each parameter, and print all warnings",
+    )
     parser.add_argument("--parameter-name", metavar="NAME", help="print only this parameter's value (any spelling)")
     parser.add_argument("--json", action="store_true", help="print JSON: bytes, seconds and uids as numbers")
     parser.completion_of["--parameter-name"] = [fold(parameter.name) for parameter in PARAMETERS]
@@ -54,11 +67,26 @@ def make_parser() -> cli.Parser:
 def _run(arguments: argparse.Namespace) -> int:
     config = Config.load(arguments.configfile)
     _check_usable(config)
+    refused = [problem for problem in config.warnings if problem.weight is Weight.REFUSED]
+    for problem in refused:
+        sys.stderr.write(f"{PROGRAM}: {problem}\n")
+    if refused:
+        sys.stderr.write(f"{PROGRAM}: Samba refuses this file; msgd uses the rest of it\n")
+        return cli.EXIT_FAILURE
     output = _output(config, arguments)
     if arguments.parameter_name is None:
+        _warn(config, _MOST_WARNINGS if not arguments.verbose else len(config.warnings))
         _notice(config)
     print(output)
     return 0
+
+
+def _warn(config: Config, most: int) -> None:
+    """Print what msgd passes over, up to `most` lines."""
+    for problem in config.warnings[:most]:
+        sys.stderr.write(f"{PROGRAM}: warning: {problem}\n")
+    if (more := len(config.warnings) - most) > 0:
+        sys.stderr.write(f"{PROGRAM}: warning: and {more} more; {PROGRAM} -v prints them all\n")
 
 
 def _check_usable(config: Config) -> None:

@@ -16,6 +16,9 @@ from msgd.errors import MalformedMessage
 NOT_HANDLED = 0x6D736764
 """The message type: "msgd" in ASCII, far from the numbers that Samba and programs give out."""
 
+MONITOR = 0x6D736765
+"""The type by which a monitor asks to be told of messages (monitor.py): the next number."""
+
 FIRST_REQUEST_TASK = 0x80000000
 """Task ids from here up are those of requests in flight; contexts have lower ones."""
 

@@ -124,6 +124,11 @@ def pack_message(dst: ServerID, src: ServerID, message_type: int, data: bytes) -
         raise ValueError(f"message type {message_type} does not fit a record's 31 bits") from None
 
 
+def without_ids(record: bytes) -> bytes:
+    """A packed message without its ids, as Samba 3.0 would have written it."""
+    return record[RECORD.size + IDS.size :] if RECORD.unpack_from(record)[0] == IDS_VERSION else record
+
+
 def pack_continuation(dst_pid: int, continuation: Continuation) -> bytes:
     """The bytes of a version 3 record."""
     pid, unique_id, number, slot = continuation

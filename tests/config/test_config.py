@@ -21,6 +21,7 @@ from msgd import _registry
 from msgd.config import PARAMETERS, Config, ConfigValues, changes_on_reload, config
 from msgd.config.kinds import Boolean, Groups, Level, LogLevel, Number, Seconds, SocketAddress, TypeRules, Users
 from msgd.config.parameters import Parameter, find, no_such_parameter
+from msgd.config.problems import Weight
 from msgd.errors import ConfigError
 
 OFFICE = Path(__file__).with_name("office.conf")
@@ -39,15 +40,22 @@ def problems(directory: Path, content: str) -> list[str]:
     return [problem.removeprefix(f"{directory}/smb.conf:") for problem in caught.value.problems]
 
 
+def warnings(directory: Path, content: str) -> list[str]:
+    """Return the warnings about the content, without the path of the file."""
+    return [str(warning).removeprefix(f"{directory}/smb.conf:") for warning in load(directory, content).warnings]
+
+
 def dump(parameters: Config) -> str:
     return "\n".join(parameter.dump(value) for parameter, value, _ in parameters.items())
 
 
 # The table.
 
+NO_PARAMETERS = ("source", "warnings", "_given")
+
 
 def test_table_and_typed_attributes_agree() -> None:
-    declared = {name: hint for name, hint in typing.get_type_hints(Config).items() if name not in ("source", "_given")}
+    declared = {name: hint for name, hint in typing.get_type_hints(Config).items() if name not in NO_PARAMETERS}
     assert list(declared) == [parameter.attribute for parameter in PARAMETERS]
     for name, hint in declared.items():
         value = getattr(Config(), name)
@@ -231,7 +239,7 @@ def test_a_missing_default_file_means_defaults(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "smb.conf").write_text("log level = 4\n")
     assert Config.load().log_level == 4
     assert Config.load().source == f"{tmp_path}/smb.conf"
-    (tmp_path / "smb.conf").write_text("log level = high\n")
+    (tmp_path / "smb.conf").write_text("messaging type = high\n")
     with pytest.raises(ConfigError):
         Config.load()
 
@@ -267,8 +275,11 @@ def test_the_netbios_name_counts_wherever_it_is_set(tmp_path: Path) -> None:
 
 def test_an_unset_variable_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOT_SET", raising=False)
-    assert problems(tmp_path, "lock dir = /run/%$(NOT_SET)\n") == [
-        "1: lock directory = /run/%$(NOT_SET): the environment has no variable 'NOT_SET'"
+    assert problems(tmp_path, "msgd:listen = /run/%$(NOT_SET)\n") == [
+        "1: msgd:listen = /run/%$(NOT_SET): the environment has no variable 'NOT_SET'"
+    ]
+    assert warnings(tmp_path, "lock dir = /run/%$(NOT_SET)\n") == [
+        "1: lock directory = /run/%$(NOT_SET): the environment has no variable 'NOT_SET', so it is taken as it stands"
     ]
 
 
@@ -289,16 +300,77 @@ def test_all_problems_are_reported_in_the_order_of_the_lines(tmp_path: Path) -> 
         "2: msgd:send queue mesages: no such parameter; did you mean msgd:send queue messages?",
         "5: nonsense: neither a [section] nor name = value",
         "6: use mmap = maybe: not yes or no",
-        "7: lock directory = run: not an absolute path",
+        "7: lock directory = run: not an absolute path; msgd uses /run, as a daemon of Samba does",
         "8: msgd:wonderful: no such parameter; msgparm -v lists them all",
         "10: msgd:close timeout: has no effect in a share; it belongs in [global]",
     ]
 
 
 def test_a_problem_in_an_include_names_that_file(tmp_path: Path) -> None:
-    (tmp_path / "a.conf").write_text("\n\nuse mmap = maybe\n")
-    (complaint,) = problems(tmp_path, "include = a.conf\n")
-    assert complaint == f"{tmp_path}/a.conf:3: use mmap = maybe: not yes or no"
+    (tmp_path / "a.conf").write_text("\n\nmsgd:close timeout = maybe\n")
+    (complaint,) = problems(tmp_path, f"include = {tmp_path}/a.conf\n")
+    assert complaint == f"{tmp_path}/a.conf:3: msgd:close timeout = maybe: not a number of seconds"
+
+
+# A line that is Samba's never stops msgd.  What it says and whether Samba refuses it, and the value that is used.
+SAMBAS = {
+    "log level = 11": ("not from 0 to 10; msgd uses 10", False, 10),
+    "log level =": ("no log level is given; msgd uses 0", False, 0),
+    "log level = high": ("not a log level; a log level is a number,", False, 0),
+    "log level = 3 auth:99 nonsense msgd:4": ("msgd uses 3 auth:10 msgd:4", False, 4),
+    "log level = 3 msgd:77@/x": ("msgd uses 3 msgd:10", False, 10),
+    "log level = 2 5": ("msgd uses 2", False, 2),
+    'log file = "/l/log.%m"': ("the quotes are stripped", False, "/l/log.msgd"),
+    "log file = log.smbd": ("not an absolute path; msgd uses /log.smbd", False, "/log.smbd"),
+    "lock directory =": ("not an absolute path; msgd uses /,", False, "/"),
+    'pid directory = "/x"': ('msgd uses /"/x"', False, '/"/x"'),
+    "private dir = ../x": ("msgd uses /../x", False, "/../x"),
+    "pid directory = /%h": ("Samba takes it as it stands", False, f"/{os.uname().nodename}"),
+    "pid directory = /a\rb": ("the default is in force", False, _registry.PIDDIR),
+    "max connections = -1": ("msgd uses 0,", False, 0),
+    "max connections = many": ("msgd uses 0,", False, 0),
+    "max connections =": ("msgd uses 0,", False, 0),
+    "max connections = 5k": ("msgd uses 5,", False, 5),
+    "max connections = 0x10": ("msgd uses 16,", False, 16),
+    "max connections = 010": ("msgd uses 8,", False, 8),
+    "max connections = 99999999999": ("msgd uses 100000,", False, 100_000),
+    "use mmap = maybe": ("not yes or no", True, True),
+    "use mmap =": ("not yes or no", True, True),
+}
+
+
+@pytest.mark.parametrize("line", SAMBAS)
+def test_a_line_of_sambas_never_stops_msgd(tmp_path: Path, line: str) -> None:
+    complaint, is_refused, value = SAMBAS[line]
+    loaded = load(tmp_path, f"[global]\n{line}\n")
+    (warning,) = loaded.warnings
+    parameter = find(line.partition(" =")[0])
+    assert parameter is not None
+    assert complaint in warning.text
+    assert str(warning).startswith(f"{tmp_path}/smb.conf:2: {parameter.name} = ")
+    assert (warning.weight is Weight.REFUSED) == is_refused
+    assert getattr(loaded, parameter.attribute) == value
+    assert load(tmp_path, dump(loaded)) == loaded
+
+
+@pytest.mark.parametrize("line", ["msgd:max clients = -1", "msgd:socket directory = x", "messaging type = DGRAMS"])
+def test_a_line_of_msgds_own_does_stop_it(tmp_path: Path, line: str) -> None:
+    (problem,) = problems(tmp_path, f"[global]\n{line}\n")
+    assert problem.startswith(f"2: {line}: ")
+
+
+def test_only_the_spelling_that_counts_is_judged(tmp_path: Path) -> None:
+    assert load(tmp_path, "msgd:max clients = x\nmax connections = -1\n").max_clients == 0
+    assert problems(tmp_path, "max connections = -1\nmsgd:max clients = x\n") != []
+
+
+def test_a_lenient_reader_takes_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "smb.conf"
+    path.write_text("messaging type = foo\nmsgd:send queue bytes = 1K\nmsgd:nonsense = 1\nlock dir = /run/x\n")
+    loaded = Config.load(path, is_lenient=True)
+    assert (loaded.lock_directory, loaded.messaging_type) == ("/run/x", _registry.MESSAGING_MODULES[0].name)
+    assert [warning.origin.line for warning in loaded.warnings] == [1, 3]
+    assert loaded.replace(lock_directory="/run/y").warnings == loaded.warnings
 
 
 def test_the_message_about_an_unknown_type_lists_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

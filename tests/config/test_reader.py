@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from msgd import _registry
 from msgd.config import reader
 from msgd.config.parameters import fold
-from msgd.config.reader import Origin, read, shown
+from msgd.config.problems import Origin, Weight, shown
+from msgd.config.reader import read
 from msgd.errors import ConfigError
 
 
@@ -301,3 +304,106 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
         return
     assert all("=" not in setting.name for setting in found)
     assert all(1 <= setting.origin.line <= content.count(b"\n") + 1 for setting in found)
+
+
+# What Samba refuses, what it passes over, and its registry.
+
+
+@pytest.mark.parametrize(
+    ("content", "weight"),
+    [
+        ("nonsense\n", Weight.PASSED_OVER),
+        ("include = /nowhere\n", Weight.PASSED_OVER),
+        ("= x\n", Weight.REFUSED),
+        ("[share\n", Weight.REFUSED),
+        ("include = smb.conf\n", Weight.REFUSED),
+        ("config backend = ldap\n", Weight.REFUSED),
+        ("copy = s\n", Weight.REFUSED),
+        ("[s]\nmsgd:x = 1\n", Weight.OWN),
+        ("nonsense\n" * 200 + "[s]\nmsgd:x = 1\n", Weight.OWN),
+    ],
+)
+def test_the_weight_of_a_problem(tmp_path: Path, content: str, weight: Weight) -> None:
+    problems = read(write(tmp_path, content)).problems
+    assert max(problem.weight for problem in problems) is weight
+
+
+def test_what_is_wrong_in_shares_is_remarked(tmp_path: Path) -> None:
+    path = write(tmp_path, "[s]\nnonsense\n= x\n[]\n[t]\ncopy = S\ncopy = u\n[u]\ninclude = registry\n")
+    reading = read(path)
+    assert reading.problems == ()
+    assert [(remark.origin.line, remark.weight) for remark in reading.remarks] == [
+        (2, Weight.PASSED_OVER),
+        (3, Weight.REFUSED),
+        (4, Weight.REFUSED),
+        (7, Weight.REFUSED),
+        (9, Weight.REFUSED),
+    ]
+
+
+def test_a_relative_include_is_remarked(tmp_path: Path) -> None:
+    write(tmp_path, "a = 1\n", "a.conf")
+    (remark,) = read(write(tmp_path, "include = a.conf\n")).remarks
+    assert "not an absolute path" in remark.text
+
+
+def registry(directory: Path, version: int, *settings: tuple[str, int, bytes]) -> str:
+    """Write a registry.tdb with these values in [global]. Return the line that makes a smb.conf look for it."""
+    tdb = pytest.importorskip("tdb")
+    packed = struct.pack("<I", len(settings)) + b"".join(
+        name.encode() + b"\0" + struct.pack("<II", kind, len(data)) + data for name, kind, data in settings
+    )
+    database = tdb.Tdb(str(directory / "registry.tdb"), 0, tdb.DEFAULT, os.O_RDWR | os.O_CREAT, 0o600)
+    database.store(b"INFO/version\0", struct.pack("<I", version))
+    database.store(b"SAMBA_REGVAL\\HKLM\\SOFTWARE\\SAMBA\\SMBCONF\\GLOBAL\0", packed)
+    database.close()
+    return f"state directory = {directory}\n"
+
+
+def wide(text: str) -> bytes:
+    return f"{text}\0".encode("utf-16-le")
+
+
+def test_the_registry_stands_where_it_is_included(tmp_path: Path) -> None:
+    state = registry(tmp_path, 3, ("a", 1, wide("registry")), ("b", 1, wide("ü")))
+    content = f"{state}a = before\ninclude = Registry\nb = after\n"
+    assert values(tmp_path, content) == {"state directory": str(tmp_path), "a": "registry", "b": "after"}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        (4, ("a", 1, wide("x"))),
+        (3, ("a", 9, wide("x"))),
+        (3, ("a", 1, b"odd")),
+    ],
+)
+def test_a_registry_that_is_not_understood_is_refused(
+    tmp_path: Path, damaged: tuple[int, tuple[str, int, bytes]]
+) -> None:
+    path = write(tmp_path, f"{registry(tmp_path, *damaged)}include = registry\n")
+    (problem,) = read(path).problems
+    assert problem.weight is Weight.OWN
+    assert str(problem).startswith(f"{path}:2: include = registry: {tmp_path}/registry.tdb: it")
+
+
+def test_a_file_that_is_no_registry_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "registry.tdb").write_bytes(b"what is this?" * 100)
+    (problem,) = read(write(tmp_path, f"state directory = {tmp_path}\ninclude = registry\n")).problems
+    assert problem.weight is Weight.OWN
+
+
+def test_a_missing_registry_is_empty(tmp_path: Path) -> None:
+    reading = read(write(tmp_path, f"state directory = {tmp_path}\ninclude = registry\n"))
+    assert reading.problems == ()
+    (remark,) = reading.remarks
+    assert remark.text == f"include = registry: there is no {tmp_path}/registry.tdb; an empty registry is assumed"
+
+
+def test_the_backend_registry_replaces_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry(tmp_path, 3, ("a", 1, wide("registry")))
+    monkeypatch.setattr(_registry, "PRIVATEDIR", f"{tmp_path}/private")
+    reading = read(write(tmp_path, "a = file\nb = file\nconfig backend = registry\n"))
+    assert [setting.value for setting in reading.settings] == ["registry"]
+    (remark,) = reading.remarks
+    assert remark.text == f"config backend = registry: the other settings of {tmp_path}/smb.conf do not count"

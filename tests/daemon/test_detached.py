@@ -103,10 +103,10 @@ def test_hangup_opens_the_log_file_anew(place: Place) -> None:
 
 
 def test_error_before_detaching(place: Place) -> None:
-    place.configure("log level = loud")
+    place.configure("msgd:close timeout = loud")
     failed = place.run_msgd()
     assert failed.returncode == 1
-    assert one_line(failed).startswith(f"msgd: {place.smb_conf}:5: log level = loud")
+    assert one_line(failed).startswith(f"msgd: {place.smb_conf}:5: msgd:close timeout = loud")
 
 
 def test_error_after_detaching(place: Place) -> None:

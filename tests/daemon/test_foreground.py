@@ -90,16 +90,46 @@ def test_reload_of_a_broken_file_keeps_the_settings(place: Place) -> None:
     place.send(msgd.pid, MessageType.SMB_CONF_UPDATED)
     assert f"{place.smb_conf}:6: msgd:clean-up interval" in msgd.await_line("ERROR: reload")
     assert f"{place.smb_conf}:7:" in msgd.await_line("ERROR: reload")
-    msgd.await_line("the settings stay as they were")
+    assert "ERROR: not reloaded: SMB_CONF_UPDATED from" in msgd.await_line("the settings stay as they were")
     assert place.debuglevel(msgd.pid) == b"all:3 msgd:3\n\0"
     place.smb_conf.unlink()
     msgd.signal(signal.SIGHUP)
     assert str(place.smb_conf) in msgd.await_line("ERROR: reload")
-    msgd.await_line("reloaded: SIGHUP")
+    msgd.await_line("not reloaded: SIGHUP")
+    place.configure("log level = 5", "[]")
+    msgd.signal(signal.SIGHUP)
+    assert f"{place.smb_conf}:6: []" in msgd.await_line("ERROR: reload")
+    msgd.await_line("not reloaded: SIGHUP")
     place.configure("log level = 5")
     msgd.signal(signal.SIGHUP)
-    msgd.await_line("reloaded: SIGHUP")
+    msgd.await_line("INFO: reloaded: SIGHUP")
     assert place.debuglevel(msgd.pid) == b"all:5 msgd:5\n\0"
+
+
+def test_the_tools_reach_a_daemon_whose_file_has_become_worse(place: Place) -> None:
+    place.configure("log level = 3", "messaging type = tdb")
+    msgd = place.msgd()
+    place.configure("log level = 5", "messaging type = telepathy", "msgd:close timeout = never")
+    reload = place.run("msgd.tools.msgcontrol", "-s", str(place.smb_conf), "msgd", "reload-config")
+    assert reload.returncode == 0
+    warning, _ = reload.stderr.splitlines()
+    assert warning.startswith(f"msgcontrol: warning: {place.smb_conf}:6: messaging type = telepathy: ")
+    msgd.await_line("not reloaded: SMB_CONF_UPDATED")
+    asked = place.run("msgd.tools.msgcontrol", "-s", str(place.smb_conf), "msgd", "debuglevel")
+    assert (asked.returncode, "all:3 msgd:3" in asked.stdout) == (0, True)
+    shown = place.run("msgd.tools.msgstatus", "-s", str(place.smb_conf))
+    assert (shown.returncode, str(msgd.pid) in shown.stdout) == (0, True)
+
+
+def test_what_is_wrong_in_a_line_of_sambas_is_logged_once(place: Place) -> None:
+    place.configure("log level = 11", "include = /nowhere/%h", f"log file = {place.directory}", "nonsense")
+    msgd = place.msgd()
+    assert f"log file = {place.directory}: Is a directory; msgd logs here instead" in msgd.output
+    for line, what in ((5, "log level = 11"), (6, "include = /nowhere/%h"), (8, "nonsense")):
+        assert msgd.output.count(f"WARNING: {place.smb_conf}:{line}: {what}: ") == 1
+    place.send(msgd.pid, MessageType.SMB_CONF_UPDATED)
+    msgd.await_line("INFO: reloaded: SMB_CONF_UPDATED")
+    assert msgd.output.count("WARNING") == 3
 
 
 def test_a_question_after_a_signal_is_answered_by_one_that_has_obeyed_it(place: Place) -> None:

@@ -25,7 +25,9 @@ from msgd.presence.lock_text import TEXT_MAX, format_text, parse_text
 from msgd.wire.dgram import BATCH_COOKIE, FRAGMENT, Reassembler, pack_batch, split_batch
 from msgd.wire.header import HEADER_SIZE, MessageDecoder, pack_header
 from msgd.wire.message_types import type_number
+from msgd.wire.monitor import Event, Filter
 from msgd.wire.refusal import unpack_refusal
+from msgd.wire.samba3_connections import unpack_connection
 from msgd.wire.server_id import ANY_UNIQUE_ID
 from msgd.wire.stream import HELLO_SIZE, FrameReader, Hello, pack_frame
 from msgd.wire.tdb_record import (
@@ -181,9 +183,14 @@ def lock_text(text: bytes) -> None:
         process.is_addressed_by(ServerID(4711, unique_id=min(ANY_UNIQUE_ID)))
 
 
-def refusal(data: bytes) -> None:
+def small_packets(data: bytes) -> None:
     with contextlib.suppress(MalformedMessage):
         unpack_refusal(data)
+    with contextlib.suppress(MalformedMessage):
+        Event.unpack(data)
+    with contextlib.suppress(MalformedMessage):
+        Filter.unpack(data)
+    unpack_connection(data)
 
 
 def addresses(text: str) -> None:
@@ -220,7 +227,7 @@ TARGETS: dict[str, tuple[st.SearchStrategy[object], Callable[..., None]]] = {
     "tdb_key": (spoilt(st.just(b"PID/6\0") | st.just(b"PID/6/5/77/1\0")), tdb_key),
     "tdb_space": (st.binary(max_size=6000), tdb_space),
     "lock_text": (spoilt(texts), lock_text),
-    "refusal": (st.binary(max_size=20), refusal),
+    "small_packets": (st.binary(max_size=20) | st.binary(min_size=570, max_size=580), small_packets),
     "addresses": (st.text(max_size=40) | st.from_regex(r"[0-9:./-]{1,30}"), addresses),
     "types": (st.text(max_size=20) | st.from_regex(r"(0x)?[0-9a-fA-F]{1,12}"), types),
 }

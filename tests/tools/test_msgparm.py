@@ -176,3 +176,31 @@ def test_smb_conf_from_a_pipe() -> None:
     command = [*PROGRAM, "-s", "/dev/stdin", "--parameter-name=lock dir"]
     ended = subprocess.run(command, input=b"lock dir = /run/x\n", capture_output=True, check=True)
     assert ended.stdout == b"/run/x\n"
+
+
+def test_a_line_of_sambas_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "smb.conf"
+    path.write_text("log level = 11\n" + "nonsense\n" * 6)
+    assert msgparm.main(["-s", str(path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "[global]\n\tlog level = 10\n"
+    lines = printed.err.splitlines()
+    assert lines[0] == f"msgparm: warning: {path}:1: log level = 11: not from 0 to 10; msgd uses 10"
+    assert lines[4:6] == [
+        f"msgparm: warning: {path}:5: nonsense: neither a [section] nor name = value",
+        "msgparm: warning: and 2 more; msgparm -v prints them all",
+    ]
+    assert msgparm.main(["-v", "-s", str(path)]) == 0
+    assert capsys.readouterr().err.count("warning: ") == 7
+
+
+def test_what_samba_refuses_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "smb.conf"
+    path.write_text("log level = 11\n[]\n[s]\ncopy = nosuch\n")
+    assert msgparm.main(["-s", str(path)]) == 1
+    assert capsys.readouterr() == (
+        "",
+        f"msgparm: {path}:2: []: a section must have a name\n"
+        f"msgparm: {path}:4: copy = nosuch: no share of this name comes before [s]\n"
+        "msgparm: Samba refuses this file; msgd uses the rest of it\n",
+    )

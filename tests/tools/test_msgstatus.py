@@ -25,8 +25,8 @@ import pytest
 
 from msgd import MessageClass, Messaging, _registry
 from msgd._registry import MESSAGING_MODULES
-from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, one_line
-from tests.support.harness import TEXT, Channel, Child, Peer, Session, dead_pid
+from tests.support.daemons import ENVIRONMENT, PATIENCE, Place, Running, one_line
+from tests.support.harness import TEXT, Channel, Child, Peer, Session, dead_pid, take_data
 
 NO_RICH = "import sys; sys.modules['rich'] = None; from msgd.tools.msgstatus.main import main; sys.exit(main())"
 """Runs msgstatus as if rich were not installed."""
@@ -68,7 +68,7 @@ def test_json(place: Place, peers: tuple[Peer, Peer]) -> None:
     assert list(found) == sorted((alive.pid, dead.pid))
     row = found[alive.pid]
     assert 0 <= time.time() - row.pop("since") < 3600
-    assert row.pop("command") in (os.path.basename(sys.argv[0]), os.path.basename(sys.executable))
+    assert row.pop("command") in (os.path.basename(sys.argv[0]), os.path.basename(sys.executable), "pytest")
     assert row == {
         "server_id": str(alive.server_id),
         "pid": alive.pid,
@@ -79,6 +79,9 @@ def test_json(place: Place, peers: tuple[Peer, Peer]) -> None:
         "type": "dgram",
         "queue": None,
         "state": "alive",
+        "kind": "msgd",
+        "hung": None,
+        "waits_in": None,
     }
     row = found[dead.pid]
     assert (row["state"], row["classes"], row["names"]) == ("dead", ["PRINT"], [])
@@ -92,9 +95,10 @@ def test_names(place: Place, peers: tuple[Peer, Peer]) -> None:
 def test_table(place: Place, peers: tuple[Peer, Peer]) -> None:
     """Output to a pipe or a file has aligned columns."""
     alive, dead = peers
-    heading, *lines = status(place).splitlines()
+    heading, *lines = status(place, "--wide").splitlines()
     assert re.split(r"  +", heading.strip()) == [
-        *("PID", "UNIQUE ID", "UID", "COMMAND", "NAMES", "LISTENS", "TYPE", "QUEUE", "SINCE", "STATE")
+        *("PID", "UNIQUE ID", "UID", "KIND", "COMMAND", "NAMES", "LISTENS", "TYPE", "QUEUE", "HUNG", "WAITS IN"),
+        *("SINCE", "STATE"),
     ]
     shown = {int(line.split()[0]): line for line in lines}
     assert shown.keys() == {alive.pid, dead.pid}
@@ -102,6 +106,88 @@ def test_table(place: Place, peers: tuple[Peer, Peer]) -> None:
     assert shown[alive.pid].endswith("  alive")
     assert shown[dead.pid].endswith("  dead")
     assert {line.index("dgram") for line in lines} == {heading.index("TYPE")}
+
+
+def test_the_table_fits_80_columns(place: Place, peers: tuple[Peer, Peer]) -> None:
+    """Long names and commands are cut; the unique id and what is the same for all is left out."""
+    alive, dead = peers
+    alive.call(give_names, "a-service-with-a-long-name")
+    with Child(lambda channel: boast(Path(place.config.lock_directory, "msg.lock"), channel)) as boaster:
+        assert boaster.hear() == "locked"
+        heading, *lines = status(place).splitlines()
+        assert heading.split() == ["PID", "KIND", "COMMAND", "NAMES", "QUEUE", "HUNG", "SINCE", "STATE"]
+        shown = {int(line.split()[0]): line for line in lines}
+        assert shown.keys() == {alive.pid, dead.pid, boaster.pid}
+        assert max(map(len, (heading, *lines))) <= 80
+        assert " a-service-+ " in shown[alive.pid]
+        assert re.search(r" \d\d:\d\d:\d\d +alive$", shown[alive.pid])
+        assert " cccccccccccc+ " in shown[boaster.pid]
+        for line in on_terminal(place, columns=80).splitlines():
+            assert len(re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip()) <= 80
+
+
+def boast(directory: Path, channel: Channel) -> None:
+    """A process with the longest of everything."""
+    with (directory / str(os.getpid())).open("wb", buffering=0) as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        file.write(
+            b"18446744073709551614\nclasses SMBD\nsince 999999999999999\ntype dgram\ncommand " + b"c" * 64 + b"\n"
+        )
+        channel.send("locked")
+        channel.recv()
+
+
+def test_a_process_of_sambas(place: Place, peers: tuple[Peer, Peer]) -> None:
+    directory = Path(place.config.lock_directory, "msg.lock")
+
+    def be_samba(channel: Channel) -> None:
+        with (directory / str(os.getpid())).open("wb", buffering=0) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            file.write(b"42\n")
+            channel.send("locked")
+            channel.recv()
+
+    with Child(be_samba) as samba:
+        assert samba.hear() == "locked"
+        found = rows(place)
+        assert {found[pid]["kind"] for pid in (peers[0].pid, peers[1].pid)} == {"msgd"}
+        assert (found[samba.pid]["kind"], found[samba.pid]["state"]) == ("samba", "alive")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a pid namespace")
+def test_a_process_of_another_pid_namespace_is_not_dead(place: Place, peers: tuple[Peer, Peer]) -> None:
+    program = (
+        "import sys; from msgd import Config, Messaging; messaging = Messaging(Config.load(sys.argv[1]));"
+        " print('it is here', flush=True); sys.stdin.read()"
+    )
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", program, str(place.smb_conf)]
+    inside = place.keep(Running(command))
+    inside.await_line("it is here")
+    found = rows(place)[1]
+    assert found["state"] == "elsewhere"
+    assert found["command"] is not None
+    inside.signal(signal.SIGKILL)
+    inside.wait()
+
+
+@pytest.mark.parametrize("kind", ["dgram", "stream", "tdb"])
+def test_a_process_that_takes_no_messages_is_hung(place: Place, kind: str) -> None:
+    if all(module.name != kind for module in MESSAGING_MODULES):
+        pytest.skip(f"messaging module {kind} is not compiled in")
+    place.configure(f"messaging type = {kind}")
+    config = place.config.replace(messaging_type=kind)
+    with Peer(config) as stopped, Peer(config) as idle, Messaging(config) as messaging:
+        stopped.stop()
+        messaging.send(stopped.pid, TEXT, b"are you there?")
+        found = json.loads(status(place, "--json", "--hung", "0.2"))["processes"]
+        row = next(row for row in found if row["pid"] == stopped.pid)
+        assert row["hung"] >= 0.2
+        assert row["waits_in"] == "stopped"
+        assert next(row for row in found if row["pid"] == idle.pid)["hung"] is None
+        assert re.search(rf"^ *{stopped.pid} .* \d+s .* alive$", status(place, "--hung", "0.2"), re.MULTILINE)
+        stopped.resume()
+        assert stopped.call(take_data, 1) == [b"are you there?"]
+        assert {row["hung"] for row in rows(place).values()} == {None}
 
 
 def test_lists_the_daemon_but_not_itself(place: Place) -> None:
@@ -160,7 +246,7 @@ def test_unprivileged_user(place: Place, peers: tuple[Peer, Peer]) -> None:
         pytest.skip("needs root to change the user: run the tests as root")
     place.directory.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, "-m", "msgd.tools.msgstatus", "-s", str(place.smb_conf)],
+        [sys.executable, "-m", "msgd.tools.msgstatus", "-s", str(place.smb_conf), "--wide"],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
@@ -173,10 +259,10 @@ def test_unprivileged_user(place: Place, peers: tuple[Peer, Peer]) -> None:
     shown = {int(line.split()[0]): line.split() for line in done.stdout.splitlines()[1:]}
     assert shown.keys() == {peer.pid for peer in peers}
     if any(module.name == "tdb" for module in MESSAGING_MODULES):
-        assert shown[peers[0].pid][4:6] == ["-", "all"]
+        assert shown[peers[0].pid][5:7] == ["-", "all"]
         assert done.stderr == f"msgstatus: {place.config.lock_directory}/names.tdb: Permission denied\n"
     else:
-        assert shown[peers[0].pid][4:6] == ["printers", "scanners"]
+        assert shown[peers[0].pid][5:7] == ["printers", "scanners"]
 
 
 def lie(path: Path, channel: Channel) -> None:
@@ -194,7 +280,7 @@ def test_control_characters_of_a_peer(place: Place, peers: tuple[Peer, Peer]) ->
     (directory / str(dead_pid())).write_text("rubbish")
     with Child(lambda channel: lie(directory / str(os.getpid()), channel)) as liar:
         assert liar.hear() == "locked"
-        for shown in (status(place), on_terminal(place)):
+        for shown in (status(place, "--wide"), on_terminal(place, "--wide")):
             line = next(line for line in shown.splitlines() if line.startswith(str(liar.pid)))
             assert "[red]?]0;?" in line
             assert "?[2J" in line
@@ -204,12 +290,12 @@ def test_control_characters_of_a_peer(place: Place, peers: tuple[Peer, Peer]) ->
 
 
 class Terminal:
-    """A program on a pseudo-terminal of 200 columns."""
+    """A program on a pseudo-terminal."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], columns: int = 200) -> None:
         ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
-        environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "200"}
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        environment = ENVIRONMENT | {"TERM": "xterm", "COLUMNS": str(columns)}
         self._process = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
         )
@@ -223,6 +309,9 @@ class Terminal:
         while wanted not in self.shown[before:]:
             assert select.select([self._fd], [], [], PATIENCE)[0], f"{wanted!r} is not shown: {self.shown}"
             self.shown += self._read()
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._fd, keys)
 
     def interrupt(self) -> int:
         """Type Ctrl-C, and return the exit status."""
@@ -241,18 +330,20 @@ class Terminal:
         return os.read(self._fd, 1 << 16).decode(errors="replace").replace("\r\n", "\n")
 
 
-def terminal(place: Place, *arguments: str, program: tuple[str, ...] = ("-m", "msgd.tools.msgstatus")) -> Terminal:
-    return Terminal([sys.executable, *program, "-s", str(place.smb_conf), *arguments])
+def terminal(
+    place: Place, *arguments: str, program: tuple[str, ...] = ("-m", "msgd.tools.msgstatus"), columns: int = 200
+) -> Terminal:
+    return Terminal([sys.executable, *program, "-s", str(place.smb_conf), *arguments], columns)
 
 
-def on_terminal(place: Place, *arguments: str) -> str:
-    running = terminal(place, *arguments)
+def on_terminal(place: Place, *arguments: str, columns: int = 200) -> str:
+    running = terminal(place, *arguments, columns=columns)
     assert running.wait() == 0
     return running.shown
 
 
 def test_terminal(place: Place, peers: tuple[Peer, Peer]) -> None:
-    shown = on_terminal(place)
+    shown = on_terminal(place, "--wide")
     assert "\x1b[1m" in shown, "the headings are bold"
     assert re.search(rf"^{peers[0].pid} .* printers scanners +all +dgram .* alive *$", shown, re.MULTILINE)
 
@@ -273,6 +364,15 @@ def test_watch(place: Place) -> None:
             second.kill()
             watching.await_text("dead")
     assert watching.interrupt() == 0
+
+
+def test_watch_has_a_title_and_a_clock_and_ends_with_q(place: Place, peers: tuple[Peer, Peer]) -> None:
+    watching = terminal(place, "--watch", "60")
+    watching.await_text("q: quit")
+    assert re.search(rf"{place.config.lock_directory} \(dgram\): 1 alive   \d\d:\d\d:\d\d", watching.shown)
+    watching.type(b"xq")
+    assert watching.wait() == 0
+    assert "xq" not in watching.shown
 
 
 def test_watch_needs_a_terminal_and_rich(place: Place, peers: tuple[Peer, Peer]) -> None:

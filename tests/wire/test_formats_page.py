@@ -29,8 +29,10 @@ from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE, pack_batch
 from msgd.wire.gateway.replies import write_answer, write_event
 from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message, pack_header
+from msgd.wire.monitor import Event, Filter
 from msgd.wire.pubsub import Ack, Outcome, pack_ack, pack_data, pack_publish
 from msgd.wire.refusal import Reason, pack_refusal
+from msgd.wire.samba3_connections import connection_key, pack_connection
 from msgd.wire.stream import Hello, pack_frame
 from msgd.wire.tdb_record import (
     SPACE_CHANGING,
@@ -75,6 +77,7 @@ PACKED: dict[str, bytes] = {
     "refusal": pack_refusal(Reason.NO_HANDLER, 0xF200),
     "publish": pack_publish(2, DST.unique_id, 5, b"prices.eur", *pack_data({"eur": 1.1})),
     "ack": pack_ack(Ack(Outcome.FAILED, 1, "ValueError: no")),
+    "monitor-packet": Event(1767225601.0, 3, True, PING, SRC, DST, 2, b"hi").pack(),
     "dgram-whole": WHOLE_COOKIE + pack_header(DST, SRC, PING) + b"hi",
     "dgram-first-fragment": FRAGMENTS[0],
     "dgram-last-fragment": FRAGMENTS[1],
@@ -92,6 +95,8 @@ PACKED: dict[str, bytes] = {
     "tdb-segment": pack_segment_start(DST.pid, SRC.pid, number=7),
     "tdb-queue-key": queue_key(DST.pid),
     "tdb-segment-key": segment_key(DST.pid, SRC.pid, SRC.unique_id, 0),
+    "samba3-key": connection_key(DST.pid),
+    "samba3-record": pack_connection(DST.pid, 0, 0, 1767225600, MessageClass.GENERAL | MessageClass.SMBD),
     "tdb-space-key": SPACE_KEY,
     "tdb-space-sound": SPACE_SOUND,
     "tdb-space-changing": SPACE_CHANGING,
@@ -101,7 +106,10 @@ PACKED: dict[str, bytes] = {
 
 def _lock_text(directory: Path) -> bytes:
     return format_text(
-        DST.unique_id, describe("dgram", MessageClass.GENERAL | MessageClass.SMBD, (0, 1, 2, 7), 1767225600.5, 65536)
+        DST.unique_id,
+        describe(
+            "dgram", MessageClass.GENERAL | MessageClass.SMBD, (0, 1, 2, 7), 1767225600.5, 65536, allows_monitor=True
+        ),
     )
 
 
@@ -172,6 +180,7 @@ WRITTEN: dict[str, Callable[[Path], bytes]] = {
     "gateway-request": _request,
     "gateway-answer": _answer,
     "gateway-event": _event,
+    "monitor-filter": lambda directory: Filter(frozenset((PING,)), destinations=frozenset((DST.pid,))).pack() + b"\n",
 }
 """The examples that come from files, or are lines of the gateway."""
 

@@ -48,13 +48,26 @@ class Destinations:
         return outgoing
 
     def _open(self, dst: ServerID) -> Outgoing:
-        destination = open_destination(dst, self._presence, self._own_words)
-        source = self._presence.pid, self._presence.unique_id
-        outgoing = Outgoing(destination, source, self._file, self._bounds)
+        outgoing = self._open_outgoing(dst)
         if len(self.open) >= self._max:
             self._evict_one()
         self.open[dst.pid] = outgoing
         return outgoing
+
+    def _open_outgoing(self, dst: ServerID) -> Outgoing:
+        try:
+            destination = open_destination(dst, self._presence, self._own_words)
+        except NoSuchProcess:
+            if self._presence.samba3 is None:
+                raise
+            from msgd.backends.tdb.samba3 import open_samba3  # rarely needed
+
+            samba3 = open_samba3(dst.pid, self._presence, self._file, self._bounds)
+            if samba3 is None:
+                raise
+            return samba3
+        source = self._presence.pid, self._presence.unique_id
+        return Outgoing(destination, source, self._file, self._bounds)
 
     def _evict_one(self) -> None:
         for outgoing in self.open.values():

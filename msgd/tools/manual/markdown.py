@@ -25,6 +25,13 @@ msgd reads these parameters from the section `[global]` of smb.conf. Names, incl
 of Samba's smb.conf(5), so that the file of a live Samba can be used as it is; msgd ignores what only Samba knows.
 `msgparm` checks a file, and `msgparm -v` shows every value in force.
 
+**A line of Samba's never stops msgd.** What Samba passes over (a missing include, a line without `=`, a log level above
+10, a relative path), msgd passes over, with a warning of msgparm's and one in the log. A file that Samba refuses (`[]`,
+`copy = nosuch`, `use mmap = maybe`) makes msgparm fail as testparm does; msgd uses the rest of it. A bad line of
+msgd's own (`msgd:...`, `messaging type`) is an error. A reload keeps the old settings in both cases.
+`include = registry` and `config backend = registry` are read from Samba's registry.tdb. A relative include is taken
+from the directory of its file; a relative path of Samba's from /, as by a daemon of Samba.
+
 Python programs pass the same parameters by their Python names, which have no `msgd:` and underscores instead of blanks
 and hyphens: `Config(lock_directory="/run/myservice", send_queue_messages=100)`.
 

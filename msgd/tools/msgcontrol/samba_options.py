@@ -19,6 +19,7 @@ from msgd.config.parameters import find
 from msgd.errors import ConfigError
 from msgd.programs import cli
 from msgd.programs.debug_levels import python_level
+from msgd.programs.smb_conf import load_beside_daemon
 
 
 class _Usage(argparse.Action):
@@ -66,7 +67,7 @@ def _option(text: str) -> tuple[str, str]:
 
 def load_config(arguments: argparse.Namespace) -> Config:
     """Read the smb.conf that -s names, and set what --option says.  Parameters of Samba's alone are passed over."""
-    config = Config.load(arguments.configfile)
+    config = load_beside_daemon("msgcontrol", arguments.configfile)
     given = {parameter.attribute: value for name, value in arguments.option if (parameter := find(name)) is not None}
     return config.replace(**given) if given else config
 

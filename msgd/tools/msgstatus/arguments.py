@@ -11,22 +11,32 @@ PROGRAM = "msgstatus"
 _INTERVAL = 1.0
 """Seconds between two refreshes of --watch."""
 
-_USAGE = "msgstatus [-s FILE] [--json | --names | --watch [SECONDS]] [-V]"
+_HUNG = 1.0
+"""Seconds after which a process that takes none of its messages is hung."""
+
+_USAGE = "msgstatus [-s FILE] [--json | --names | --watch [SECONDS]] [--wide] [--hung SECONDS] [-V]"
 
 _DESCRIPTION = "Show the processes that use messaging, and what dead ones have left behind."
 
 _EPILOG = """\
 columns:
-  LISTENS        the classes of broadcasts that the process receives
+  KIND           msgd, samba, or samba3 (see msgd:samba3)
   QUEUE          its backlog in messages; known only with messaging type tdb
+  HUNG           for how many seconds a message waits that the process does not
+                 take.  Where messages wait, msgstatus looks for so long.
   STATE          alive;
                  dead: its files stay until the next clean-up;
-                 starting: it cannot receive messages yet
+                 starting: it cannot receive messages yet;
+                 elsewhere: it lives, but in another pid namespace
+with --wide also:
+  UNIQUE ID      tells it from other processes with the same pid
+  LISTENS        the classes of broadcasts that the process receives
+  WAITS IN       where in the kernel a process that is hung waits
 An unknown value is shown as -, and as null in --json.
 
 examples:
   msgstatus               print the table once
-  msgstatus --watch 5     redraw it every 5 seconds until Ctrl-C
+  msgstatus --watch 5     redraw it every 5 seconds until q or Ctrl-C
   msgstatus --json | jq '.processes[] | select(.state == "dead") | .pid'
                           print the pids of dead processes
 
@@ -46,6 +56,14 @@ def make_parser() -> cli.Parser:
         nargs="?",
         type=cli.seconds,
         const=_INTERVAL,
-        help=f"refresh the table every SECONDS until Ctrl-C (default: {_INTERVAL:g})",
+        help=f"refresh the table every SECONDS until q or Ctrl-C (default: {_INTERVAL:g})",
+    )
+    parser.add_argument("--wide", action="store_true", help="print all columns, and nothing shortened")
+    parser.add_argument(
+        "--hung",
+        metavar="SECONDS",
+        type=cli.seconds,
+        default=_HUNG,
+        help=f"a process that takes no message for so long is hung (default: {_HUNG:g})",
     )
     return parser

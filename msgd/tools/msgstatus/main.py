@@ -14,9 +14,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from msgd.config import Config
 from msgd.programs import cli
+from msgd.programs.smb_conf import load_beside_daemon
 from msgd.tools.msgstatus.arguments import PROGRAM, make_parser
+from msgd.tools.msgstatus.hung import HungProcesses
 from msgd.tools.msgstatus.status import Status, read_status
 from msgd.tools.msgstatus.tables import plain_table, print_rich
 from msgd.tools.msgstatus.watch import watch
@@ -31,18 +32,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     cli.log_errors_only(PROGRAM)
-    config = Config.load(arguments.configfile)
+    config = load_beside_daemon(PROGRAM, arguments.configfile)
+    hung = HungProcesses(config, arguments.hung)
     if arguments.watch is not None:
-        return watch(config, arguments.watch)
-    status = read_status(config)
+        return watch(config, arguments.watch, hung, is_wide=arguments.wide)
+    if not arguments.names:
+        hung.observe()
+    status = read_status(config, hung)
     if arguments.json:
         print(json.dumps(_as_json(status)))
         return 0
     if arguments.names:
         sys.stdout.writelines(f"{name}\n" for name in sorted({name for row in status.rows for name in row.names or ()}))
         return 0
-    if not (sys.stdout.isatty() and status.rows and print_rich(status)):
-        print(plain_table(status))
+    if not (sys.stdout.isatty() and status.rows and print_rich(status, is_wide=arguments.wide)):
+        print(plain_table(status, is_wide=arguments.wide))
     for note in status.notes:
         sys.stderr.write(f"{PROGRAM}: {note}\n")
     return 0

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +17,8 @@ from msgd.errors import BackendUnavailable, TransportError, UnsafeDirectory
 from msgd.messaging import backend_class
 from msgd.presence import RendezvousDirectory
 from msgd.presence.lock_file import Entry
+from msgd.presence.samba3 import Samba3Processes
+from msgd.tools.msgstatus.hung import HungProcesses, wait_channel
 from msgd.wire.message_types import class_names
 from msgd.wire.server_id import ServerID
 
@@ -40,7 +44,14 @@ class Row:
     since: int
     """When it joined, in seconds since the epoch."""
     state: str
-    """`alive`, `dead`, or `starting`: it holds its lock file but has not written its identity yet."""
+    """`alive`, `dead`, `starting`: it holds its lock file but has not written its identity yet, or `elsewhere`: it
+    lives in another pid namespace, where it has this pid."""
+    kind: str = "msgd"
+    """`msgd`, `samba`, or `samba3`: Samba 3.0."""
+    hung: float | None = None
+    """For how many seconds a message is known to wait that the process does not take; None if it takes them."""
+    waits_in: str | None = None
+    """Where a process that is hung waits: the kernel's wait channel, or what /proc says of its state."""
 
     @property
     def server_id(self) -> str | None:
@@ -57,15 +68,42 @@ class Status:
     notes: tuple[str, ...]
 
 
-def read_status(config: Config) -> Status:
-    """Read the directory without changing it.  Raises TransportError, UnsafeDirectory."""
+def read_status(config: Config, hung: HungProcesses | None = None) -> Status:
+    """Read the directory without changing it.  `hung` tells who is hung.  Raises TransportError, UnsafeDirectory."""
     notes: list[str] = []
     with RendezvousDirectory(config) as directory:
         entries = list(directory.entries())
         names = _unless_denied(lambda: _names_by_pid(directory), notes)
         depths = _unless_denied(lambda: backend_class(config.messaging_type).depths(config, directory), notes)
-    rows = tuple(_row(entry, names, depths or {}) for entry in entries)
-    return Status(config.lock_directory, rows, tuple(notes))
+        samba3 = _samba3_rows(config, directory, depths or {})
+        found = _unless_denied(lambda: hung.look(directory), notes) if hung is not None else None
+    rows = [*(_row(entry, names, depths or {}) for entry in entries), *samba3]
+    if found:
+        rows = [_with_hung(row, found.get(row.pid)) for row in rows]
+    return Status(config.lock_directory, tuple(sorted(rows, key=lambda row: row.pid)), tuple(notes))
+
+
+def _samba3_rows(config: Config, directory: RendezvousDirectory, depths: Mapping[int, int]) -> list[Row]:
+    """The processes of Samba 3.0, which have no lock files."""
+    if not config.samba3 or config.messaging_type != "tdb":
+        return []
+    rows = []
+    for process in Samba3Processes(directory.directory_fd, directory.lock_dir_fd, directory.pid).all():
+        with contextlib.suppress(OSError):  # it has just ended
+            status = os.stat(f"/proc/{process.pid}")
+            since = int(status.st_mtime)
+            name = _kernels_name(process.pid)
+            queue = depths.get(process.pid, 0)
+            rows.append(
+                Row(process.pid, None, status.st_uid, name, (), (), "tdb", queue, since, "alive", kind="samba3")
+            )
+    return rows
+
+
+def _with_hung(row: Row, seconds: float | None) -> Row:
+    if seconds is None or row.state != "alive":
+        return row
+    return replace(row, hung=round(seconds, 1), waits_in=wait_channel(row.pid))
 
 
 def _unless_denied(read: Callable[[], T], notes: list[str]) -> T | None:
@@ -91,24 +129,27 @@ def _row(entry: Entry, names: Mapping[int, tuple[str, ...]] | None, depths: Mapp
         pid=pid,
         unique_id=None if process is None else process.unique_id,
         uid=entry.uid,
-        command=(process and process.command) or (_kernels_name(pid) if entry.is_alive else None),
+        command=(process and process.command) or _kernels_name(pid if entry.is_alive else entry.elsewhere),
         names=None if names is None else names.get(pid, ()),
         classes=() if process is None else tuple(class_names(process.classes).split()),
         type=None if process is None else process.messaging_type,
         queue=depths.get(pid),
         since=(process and process.since) or int(entry.modified),
         state=_state(entry),
+        kind="msgd" if process is None or process.is_ours else "samba",
     )
 
 
 def _state(entry: Entry) -> str:
     if not entry.is_alive:
-        return "dead"
+        return "dead" if entry.elsewhere is None else "elsewhere"
     return "starting" if entry.process is None else "alive"
 
 
-def _kernels_name(pid: int) -> str | None:
-    """The name of a living process in /proc; None if it has ended meanwhile."""
+def _kernels_name(pid: int | None) -> str | None:
+    """The name of a living process in /proc; None if it has ended meanwhile, or if there is none that we can see."""
+    if not pid:
+        return None
     try:
         return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
     except OSError:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Show the status as a table: plain text, or coloured with rich on a terminal."""
+"""Show the status as a table: plain text, or coloured with rich on a terminal.
+
+Without --wide the table fits 80 columns: long commands and names are cut in plain text, and wrapped on a terminal.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgd.tools.msgstatus.status import Row, Status
 from msgd.wire.message_types import MessageClass, class_names
@@ -14,30 +17,70 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _UNKNOWN = "-"
+_CUT = "+"
 _ALL_CLASSES = tuple(class_names(MessageClass.ALL).split())
-
-_COLUMNS = ("PID", "UNIQUE ID", "UID", "COMMAND", "NAMES", "LISTENS", "TYPE", "QUEUE", "SINCE", "STATE")
-_NUMBERS = frozenset(("PID", "UNIQUE ID", "UID", "QUEUE"))
-"""The columns that are right-aligned."""
-_WRAPPED = {"UNIQUE ID": 10, "COMMAND": 8, "NAMES": 6, "LISTENS": 7, "SINCE": 10}
-"""The columns that wrap on a narrow terminal, with their minimum widths."""
+_DAY = "%Y-%m-%d"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+class _Column(NamedTuple):
+    """A column of the table: `width` is that of the narrow table, in which a column without one is missing."""
+
+    title: str
+    width: int = 0
+    is_number: bool = False
+    wraps_from: int | None = None
+    """The least width to which a terminal may wrap it."""
+
+
+_COLUMNS = (
+    _Column("PID", 7, is_number=True),
+    _Column("UNIQUE ID", is_number=True, wraps_from=10),
+    _Column("UID", is_number=True),
+    _Column("KIND", 6),
+    _Column("COMMAND", 13, wraps_from=8),
+    _Column("NAMES", 11, wraps_from=6),
+    _Column("LISTENS", wraps_from=7),
+    _Column("TYPE"),
+    _Column("QUEUE", 6, is_number=True),
+    _Column("HUNG", 4, is_number=True),
+    _Column("WAITS IN"),
+    _Column("SINCE", 10, wraps_from=10),
+    _Column("STATE", 9),
+)
+"""The widths and the two blanks between the columns of the narrow table make 80."""
+
+
+def _columns(is_wide: bool) -> list[_Column]:
+    return [column for column in _COLUMNS if is_wide or column.width]
+
+
+def _cells(row: Row, is_wide: bool) -> list[str]:
     """The row as text, with the control characters that a terminal would obey replaced."""
     cells = (
         row.pid,
         row.unique_id,
         row.uid,
+        row.kind,
         row.command,
         None if row.names is None else " ".join(row.names),
         "all" if row.classes == _ALL_CLASSES else " ".join(row.classes),
         row.type,
         row.queue,
-        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.since)),
+        "" if row.hung is None else f"{row.hung:.0f}s",
+        row.waits_in or "",
+        _time(row.since, is_wide),
         row.state,
     )
-    return tuple(_UNKNOWN if cell is None else _printable(str(cell)) for cell in cells)
+    shown = (_UNKNOWN if cell is None else _printable(str(cell)) for cell in cells)
+    return [cell for cell, column in zip(shown, _COLUMNS, strict=True) if is_wide or column.width]
+
+
+def _time(since: int, is_wide: bool) -> str:
+    """The date and the time; in the narrow table the time of today, or else the date."""
+    when = time.localtime(since)
+    if is_wide:
+        return time.strftime(f"{_DAY} %H:%M:%S", when)
+    return time.strftime("%H:%M:%S" if when[:3] == time.localtime()[:3] else _DAY, when)
 
 
 def _printable(text: str) -> str:
@@ -49,22 +92,30 @@ def _empty(status: Status) -> str:
     return f"no processes in {status.directory}"
 
 
-def plain_table(status: Status) -> str:
+def plain_table(status: Status, *, is_wide: bool = False) -> str:
     """The table as plain text, each column as wide as its widest cell."""
     if not status.rows:
         return _empty(status)
-    lines = [_COLUMNS, *map(_cells, status.rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    columns = _columns(is_wide)
+    lines = [[column.title for column in columns]]
+    for row in status.rows:
+        cells = zip(_cells(row, is_wide), columns, strict=True)
+        lines.append([cell if is_wide else _cut(cell, column.width) for cell, column in cells])
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
-            for column, cell, width in zip(_COLUMNS, line, widths, strict=True)
+            cell.rjust(width) if column.is_number else cell.ljust(width)
+            for column, cell, width in zip(columns, line, widths, strict=True)
         ).rstrip()
         for line in lines
     )
 
 
-def rich_table(status: Status) -> RenderableType:
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - len(_CUT)]}{_CUT}"
+
+
+def rich_table(status: Status, *, is_wide: bool = False) -> RenderableType:
     """The table for a terminal.  ImportError if rich is not installed."""
     from rich.table import Table
     from rich.text import Text
@@ -72,25 +123,26 @@ def rich_table(status: Status) -> RenderableType:
     if not status.rows:
         return Text(_empty(status))
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for column in _COLUMNS:
+    for column in _columns(is_wide):
         table.add_column(
-            column,
-            justify="right" if column in _NUMBERS else "left",
-            min_width=_WRAPPED.get(column),
-            no_wrap=column not in _WRAPPED,
+            column.title,
+            justify="right" if column.is_number else "left",
+            min_width=column.wraps_from,
+            no_wrap=column.wraps_from is None,
             overflow="fold",
         )
     for row in status.rows:
-        table.add_row(*map(Text, _cells(row)), style=None if row.state == "alive" else "dim")
+        style = "red" if row.hung is not None else None if row.state == "alive" else "dim"
+        table.add_row(*map(Text, _cells(row, is_wide)), style=style)
     return table
 
 
-def print_rich(status: Status) -> bool:
+def print_rich(status: Status, *, is_wide: bool = False) -> bool:
     """Print the table with rich.  Return False if rich is not installed."""
     try:
         from rich.console import Console
 
-        Console().print(rich_table(status))
+        Console().print(rich_table(status, is_wide=is_wide))
     except ImportError:
         return False
     return True

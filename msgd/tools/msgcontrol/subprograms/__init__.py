@@ -5,6 +5,6 @@
 from __future__ import annotations
 
 from msgd.tools.msgcontrol.subprogram import Subprogram
-from msgd.tools.msgcontrol.subprograms import events, topics
+from msgd.tools.msgcontrol.subprograms import events, monitor, topics
 
-SUBPROGRAMS: tuple[Subprogram, ...] = (events.EVENTS, *topics.TOPICS)
+SUBPROGRAMS: tuple[Subprogram, ...] = (events.EVENTS, monitor.MONITOR, *topics.TOPICS)

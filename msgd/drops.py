@@ -48,7 +48,7 @@ class Drops:
         """Called with the reason and the number."""
         self._logger = logger
         self._pace = Pace()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may drop something, too
 
     def __call__(self, reason: str, detail: str, number: int = 1, about_it: Mapping[str, object] = {}) -> None:
         """Count `number` messages as dropped for `reason`, which is one of a few fixed phrases.

@@ -70,7 +70,8 @@ static void set_route(struct route *route, const struct plain *plain, int32_t pi
 /*
  * split_records(addresses, pid, messages, value, position) -> position
  *
- * Appends the plain messages that begin at `position` to the list; returns where the next record begins.
+ * Appends the plain messages that begin at `position` to the list; returns where the next record begins.  It stops at
+ * one for which there is no memory.
  */
 PyObject *split_records(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -104,6 +105,10 @@ PyObject *split_records(PyObject *module, PyObject *const *args, Py_ssize_t coun
 				      data + position + sizeof(plain), (Py_ssize_t)plain.message.length);
 		failed = !message || PyList_Append(args[2], message);
 		Py_XDECREF(message);
+		if (failed && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+			PyErr_Clear(); /* RecordDecoder.decode() sees to this one */
+			break;
+		}
 		if (failed)
 			return NULL;
 		position += (Py_ssize_t)(sizeof(plain) + plain.message.length);

@@ -26,7 +26,7 @@ def close(endpoint: Endpoint, timeout: float) -> int:
     deadline = time.monotonic() + timeout
     endpoint.plain_sender = None
     endpoint.closed = True  # from here on nobody else sends, and a thread that dispatches leaves
-    endpoint.stop(timeout)
+    endpoint.background.stop(timeout)
     me, turn = threading.get_ident(), endpoint.turn
     outermost = turn.owner != me
     try:

@@ -357,7 +357,7 @@ class Messaging(WhoIsHere, Asking):
     def stop(self, timeout: float | None = None) -> None:
         """End the background thread after the handler that is running; waits for that at most `timeout` seconds."""
         self._check_usable()
-        self._endpoint.stop(timeout)
+        self._endpoint.background.stop(timeout)
 
     def statistics(self) -> Statistics:
         """Counters and queue depths of this process's endpoint."""

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+from functools import partial
 
+from msgd.backends.at_once import do
 from msgd.wire.header import Message
 
 
@@ -40,10 +41,13 @@ class Descriptors(tuple[int, ...]):
         return tuple(self)
 
     def close(self) -> None:
-        """Close them, unless they are taken.  A second call does nothing."""
-        for fd in self.take():
-            with contextlib.suppress(OSError):  # a handler has closed it by its number
-                os.close(fd)
+        """Close them, unless they are taken.  A second call does nothing.
+
+        It is one step, so that an exception of a signal's handler leaves none open.  closerange() passes over those
+        that a handler has closed by their numbers.
+        """
+        if self._is_owner:
+            do([partial(setattr, self, "_is_owner", False), *(partial(os.closerange, fd, fd + 1) for fd in self)])
 
     def __del__(self) -> None:
         self.close()

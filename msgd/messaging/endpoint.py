@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import (
-    BackendUnavailable,
     ContextClosed,
     ForkedContext,
     NoSuchProcess,
@@ -37,7 +36,7 @@ from msgd.errors import (
 )
 from msgd.linux import LONGEST_WAIT
 from msgd.messaging.descriptors import own_fds
-from msgd.messaging.dispatcher import Dispatcher
+from msgd.messaging.dispatcher import Background
 from msgd.messaging.handlers import ContextView, Delivery
 from msgd.messaging.loading import backend_class
 from msgd.messaging.observer import Observer
@@ -89,7 +88,6 @@ class Endpoint:
         self.requests = Requests()
         self.sent = self.sent_bytes = 0
         self.inbox: deque[Message] = deque()
-        self._dispatcher: Dispatcher | None = None
         self.presence = Presence(self.config)
         self.delivery = Delivery(self.presence, self.drops, self.contexts, self.requests, self.send)
         try:
@@ -107,6 +105,8 @@ class Endpoint:
         self._plain_sender = self.plain_sender = self.backend.plain_sender(self.lock)
         """The compiled twin of send(); `plain_sender` is None while it may not be used, and `_plain_sender` counts."""
         self.turn = Turn(self.lock, self.backend.wake)
+        dispatch = functools.partial(self.dispatch, 0, as_dispatcher=True)
+        self.background = Background(self.turn, self.backend, dispatch)
         self.idle_rounds = 0
         """Rounds in which nothing had come, counted while threads wait beside the one that dispatches."""
         self.forked = self.closed = False
@@ -351,35 +351,12 @@ class Endpoint:
     def start(self) -> None:
         """Dispatch in a thread of its own from now on.  Does nothing if it does already.
 
-        Raises BackendUnavailable if the transport needs the main thread.
+        Raises BackendUnavailable if the transport needs the main thread, TransportError if there can be no more
+        threads.
         """
         with self.lock:
             self.check_usable()
-            if self._dispatcher is None:
-                if self.backend.needs_main_thread:
-                    raise BackendUnavailable(
-                        f"messaging type {self.config.messaging_type} is driven by signals, which come to the main"
-                        " thread; dispatch there, or use dgram or stream"
-                    )
-                self.turn.has_dispatcher = True
-                dispatch = functools.partial(self.dispatch, 0, as_dispatcher=True)
-                self._dispatcher = Dispatcher(self.backend.fileno(), dispatch, self.backend.wake, self._note_end)
-
-    def _note_end(self) -> None:
-        """The background dispatcher has ended by an error: others may dispatch again."""
-        with self.lock:
-            self._dispatcher = None
-            self.turn.has_dispatcher = False
-            self.turn.notify()
-
-    def stop(self, timeout: float | None = None) -> None:
-        """Stop the background dispatcher after the handler that is running, if there is one."""
-        with self.lock:
-            dispatcher, self._dispatcher = self._dispatcher, None
-            self.turn.has_dispatcher = False
-            self.turn.notify()
-        if dispatcher is not None:
-            dispatcher.stop(timeout)
+            self.background.start()
 
     def statistics(self) -> Statistics:
         """The counters and the depths of the queues."""
@@ -404,7 +381,7 @@ class Endpoint:
         for context in self.contexts.values():
             context.known_tasks.clear()
         self.lock = threading.RLock()
-        self._dispatcher = None
+        self.background.abandon()
         self.after_rounds = ()
         if self.monitored is not None:
             self.monitored.close()

@@ -165,28 +165,31 @@ class Delivery:
         This loop is the fast path of _deliver_to(): no descriptors, no request that expects the type, no observer.  It
         is the fast path of _deliver_to_all() too, for a process with one context.  On every path a message leaves the
         inbox right before its handler is called, with no call in between: an exception that a signal's handler raises
-        finds it in the inbox or in the hands of its handler.  The compiled twin runs it as far as it goes.
+        finds it in the inbox or in the hands of its handler.  A signal's handler that dispatches may have delivered it
+        meanwhile; so the head is looked at again right before.  The compiled twin runs this as far as it goes.
         """
         contexts, unique_ids, own_pid = self._contexts, self._unique_ids, self._pid
-        while inbox:
+        while True:
             if _run_plain is not None:
                 _run_plain(self, inbox)
-                if not inbox:
-                    return
-            message = inbox[0]
+            if not inbox:
+                return
+            head = message = inbox[0]
             if message.dst.task_id == EVERY_TASK and self._only_listener is not None:
                 message = self._addressed(message, self._only_listener)
             message_type, _, (pid, task_id, _, unique_id), data, fds = message
             context = contexts.get(task_id)
             if context is None or fds or unique_id not in unique_ids or pid != own_pid:
-                self._deliver_with_care(inbox)
+                self._deliver_with_care(inbox, head)
                 continue
             table = context.handlers
             handlers = table.registered.get(message_type) or table.defaults.get(message_type)
             if handlers is None or table.expected or self.observer is not None:
-                self._deliver_with_care(inbox)
+                self._deliver_with_care(inbox, head)
                 continue
             size = len(data)
+            if not inbox or inbox[0] is not head:
+                continue
             del inbox[0]
             self.received += 1
             self.received_bytes += size
@@ -210,19 +213,17 @@ class Delivery:
         self.handler_errors += 1
         logger.error("handler for %s", describe(message), exc_info=error, extra=failure_fields(message))
 
-    def _deliver_with_care(self, inbox: deque[Message]) -> None:
+    def _deliver_with_care(self, inbox: deque[Message], message: Message) -> None:
         """Deliver the first message: a broadcast, an answer, one with descriptors, or one that is for nobody here."""
-        message = inbox[0]
         if message.fds:
-            message = inbox[0] = with_descriptors(message)
-            own(message)
+            message = _own_head(inbox, message)
         pid, task_id, _, unique_id = message.dst
         context = self._contexts.get(task_id)
         try:
             if unique_id not in self._unique_ids or pid != self._pid:
                 self._drop("for a process or task that is gone", message)
             elif context is not None:
-                if not self._deliver_to(context, message, inbox):
+                if not self._deliver_to(context, message, inbox, message):
                     self._refuse(message, Reason.NO_HANDLER)
             elif task_id == EVERY_TASK:
                 self._deliver_to_all(message)
@@ -234,11 +235,11 @@ class Delivery:
             if not (inbox and inbox[0] is message):
                 close_unless_kept(message)
 
-    def _deliver_to(self, context: ContextView, message: Message, queue: MutableSequence[Any]) -> bool:
+    def _deliver_to(self, context: ContextView, message: Message, queue: MutableSequence[Any], head: object) -> bool:
         """Run the handlers of a context, or settle a request of its that this may be the answer to.
 
-        Removes the head of the queue right before.  Returns False, with the head still there, if the context has no
-        handler for the message, which is a drop.
+        Removes the `head` of the queue right before; if it is gone, a signal's handler has done all this.  Returns
+        False, with the head still there, if the context has no handler for the message, which is a drop.
         """
         table, observer, size = context.handlers, self.observer, len(message.data)
         expected = self._requests.oldest_for(message) if message.type in table.expected else None
@@ -257,6 +258,8 @@ class Delivery:
             self.handled += 1
             return True
         began = time.perf_counter()
+        if not queue or queue[0] is not head:
+            return True  # a signal's handler has dispatched, and delivered it
         del queue[0]
         self.received += 1
         self.received_bytes += size
@@ -289,7 +292,7 @@ class Delivery:
             context = self._contexts.get(task_id)
             to_one = message._replace(dst=message.dst._replace(task_id=task_id))
             try:
-                is_taken = context is not None and self._deliver_to(context, to_one, broadcast.left)
+                is_taken = context is not None and self._deliver_to(context, to_one, broadcast.left, task_id)
             finally:
                 broadcast.is_handled |= task_id not in broadcast.left
             if not is_taken:  # an earlier handler has closed the context, or it has no handler for this type
@@ -338,6 +341,16 @@ _run_plain: Callable[[Delivery, deque[Message]], None] | None = (
     None if native is None else native.Deliverer(Delivery, HandlerTable, Message, ServerID).run
 )
 """Delivers the messages at the head of an inbox as run() does, as long as they are plain."""
+
+
+def _own_head(inbox: deque[Message], message: Message) -> Message:
+    """Put Descriptors into the message at the head, unless it is another one by now."""
+    owning = with_descriptors(message)
+    if not inbox or inbox[0] is not message:
+        return message
+    inbox[0] = owning
+    own(owning)
+    return owning
 
 
 def about(message: Message) -> dict[str, object]:

@@ -21,13 +21,15 @@ Rule 1. A total over the limit is refused at the first fragment.
 Rule 2. Memory is allocated only as bytes arrive.
 Rule 3. The unfinished messages of one sender are bounded in number; the oldest is abandoned for a new one.
 Rule 4. The bytes of all unfinished messages are bounded; the one that has made no progress for longest is abandoned.
+Rule 5. It can be interrupted at any moment, and used meanwhile: add() only says what is to be changed.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
@@ -107,34 +109,26 @@ def split_batch(datagram: bytes) -> list[bytes]:
 
 
 class _Unfinished:
-    """A message of which `length` bytes have come: its header, and its data, which is None if there was no memory."""
+    """A message of which `length` bytes have come: its header and its data, or less where there was no memory."""
 
-    __slots__ = ("cookie", "data", "deadline", "header", "length", "total")
+    __slots__ = ("cookie", "deadline", "length", "received", "total")
 
-    def __init__(self, cookie: int, total: int, deadline: float) -> None:
+    def __init__(self, cookie: int, total: int, deadline: float, payload: memoryview) -> None:
         self.cookie = cookie
         self.total = total
         self.deadline = deadline
-        self.length = 0
-        self.header = b""
-        self.data: bytearray | None = bytearray()
+        self.length = len(payload)
+        self.received: bytearray | None = bytearray(payload)
 
     @property
     def held(self) -> int:
         """The bytes of memory that it takes."""
-        return 0 if self.data is None else len(self.header) + len(self.data)
+        return 0 if self.received is None else len(self.received)
 
-    def append(self, payload: memoryview) -> None:
-        """Take a fragment's part; without memory, give up what is held, and only count what is still to come."""
-        self.length += len(payload)
-        missing = HEADER_SIZE - len(self.header)
-        if missing:
-            self.header += payload[:missing]
-        if self.data is not None:
-            try:
-                self.data += payload[missing:]
-            except MemoryError:
-                self.data = None
+    @property
+    def is_lost(self) -> bool:
+        """Whether there was no memory for some of it."""
+        return self.held != self.length
 
 
 class Reassembler:
@@ -152,7 +146,6 @@ class Reassembler:
         self._per_sender = per_sender
         self._timeout = timeout
         self._bytes = 0
-        self._senders: dict[int, dict[int, _Unfinished]] = {}
         self.unfinished: OrderedDict[tuple[int, int], _Unfinished] = OrderedDict()
         """The unfinished messages by (pid, socket number), the one without progress for longest first."""
         self._abandoned = 0
@@ -165,8 +158,14 @@ class Reassembler:
         abandoned, self._abandoned = self._abandoned, 0
         return abandoned
 
-    def add(self, datagram: bytes | memoryview, credential_pid: int | None, now: float) -> tuple[bytes, bytes] | None:
+    def add(
+        self, datagram: bytes | memoryview, credential_pid: int | None, now: float, steps: list[Callable[[], object]]
+    ) -> tuple[bytes, bytes] | None:
         """Add one fragment; return header and payload if it completes its message, otherwise None.
+
+        Nothing is changed yet: `steps` gets the calls that change it, all of them into C.  The caller makes them in one
+        go, whatever is raised here, and together with what it does about the message itself.  If it cannot, it may add
+        the same fragment again.  MemoryError in them is a part of a message that is lost.
 
         `credential_pid` is the sender's pid according to the kernel, None where the kernel cannot tell.  Raises
         MalformedMessage for bytes that are not a fragment, or not that sender's.  The unfinished message that they
@@ -182,24 +181,80 @@ class Reassembler:
             raise MalformedMessage(f"pid {credential_pid} sent a fragment in the name of pid {pid}")
         if not HEADER_SIZE <= total <= self._max_total:
             raise MalformedMessage(f"a total of {total} bytes is outside {HEADER_SIZE} to {self._max_total}")
-        unfinished = self._unfinished(pid, socket_number, cookie, total, now)
-        length = unfinished.length + len(datagram) - FRAGMENT.size
-        if total != unfinished.total or length > total:
-            self._forget(pid, socket_number)
-            raise MalformedMessage(f"fragments of {length} bytes for a message announced as {unfinished.total}")
-        self._bytes -= unfinished.held
-        unfinished.append(memoryview(datagram)[FRAGMENT.size :])
-        self._bytes += unfinished.held
-        unfinished.deadline = now + self._timeout
-        self.unfinished.move_to_end((pid, socket_number))
-        if length < total:
-            while self._bytes > self._max_bytes:
-                self._abandon(*next(iter(self.unfinished)))
-            return None
-        self._forget(pid, socket_number)
-        if unfinished.data is None:
-            raise MemoryError
-        return unfinished.header, bytes(unfinished.data)
+        key, payload = (pid, socket_number), memoryview(datagram)[FRAGMENT.size :]
+        before = self.unfinished.get(key)
+        if before is None or before.cookie != cookie or before.deadline < now:
+            return self._begin(key, _Unfinished(cookie, total, now + self._timeout, payload), steps)
+        length = before.length + len(payload)
+        if total != before.total or length > total:
+            self._remove([key], steps, abandoned=0)
+            raise MalformedMessage(f"fragments of {length} bytes for a message announced as {before.total}")
+        if length == total:
+            self._remove([key], steps, abandoned=0)
+            return _join(before, payload)
+        self._continue(key, before, payload, now, steps)
+        return None
+
+    def _begin(
+        self, key: tuple[int, int], new: _Unfinished, steps: list[Callable[[], object]]
+    ) -> tuple[bytes, bytes] | None:
+        """A first fragment: it may be all of its message, and others may be abandoned for it."""
+        gone = [key] if key in self.unfinished else []
+        if len(self.unfinished) >= self._per_sender:
+            others = [one for one in self.unfinished if one[0] == key[0] and one != key]
+            gone += others[: max(0, len(others) + 1 - self._per_sender)]
+        if new.length >= new.total:
+            self._remove(gone, steps, abandoned=len(gone))
+            if new.length > new.total:
+                raise MalformedMessage(f"a fragment of {new.length} bytes for a message announced as {new.total}")
+            return _join(new, memoryview(b""))
+        self._remove_for(key, new.length, gone, steps)
+        steps.append(partial(self.unfinished.__setitem__, key, new))
+        return None
+
+    def _continue(
+        self,
+        key: tuple[int, int],
+        before: _Unfinished,
+        payload: memoryview,
+        now: float,
+        steps: list[Callable[[], object]],
+    ) -> None:
+        """A fragment in the middle of its message.  What is held of one that has lost a part is let go of."""
+        steps += (
+            partial(setattr, before, "length", before.length + len(payload)),
+            partial(setattr, before, "deadline", now + self._timeout),
+            partial(self.unfinished.move_to_end, key),
+        )
+        if before.received is None or before.is_lost:
+            steps.append(partial(setattr, before, "received", None))
+            self._remove_for(key, -before.held, [], steps)
+        else:
+            steps.append(partial(before.received.extend, payload))  # behind it, `_bytes` counts what is there
+            self._remove_for(key, len(payload), [], steps)
+
+    def _remove_for(
+        self, key: tuple[int, int], wanted: int, gone: list[tuple[int, int]], steps: list[Callable[[], object]]
+    ) -> None:
+        """Abandon those in `gone`, and the oldest others if `wanted` more bytes for this one are more than may be."""
+        held = self._bytes + wanted - sum(self.unfinished[one].held for one in gone)
+        if held > self._max_bytes:
+            for other, unfinished in self.unfinished.items():
+                if held > self._max_bytes and other != key and other not in gone:
+                    gone.append(other)
+                    held -= unfinished.held
+        self._remove(gone, steps, abandoned=len(gone), wanted=wanted)
+
+    def _remove(
+        self, keys: list[tuple[int, int]], steps: list[Callable[[], object]], *, abandoned: int, wanted: int = 0
+    ) -> None:
+        """Forget these messages, and hold `wanted` more bytes."""
+        held = self._bytes + wanted - sum(self.unfinished[one].held for one in keys)
+        steps += [partial(self.unfinished.pop, one) for one in keys]
+        if held != self._bytes:
+            steps.append(partial(setattr, self, "_bytes", held))
+        if abandoned:
+            steps.append(partial(setattr, self, "_abandoned", self._abandoned + abandoned))
 
     def expire(self, now: float) -> None:
         """Abandon the messages whose last fragment is older than the timeout."""
@@ -207,30 +262,17 @@ class Reassembler:
             key, unfinished = next(iter(self.unfinished.items()))
             if unfinished.deadline >= now:
                 break
-            self._abandon(*key)
+            if self.unfinished.pop(key, None) is not None:
+                self._abandoned += 1
+            self._bytes = sum(one.held for one in self.unfinished.values())
 
-    def _unfinished(self, pid: int, socket_number: int, cookie: int, total: int, now: float) -> _Unfinished:
-        """The unfinished message of a fragment.  A first fragment begins one, and others may be abandoned for it."""
-        sockets = self._senders.get(pid, {})
-        unfinished = sockets.get(socket_number)
-        if unfinished is not None:
-            if unfinished.cookie == cookie and unfinished.deadline >= now:
-                return unfinished
-            self._abandon(pid, socket_number)
-        while len(sockets) >= self._per_sender:
-            self._abandon(pid, next(iter(sockets)))
-        unfinished = _Unfinished(cookie, total, now + self._timeout)
-        self._senders.setdefault(pid, {})[socket_number] = unfinished
-        self.unfinished[pid, socket_number] = unfinished
-        return unfinished
 
-    def _abandon(self, pid: int, socket_number: int) -> None:
-        self._abandoned += 1
-        self._forget(pid, socket_number)
-
-    def _forget(self, pid: int, socket_number: int) -> None:
-        self._bytes -= self.unfinished.pop((pid, socket_number)).held
-        sockets = self._senders[pid]
-        del sockets[socket_number]
-        if not sockets:
-            del self._senders[pid]
+def _join(unfinished: _Unfinished, last: memoryview) -> tuple[bytes, bytes]:
+    """Header and payload of a message, of which `last` is the last part.  Raises MemoryError if some of it is lost."""
+    received = unfinished.received
+    if received is None or unfinished.is_lost:
+        raise MemoryError
+    if len(received) < HEADER_SIZE:
+        whole = bytes(received) + last
+        return whole[:HEADER_SIZE], whole[HEADER_SIZE:]
+    return bytes(received[:HEADER_SIZE]), b"".join((memoryview(received)[HEADER_SIZE:], last))

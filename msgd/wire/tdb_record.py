@@ -32,6 +32,7 @@ from typing import NamedTuple
 from msgd.errors import MalformedMessage
 from msgd.native import native
 from msgd.wire.header import Message, new_message
+from msgd.wire.message_types import type_name
 from msgd.wire.server_id import ANY_UNIQUE_ID, NONCLUSTER_VNN, ServerID
 
 RECORD = struct.Struct("=iiiiQ")
@@ -73,11 +74,22 @@ class SegmentStart(NamedTuple):
     number: int
 
 
+class LostMessage(NamedTuple):
+    """A version 1 record for whose data there was no memory."""
+
+    pid: int
+    type: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{type_name(self.type)} of {self.length} bytes from pid {self.pid}"
+
+
 class Special(NamedTuple):
     """Something in a value that is not a message; `position` is the number of messages in front of it."""
 
     position: int
-    what: Continuation | SegmentStart | MalformedMessage
+    what: Continuation | SegmentStart | LostMessage | MalformedMessage
 
 
 def queue_key(pid: int) -> bytes:
@@ -187,7 +199,10 @@ class RecordDecoder:
         self._known: dict[tuple[int, bytes], tuple[ServerID, ServerID]] = {}
 
     def decode(self, value: bytes) -> tuple[list[Message], list[Special]]:
-        """The messages in `value`, in order, and everything else in it.  A record that cannot be read is skipped."""
+        """The messages in `value`, in order, and everything else in it.
+
+        A record that cannot be read is skipped, and so is a message for which there is no memory.
+        """
         messages: list[Message] = []
         specials: list[Special] = []
         take, unpack, size = messages.append, RECORD.unpack_from, RECORD.size
@@ -211,15 +226,16 @@ class RecordDecoder:
                 specials.append(Special(len(messages), MalformedMessage(fault)))
                 ids = None
             elif version == MESSAGE_VERSION:
-                if ids is None:
-                    src = plain_src.get(src_pid)
-                    if src is None:
-                        src = plain_src[src_pid] = self._source_of(src_pid)
-                    take(new_message(Message, (message_type, src, plain_dst, value[start:end], ())))
-                else:
+                dst = plain_dst
+                if ids is not None:
                     src, dst = self._addresses(src_pid, ids)
                     ids = None
+                elif (src := plain_src.get(src_pid)) is None:  # type: ignore[assignment]
+                    src = plain_src[src_pid] = self._source_of(src_pid)
+                try:
                     take(new_message(Message, (message_type, src, dst, value[start:end], ())))
+                except MemoryError:
+                    specials.append(Special(len(messages), LostMessage(src_pid, message_type, length)))
             elif version == IDS_VERSION and length == IDS.size:
                 ids = value[start:end]
             elif version == CONTINUED_VERSION and length == CONTINUED.size:

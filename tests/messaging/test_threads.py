@@ -15,7 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from msgd import AlreadyDispatching, BackendUnavailable, Config, ContextClosed, Message, Messaging, QueueFull, ServerID
+from msgd import (
+    AlreadyDispatching,
+    BackendUnavailable,
+    Config,
+    ContextClosed,
+    Message,
+    Messaging,
+    QueueFull,
+    ServerID,
+    TransportError,
+)
 from tests.backends.conftest import StartPeer
 from tests.messaging.test_requests import ANSWER, ASK, echo
 from tests.support.harness import PATIENCE, TEXT, Peer, Session, serve
@@ -217,6 +227,25 @@ def test_background_dispatcher(config: Config, peer: Peer) -> None:
     assert threads == ["msgd-dispatcher"]
     messaging.close()
     assert "msgd-dispatcher" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_no_thread_for_the_background_dispatcher(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may still dispatch."""
+    if config.messaging_type == "tdb":
+        return
+
+    def refused(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Messaging(config) as messaging:
+        got: list[Message] = []
+        messaging.register(TEXT, got.append)
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(TransportError, match="can't start new thread"):
+            messaging.start()
+        monkeypatch.undo()
+        messaging.send(messaging.server_id, TEXT)
+        assert messaging.dispatch(PATIENCE) == 1
 
 
 def test_background_dispatcher_stops_when_its_handler_closes(config: Config) -> None:

@@ -80,13 +80,11 @@ def test_same_as_one_by_one(messaging: Messaging, sent: list[tuple[bytes, int]])
     place = Path(messaging._endpoint.presence.socket_directory)
     singly = seen(place, receiver, sent, together=False)
     receiver.reassembler.unfinished.clear()
-    receiver.reassembler._senders.clear()
     receiver.reassembler._bytes = receiver.reassembler._abandoned = 0
     before = len(os.listdir("/proc/self/fd"))
     assert seen(place, receiver, sent, together=True) == singly
     assert len(os.listdir("/proc/self/fd")) == before
     receiver.reassembler.unfinished.clear()
-    receiver.reassembler._senders.clear()
     receiver.reassembler._bytes = receiver.reassembler._abandoned = 0
 
 
@@ -117,7 +115,7 @@ def test_close_closes_what_is_kept(config: Config) -> None:
     with Messaging(config) as messaging:
         receiver: Receiver = messaging._endpoint.backend._receiver  # type: ignore[attr-defined]
         reading, writing = os.pipe()
-        receiver._kept.append(
+        receiver._received.append(
             (whole(b""), [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [reading]).tobytes())], 0)
         )
     with pytest.raises(OSError, match="Bad file descriptor"):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Fragments of the dgram transport, each as the one piece that it is in the socket."""
+"""Fragments of the dgram transport, each as the one piece that it is in the socket, and what a Reassembler does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from msgd.wire.dgram import DATAGRAM_MAX, fragments
+from msgd.wire.dgram import DATAGRAM_MAX, Reassembler, fragments
 from msgd.wire.header import HEADER_SIZE
 
 
@@ -17,3 +17,15 @@ def fragment(
     header, data = message[:HEADER_SIZE], message[HEADER_SIZE:]
     for one in fragments(header, data, cookie, pid, socket_number, start, longest):
         yield b"".join(one.buffers)
+
+
+def add(
+    reassembler: Reassembler, datagram: bytes, credential_pid: int | None, now: float
+) -> tuple[bytes, bytes] | None:
+    """Add a fragment, and make the changes that this calls for."""
+    steps: list[Callable[[], object]] = []
+    try:
+        return reassembler.add(datagram, credential_pid, now, steps)
+    finally:
+        for step in steps:
+            step()

@@ -26,7 +26,7 @@ from msgd.wire.dgram import (
     split_batch,
 )
 from msgd.wire.header import HEADER_SIZE
-from tests.wire.joined import fragment
+from tests.wire.joined import add, fragment
 
 TIMEOUT = 60.0
 messages = st.binary(min_size=HEADER_SIZE, max_size=6000)
@@ -101,7 +101,7 @@ def test_length_that_changes_in_the_middle() -> None:
     begun = list(fragment(message, 5, 6, 7, longest=LONG_DATAGRAM_MAX))[:2]
     sent = sum(len(one) - FRAGMENT.size for one in begun)
     reassembler = make()
-    results = [reassembler.add(one, 6, 0) for one in (*begun, *fragment(message, 5, 6, 7, sent))]
+    results = [add(reassembler, one, 6, 0) for one in (*begun, *fragment(message, 5, 6, 7, sent))]
     assert results[-1] == split(message)
 
 
@@ -123,7 +123,7 @@ def test_interleaved_senders(sent: list[tuple[tuple[int, int], bytes, int]], ran
     reassembler, received = make(), defaultdict(list)
     while streams:
         sender = random.choice(sorted(streams))
-        whole = reassembler.add(streams[sender].pop(0), sender[0], 0)
+        whole = add(reassembler, streams[sender].pop(0), sender[0], 0)
         if whole is not None:
             received[sender].append(whole)
         if not streams[sender]:
@@ -137,12 +137,12 @@ def test_interleaved_senders(sent: list[tuple[tuple[int, int], bytes, int]], ran
 def test_total_bytes_are_bounded_and_the_stalest_message_is_abandoned() -> None:
     reassembler = Reassembler(10_000, 10_000, 16, TIMEOUT)
     honest = list(fragment(bytes(9000), 1, 99, 3))
-    assert reassembler.add(honest[0], 99, 0) is None
+    assert add(reassembler, honest[0], 99, 0) is None
     for pid in range(1, 50):  # each leaves 3,000 bytes; the honest one stops after a while and becomes the stalest
         for datagram in list(fragment(bytes(9000), 1, pid, 3))[:3]:
-            assert reassembler.add(datagram, pid, 0) is None
+            assert add(reassembler, datagram, pid, 0) is None
         if pid <= 7:
-            assert reassembler.add(honest[pid], 99, 0) is None
+            assert add(reassembler, honest[pid], 99, 0) is None
     assert len(reassembler) <= 4
     assert reassembler.take_abandoned() >= 46
 
@@ -150,10 +150,10 @@ def test_total_bytes_are_bounded_and_the_stalest_message_is_abandoned() -> None:
 @given(messages.filter(lambda one: len(one) > 1000), messages, cookies, cookies)
 def test_new_cookie_abandons(first: bytes, second: bytes, cookie: int, other: int) -> None:
     reassembler = make()
-    assert reassembler.add(next(fragment(first, cookie, 1, 2)), 1, 0) is None
+    assert add(reassembler, next(fragment(first, cookie, 1, 2)), 1, 0) is None
     if other == cookie:
         other = cookie % 0xFFFFFFFFFFFFFFFF + 1
-    results = [reassembler.add(one, 1, 0) for one in fragment(second, other, 1, 2)]
+    results = [add(reassembler, one, 1, 0) for one in fragment(second, other, 1, 2)]
     assert results[-1] == split(second)
     assert not any(results[:-1])
     assert reassembler.take_abandoned() == 1
@@ -163,32 +163,32 @@ def test_new_cookie_abandons(first: bytes, second: bytes, cookie: int, other: in
 def test_per_sender_bound_spares_other_senders() -> None:
     reassembler = make(per_sender=3)
     kept = next(fragment(bytes(2000), 1, 77, 1))
-    reassembler.add(kept, 77, 0)
+    add(reassembler, kept, 77, 0)
     for number in range(10):
-        reassembler.add(next(fragment(bytes(2000), 1, 5, number)), 5, 0)
+        add(reassembler, next(fragment(bytes(2000), 1, 5, number)), 5, 0)
     assert len(reassembler) == 4
     assert reassembler.take_abandoned() == 7
     *_, last = fragment(bytes(2000), 1, 77, 1)
-    assert reassembler.add(last, 77, 0) == split(bytes(2000))
+    assert add(reassembler, last, 77, 0) == split(bytes(2000))
     for number in (7, 8, 9):
         *_, last = fragment(bytes(2000), 1, 5, number)
-        assert reassembler.add(last, 5, 0) == split(bytes(2000)), "the newest are kept"
+        assert add(reassembler, last, 5, 0) == split(bytes(2000)), "the newest are kept"
 
 
 def test_expiry() -> None:
     """It counts from the last fragment; a late fragment begins a new message and is not joined to the expired one."""
     reassembler = make()
     first, second, third = fragment(bytes(2500), 1, 5, 3)
-    reassembler.add(first, 5, 0)
-    reassembler.add(second, 5, TIMEOUT)
+    add(reassembler, first, 5, 0)
+    add(reassembler, second, 5, TIMEOUT)
     reassembler.expire(2 * TIMEOUT)
     assert len(reassembler) == 1
     reassembler.expire(2 * TIMEOUT + 1)
     assert len(reassembler) == 0
     assert reassembler.take_abandoned() == 1
-    reassembler.add(first, 5, 0)
-    reassembler.add(second, 5, 0)
-    assert reassembler.add(third, 5, TIMEOUT + 1) is None
+    add(reassembler, first, 5, 0)
+    add(reassembler, second, 5, 0)
+    assert add(reassembler, third, 5, TIMEOUT + 1) is None
     assert reassembler.take_abandoned() == 1
 
 
@@ -209,7 +209,7 @@ def test_expiry() -> None:
 def test_malformed(datagram: bytes, pid: int) -> None:
     reassembler = make()
     with pytest.raises(MalformedMessage):
-        reassembler.add(datagram, pid, 0)
+        add(reassembler, datagram, pid, 0)
     assert len(reassembler) == 0
     assert not reassembler
 
@@ -218,7 +218,7 @@ def test_malformed(datagram: bytes, pid: int) -> None:
 def test_garbage(datagram: bytes, pid: int | None) -> None:
     reassembler = make()
     try:
-        whole = reassembler.add(datagram, pid, 0)
+        whole = add(reassembler, datagram, pid, 0)
     except MalformedMessage:
         assert len(reassembler) == 0
     else:
@@ -249,7 +249,7 @@ class Hostile(RuleBasedStateMachine):
         self.pids.add(pid)
         datagram = FRAGMENT.pack(cookie, total, pid, number) + bytes(length)
         try:
-            whole = self.reassembler.add(datagram, pid if honest else pid + 1, self.now)
+            whole = add(self.reassembler, datagram, pid if honest else pid + 1, self.now)
         except MalformedMessage:
             return
         assert honest

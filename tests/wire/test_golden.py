@@ -18,7 +18,7 @@ from msgd import MessageType, ServerID
 from msgd.wire.dgram import FRAGMENT, FRAGMENT_PAYLOAD_MAX, WHOLE_COOKIE, WHOLE_MAX, Reassembler
 from msgd.wire.header import MessageDecoder, pack_header
 from msgd.wire.message_types import TMP_BASE, type_name
-from tests.wire.joined import fragment
+from tests.wire.joined import add, fragment
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -76,7 +76,7 @@ def join(capture: Capture) -> bytes:
         [datagram] = capture.datagrams
         return datagram[len(WHOLE_COOKIE) :]
     reassembler = Reassembler(1 << 20, 1 << 20, 1, 60)
-    *others, last = [reassembler.add(datagram, capture.src_pid, 0) for datagram in capture.datagrams]
+    *others, last = [add(reassembler, datagram, capture.src_pid, 0) for datagram in capture.datagrams]
     assert not any(others)
     assert last is not None
     return b"".join(last)

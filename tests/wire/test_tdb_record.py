@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +31,7 @@ from msgd.wire.tdb_record import (
     segment_key,
     segment_number,
 )
+from tests.support.harness import Channel, Child
 
 GOLDEN = bytes.fromhex("0100000002000000e94b0000914e00000b000000000000003132333435363738393000")
 DST, SRC = 19433, 20113
@@ -156,3 +160,23 @@ def test_decoder_keeps_few_addresses() -> None:
     for task in range(5000):
         decoder.decode(pack_message(ServerID(DST, 1), ServerID(SRC, task), 2, b""))
     assert len(decoder._known) <= 1024
+
+
+def decode_in_little_memory(channel: Channel) -> None:
+    """In a child that may get half of what the first message takes."""
+    large = pack_message(ServerID(DST, 1), ServerID(SRC), 0xF001, bytes(16 << 20))
+    small = pack_message(ServerID(DST), ServerID(SRC), 8, b"small")
+    value, decoder = large + small, RecordDecoder(DST, source_of)
+    del large
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (8 << 20),) * 2)
+    messages, specials = decoder.decode(value)
+    channel.send(([message.data for message in messages], [(one.position, str(one.what)) for one in specials]))
+
+
+def test_message_without_memory() -> None:
+    """It is lost, and the one behind it is not."""
+    with Child(decode_in_little_memory) as child:
+        messages, specials = child.hear()
+    assert messages == [b"small"]
+    assert specials == [(0, f"0xf001 of {16 << 20} bytes from pid {SRC}")]

@@ -15,9 +15,10 @@ Rule 6. Of a batch in which anything is wrong, nothing is delivered.
 Nearly every datagram is a whole message without descriptors, from a sender whose credentials were checked before.
 receive() handles that case in its own loop; all others go through _receive_checked().
 
-The compiled twin of that loop takes many datagrams in one call and delivers those at once that are in front of the
-first that is not plain.  That one and those behind it wait in `_kept`, so that an exception which a signal's handler
-raises loses none: the next receive() begins with them.
+What is received is in `_received` until it has been settled, or in the inbox: an exception that a signal's handler
+raises loses and doubles nothing, and the next receive() begins with what is left (at_once.py).  The compiled twin of
+the loop takes many datagrams in one call, and delivers those at once that are in front of the first that is not plain.
+That one and those behind it go into `_received`, too.
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ import os
 import socket
 import time
 from collections import deque
-from typing import Final
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import repeat
+from typing import Any, Final
 
+from msgd.backends.at_once import Step, do, move_all, take_head
 from msgd.backends.base import Deliver
 from msgd.backends.sockets import bind_socket
 from msgd.config import Config
@@ -51,7 +56,7 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(CREDENTIALS_SIZE) + socket.CMSG_SPACE(MAX_FD
 _CREDENTIALS = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
 _RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
 
-_TRUNCATED, _RIGHTS_LOST = int(socket.MSG_TRUNC), int(socket.MSG_CTRUNC)
+_TRUNCATED, _RIGHTS_LOST, _CLOEXEC = int(socket.MSG_TRUNC), int(socket.MSG_CTRUNC), int(socket.MSG_CMSG_CLOEXEC)
 """Plain numbers: the operators of an enum take half a microsecond each."""
 
 _DATAGRAMS_PER_CALL = 256
@@ -66,6 +71,12 @@ _KNOWN_SENDERS_MAX = 1024
 _WHOLE_MIN = len(WHOLE_COOKIE) + HEADER_SIZE
 
 Ancillary = list[tuple[int, int, bytes]]
+
+Datagram = tuple[Any, ...]
+"""What recvmsg() returns: the bytes, their ancillary data, flags, and an address that the compiled twin leaves out.
+
+Where a datagram may be long, it is what recvmsg_into() returns: its length in place of the datagram.
+"""
 
 
 class Receiver:
@@ -85,10 +96,13 @@ class Receiver:
         self._drops = drops
         self._decoder = MessageDecoder()
         self._known_senders: dict[bytes, int] = {}
-        self._kept: deque[tuple[bytes, Ancillary, int]] = deque()
-        """Datagrams that have been received together and are to be checked one by one."""
+        self._received: deque[Any] = deque()
+        """Datagrams that have been received and not been settled, the oldest first; Messages are those checked."""
+        self._take = self._taking_short(self._received)
         self._buffer: bytearray | None = None
-        """For datagrams that may be long, between two of them."""
+        """For a datagram that may be long; `_received` has only its length."""
+        self._unwanted: deque[int] = deque()
+        """Descriptors to be closed."""
 
     def bind(self) -> None:
         """Make the socket reachable under our pid.  Raises OSError."""
@@ -102,35 +116,56 @@ class Receiver:
         """
         self.is_closed = True
         self.socket.close()
-        while self._kept:
-            for fd in _split_ancillary(self._kept.popleft()[1])[1]:
-                os.close(fd)
+        while self._received:
+            one = self._received.popleft()
+            self._unwanted.extend(() if isinstance(one, Message) else _split_ancillary(one[1])[1])
+        self._close_unwanted()
 
     def receive(self, deliver: Deliver) -> None:
         """Read datagrams until there are none, or a bounded number of them; pass on the messages they complete."""
-        if self._decoder.addresses is None:
-            self._receive_singly(deliver)
-        else:
-            self._receive_together(deliver)
+        if self._received or self._unwanted:
+            self._take_over()
+        received = self._received
+        try:
+            while self._received:
+                self._settle(deliver)
+            if self._decoder.addresses is None:
+                self._receive_singly(deliver)
+            else:
+                self._receive_together(deliver)
+        except IndexError:
+            if received:
+                raise
+            # otherwise a signal's handler has dispatched and settled what was here
         if self.reassembler.unfinished and not self.is_closed:
             self.reassembler.expire(time.monotonic())
             self._count_abandoned()
 
+    def _take_over(self) -> None:
+        """Begin with what an exception has left, or what an outer receive() is at; that one finds nothing any more."""
+        old: deque[Any] = self._received
+        new: deque[Any] = deque()
+        take = self._taking_short(new)
+        do((
+            partial(new.extend, old),
+            old.clear,
+            partial(setattr, self, "_received", new),
+            partial(setattr, self, "_take", take),
+        ))  # fmt: skip
+        self._close_unwanted()
+
     def _receive_together(self, deliver: Deliver) -> None:
         """Do what _receive_singly() does, many datagrams in one call, unless a long message is on its way."""
-        kept, addresses, take = self._kept, self._decoder.addresses, native.receive_datagrams
+        received, addresses, take = self._received, self._decoder.addresses, native.receive_datagrams
         for _ in range(_CALLS_PER_CALL):
-            more = False
-            if not kept:  # otherwise an exception has left some here
-                if self.reassembler.unfinished:
-                    self._receive_singly(deliver)  # it needs one buffer for all of them
-                    return
-                more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, kept.append)
-                if lost:
-                    self._drops("no memory left", "datagrams", lost)
-            while kept:
-                datagram, ancillary, flags = kept.popleft()
-                self._receive_checked(datagram, ancillary, flags, deliver)
+            if self.reassembler.unfinished:
+                self._receive_singly(deliver)  # it needs one buffer for all of them
+                return
+            more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, received.append)
+            if lost:
+                self._drops("no memory left", "datagrams", lost)
+            while received:
+                self._settle(deliver)
                 if self.is_closed:
                     return
                 more = True
@@ -139,96 +174,139 @@ class Receiver:
 
     def _receive_singly(self, deliver: Deliver) -> None:
         """Take one datagram after the other."""
-        recvmsg, senders, decode = self.socket.recvmsg, self._known_senders, self._decoder.decode
-        unfinished = self.reassembler.unfinished
+        received, take, unfinished = self._received, self._take, self.reassembler.unfinished
+        senders, decode = self._known_senders, self._decoder.decode
+        give = map(deliver, map(deque.popleft, repeat(received)))
         for _ in range(_DATAGRAMS_PER_CALL):
             try:
                 if unfinished:
-                    self._receive_long(deliver)
+                    next(self._taking_long(received))
+                    self._settle(deliver)
                     if self.is_closed:
                         return
                     continue
-                datagram, ancillary, flags, _ = recvmsg(LONG_DATAGRAM_MAX, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+                next(take)
             except BlockingIOError:
                 break
-            if len(ancillary) == 1 and flags == socket.MSG_CMSG_CLOEXEC and _WHOLE_MIN <= len(datagram) <= DATAGRAM_MAX:
+            datagram, ancillary, flags, _ = received[0]
+            if len(ancillary) == 1 and flags == _CLOEXEC and _WHOLE_MIN <= len(datagram) <= DATAGRAM_MAX:
                 pid = senders.get(ancillary[0][2])
                 if pid is not None and datagram.startswith(WHOLE_COOKIE):
                     message = decode(datagram, len(WHOLE_COOKIE))
                     if message.src.pid == pid:
-                        deliver(message)
+                        received[0] = message
+                        next(give)
                         if self.is_closed:
                             return
                         continue
-            self._receive_checked(datagram, ancillary, flags, deliver)
+            self._settle(deliver)
             if self.is_closed:
                 return
 
-    def _receive_long(self, deliver: Deliver) -> None:
-        """Read a datagram that is probably long, and deliver what it holds or completes.  Raises BlockingIOError.
+    def _taking_short(self, queue: deque[Any]) -> Iterator[None]:
+        """Each next() receives one datagram, and puts it into the queue, in one step."""
+        return self._taking(queue, self.socket.recvmsg, repeat(LONG_DATAGRAM_MAX))
+
+    def _taking(self, queue: deque[Any], receive: Callable[..., Any], room: Iterator[object]) -> Iterator[None]:
+        return map(queue.append, map(receive, room, repeat(_ANCILLARY_SIZE), repeat(_CLOEXEC)))
+
+    def _taking_long(self, queue: deque[Any]) -> Iterator[None]:
+        """The same for a datagram that is likely to be long.
 
         It is read into one buffer that is used again.  With a new one each time, malloc would return its memory to the
-        system and fetch it again, page by page.  A signal's handler that dispatches meanwhile gets a buffer of its own.
+        system and fetch it again, page by page.  Whoever receives settles first what is in it.
         """
-        buffer, self._buffer = self._buffer or bytearray(LONG_DATAGRAM_MAX), None
-        try:
-            length, ancillary, flags, _ = self.socket.recvmsg_into((buffer,), _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
-            self._receive_checked(memoryview(buffer)[:length], ancillary, flags, deliver)
-        finally:
-            self._buffer = buffer
+        if self._buffer is None:
+            self._buffer = bytearray(LONG_DATAGRAM_MAX)
+        return self._taking(queue, self.socket.recvmsg_into, repeat((self._buffer,)))
 
-    def _receive_checked(
-        self, datagram: bytes | memoryview, ancillary: Ancillary, flags: int, deliver: Deliver
-    ) -> None:
-        """Check everything about one datagram, and deliver the message that it is or completes."""
-        credentials, fds = _split_ancillary(ancillary)
+    def _settle(self, deliver: Deliver) -> None:
+        """Deliver the message at the head of `_received`, or do what that datagram calls for.
+
+        All that is to be changed is found out first.  Then it is changed in one step, in which the datagram leaves the
+        queue.  So an exception that a signal's handler raises leaves everything as it was, or settled.
+        """
+        received = self._received
+        head = received[0]
+        if isinstance(head, Message):
+            take_head(received, (partial(deliver, head),))
+        else:
+            self._receive_checked(received, head, deliver)
+
+    def _receive_checked(self, received: deque[Any], head: Datagram, deliver: Deliver) -> None:
+        """Check everything about the datagram at the head, and deliver the message that it is or completes."""
+        credentials, fds = _split_ancillary(head[1])
+        steps: list[Step] = []
+        messages: list[Message] | None = None
+        reason = None
+        detail = ""
         try:
-            pid = self._check_credentials(credentials)
-            if flags & _TRUNCATED:
-                raise MalformedMessage(f"it is longer than the {len(datagram)} bytes that may come here")
-            if flags & _RIGHTS_LOST or len(fds) > MAX_FDS:
-                raise MalformedMessage(f"it has more than {MAX_FDS} descriptors, or this process has none left")
-            if datagram[: len(BATCH_COOKIE)] == BATCH_COOKIE:
-                if fds:
-                    raise MalformedMessage("descriptors came with a batch")
-                self._deliver_batch(bytes(datagram), pid, deliver)
-                return
-            message = self._message(datagram, pid, tuple(fds))
-            if message is None:
-                if fds:
-                    raise MalformedMessage("descriptors ride on a fragment that is not the last")
-                return
-            if message.src.pid != pid:
-                raise MalformedMessage(f"its source says pid {message.src.pid}")
-            fds = array.array("i")  # they belong to the message now
-            deliver(message)
+            messages = self._checked(head, credentials, tuple(fds), steps)
         except MalformedMessage as error:
-            self._drops("malformed or forged", f"a datagram of {_describe(credentials)}: {error}")
+            reason, detail = "malformed or forged", f"a datagram of {_describe(credentials)}: {error}"
         except _UntrustedUser as error:
-            self._drops("of a user not to be heard", str(error))
+            reason, detail = "of a user not to be heard", str(error)
         except MemoryError:
-            self._drops("no memory left", f"a message of {_describe(credentials)}")
-        finally:
-            for fd in fds:
-                os.close(fd)
-            self._count_abandoned()
+            reason, detail = "no memory left", f"a message of {_describe(credentials)}"
+        if messages is not None:
+            steps += [partial(deliver, message) for message in messages]
+        elif fds:
+            steps.append(partial(self._unwanted.extend, fds))
+        try:
+            take_head(received, steps)
+        except MemoryError:
+            if messages is not None:  # of others, a part is lost, which the Reassembler finds
+                reason, detail = "no memory left", f"a message of {_describe(credentials)}"
+        if reason is not None:
+            self._drops(reason, detail)
+        self._close_unwanted()
+        self._count_abandoned()
 
-    def _deliver_batch(self, datagram: bytes, pid: int, deliver: Deliver) -> None:
-        """Deliver the messages of a batch, once all of them have been checked."""
+    def _checked(
+        self, head: Datagram, credentials: bytes, fds: tuple[int, ...], steps: list[Step]
+    ) -> list[Message] | None:
+        """The messages that a datagram holds or completes, None if it is a part of one.
+
+        `steps` gets what is to be done about it.  Raises MalformedMessage, _UntrustedUser.
+        """
+        received, _, flags, *_ = head
+        datagram = received if isinstance(received, bytes) else memoryview(self._buffer or b"")[:received]
+        pid = self._check_credentials(credentials)
+        if flags & _TRUNCATED:
+            raise MalformedMessage(f"it is longer than the {len(datagram)} bytes that may come here")
+        if flags & _RIGHTS_LOST or len(fds) > MAX_FDS:
+            raise MalformedMessage(f"it has more than {MAX_FDS} descriptors, or this process has none left")
+        if datagram[: len(BATCH_COOKIE)] == BATCH_COOKIE:
+            if fds:
+                raise MalformedMessage("descriptors came with a batch")
+            return self._batch(bytes(datagram), pid)
+        message = self._message(datagram, pid, fds, steps)
+        if message is None:
+            if fds:
+                raise MalformedMessage("descriptors ride on a fragment that is not the last")
+            return None
+        if message.src.pid != pid:
+            raise MalformedMessage(f"its source says pid {message.src.pid}")
+        return [message]
+
+    def _batch(self, datagram: bytes, pid: int) -> list[Message]:
+        """The messages of a batch, once all of them have been checked."""
         messages = [self._decoder.decode(one) for one in split_batch(datagram)]
         for message in messages:
             if message.src.pid != pid:
                 raise MalformedMessage(f"the source of a message in a batch says pid {message.src.pid}")
-        deque(map(deliver, messages), 0)  # one call into C: no exception of a signal's handler comes in between
+        return messages
 
-    def _message(self, datagram: bytes | memoryview, pid: int, fds: tuple[int, ...]) -> Message | None:
+    def _message(
+        self, datagram: bytes | memoryview, pid: int, fds: tuple[int, ...], steps: list[Step]
+    ) -> Message | None:
         """The message if the datagram is a whole one or the last fragment of one, otherwise None."""
         is_whole = datagram[: len(WHOLE_COOKIE)] == WHOLE_COOKIE
         if len(datagram) > DATAGRAM_MAX and (is_whole or not self.reassembler.unfinished):
             raise MalformedMessage(f"it has {len(datagram)} bytes; only later fragments and batches may exceed 1024")
         if is_whole:
             return self._decoder.decode(bytes(datagram), len(WHOLE_COOKIE), fds)
-        header_and_data = self.reassembler.add(datagram, pid, time.monotonic())
+        header_and_data = self.reassembler.add(datagram, pid, time.monotonic(), steps)
         if header_and_data is None:
             return None
         header, data = header_and_data
@@ -245,6 +323,11 @@ class Receiver:
             self._known_senders.clear()
         self._known_senders[credentials] = pid
         return pid
+
+    def _close_unwanted(self) -> None:
+        """Close the descriptors that nobody takes; each leaves the list in the call that closes it."""
+        if self._unwanted:
+            move_all(self._unwanted, os.close)
 
     def _count_abandoned(self) -> None:
         abandoned = self.reassembler.take_abandoned()

@@ -49,7 +49,15 @@ from msgd.errors import TransportError
 from msgd.presence import Presence
 from msgd.wire.header import Message
 from msgd.wire.server_id import ServerID
-from msgd.wire.tdb_record import Continuation, RecordDecoder, SegmentStart, queue_key, segment_key, segment_number
+from msgd.wire.tdb_record import (
+    Continuation,
+    LostMessage,
+    RecordDecoder,
+    SegmentStart,
+    queue_key,
+    segment_key,
+    segment_number,
+)
 
 CHECK_INTERVAL = 1.0
 """Seconds between two checks whether a source whose segment is empty is still alive."""
@@ -244,6 +252,8 @@ class Inbox:
                     self._end_following(messages[position:])
             elif isinstance(what, SegmentStart) and not position and taken.source is not None:
                 taken.source.is_begun = True
+            elif isinstance(what, LostMessage):
+                self._drops("no memory left", str(what))
             else:
                 self._drops("malformed", f"in messages.tdb: {what}")
         if from_record and len(taken.value) > CROWDED:

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Clause 9: exceptions of signals' handlers, at any moment of a receiver's work, lose and double no message.
+
+A handler of messages that such an exception interrupts has had its message.  So the one here is a function in C, which
+is not interrupted; what it has not seen is missing.  tests/backends/tdb/test_interrupted.py does this with tdb, where a
+signal's handler may not dispatch.  SECURITY.md says what stream can lose.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from types import FrameType
+
+import pytest
+
+from msgd import Message, ServerID
+from tests.backends.conftest import StartPeer
+from tests.backends.variants import CARRYING_FDS, Variant
+from tests.support.harness import PATIENCE, TEXT, Session, drain, open_fds
+
+MESSAGING_TYPES = ("dgram",)
+
+SECONDS = float(os.environ.get("MSGD_ALARMS_SECONDS", "0.7"))
+"""How long messages flow under alarms."""
+
+SIZES = {"short": (0, 20), "mixed": (0, 20, 700, 3000, 70_000, 200_000)}
+
+
+class Alarm(BaseException):
+    """What the signal's handler raises."""
+
+
+def receive_under_alarms(session: Session, seed: int, dispatches: bool) -> tuple[list[bytes], int, Mapping[str, int]]:
+    """Receive until a message `end`, while alarms come some 900 times a second and raise, or dispatch and raise.
+
+    Returns what has come, the number of exceptions, and what was dropped.
+    """
+    messaging, moments = session.messaging, random.Random(seed)
+    seen: list[Message] = []
+    interrupted = 0
+    inside = False
+
+    def on_alarm(number: int, frame: FrameType | None) -> None:
+        nonlocal inside
+        signal.setitimer(signal.ITIMER_REAL, moments.uniform(50e-6, 2.2e-3))
+        if inside:
+            if dispatches and moments.random() < 0.5:
+                messaging.dispatch(0)
+            if moments.random() < 0.8:
+                inside = False
+                raise Alarm
+
+    messaging.deregister(TEXT)
+    registered = messaging.register(TEXT, seen.append)
+    signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, 1e-3)
+    while not seen or seen[-1].data != b"end":
+        try:
+            inside = True
+            messaging.dispatch(0)
+            inside = False
+        except Alarm:
+            interrupted += 1
+        except BaseException:
+            inside = False  # so that no alarm comes in between when this is told
+            raise
+    inside = False
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    messaging.dispatch(0)
+    registered.close()
+    return [message.data for message in seen], interrupted, messaging.statistics().drops
+
+
+def send_for_a_while(session: Session, dst: ServerID, sizes: tuple[int, ...], seed: int, carries_fds: bool) -> int:
+    """Send numbered messages, then `end`; the number of them."""
+    messaging, choice = session.messaging, random.Random(seed)
+    ends, number = time.monotonic() + SECONDS, 0
+    with open(os.devnull) as null:
+        while time.monotonic() < ends:
+            fds = (null.fileno(),) if carries_fds and choice.random() < 0.05 else ()
+            data = b"%d " % number + bytes([number % 256]) * choice.choice(sizes)
+            messaging.send(dst, TEXT, data, fds=fds, timeout=PATIENCE)
+            number += 1
+    messaging.send(dst, TEXT, b"end", timeout=PATIENCE)
+    drain(messaging)
+    return number
+
+
+def number_of_copies(session: Session) -> int:
+    """How many descriptors are what the sender attaches to its messages."""
+    return sum(one.endswith(" /dev/null") for one in open_fds())
+
+
+def check(seen: list[bytes], number: int, sizes: tuple[int, ...], drops: Mapping[str, int]) -> None:
+    """Each message once, in order and undamaged."""
+    assert drops == {}
+    texts = [data.partition(b" ") for data in seen if data != b"end"]
+    assert [int(text) for text, _, _ in texts] == list(range(number))
+    for text, _, rest in texts:
+        assert len(rest) in sizes
+        assert rest == bytes([int(text) % 256]) * len(rest)
+
+
+@pytest.mark.parametrize("dispatches", [False, True], ids=["raise", "dispatch and raise"])
+@pytest.mark.parametrize("kind", SIZES)
+def test_alarms(start: StartPeer, variant: Variant, kind: str, dispatches: bool) -> None:
+    receiver, sender = start(), start()
+    carries_fds = kind == "mixed" and variant.messaging_type in CARRYING_FDS
+    before = receiver.call(number_of_copies)
+    receiver.begin(receive_under_alarms, 1, dispatches)
+    sender.begin(send_for_a_while, receiver.server_id, SIZES[kind], 2, carries_fds)
+    seen, interrupted, drops = receiver.hear()
+    number = sender.hear()
+    check(seen, number, SIZES[kind], drops)
+    assert interrupted > 30
+    assert receiver.call(number_of_copies) == before

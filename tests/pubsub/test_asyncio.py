@@ -218,3 +218,18 @@ def test_cancelling_and_closing_leave_nothing(plain_config: Config, start: Start
 
     asyncio.run(main())
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_was_published_before_it_was_entered_can_be_told(plain_config: Config) -> None:
+    pubsub = PubSub(plain_config)
+    with SyncPubSub(plain_config) as other:
+        other.publish("a", 1)
+
+        async def main() -> None:
+            heard_it = Heard()
+            async with pubsub:
+                pubsub.subscribe("a", heard_it.note, on_gap=heard_it.note)
+                pubsub.tell_what_was_before()
+                assert await heard_it.until(Gap(GapReason.BEFORE)) == [Gap(GapReason.BEFORE)]
+
+        asyncio.run(main())

@@ -126,9 +126,11 @@ class Server:
         return Answer(int(response.headers["X-Worker"]), text)
 
     def is_listening(self) -> bool:
-        """Whether it answers."""
+        """Whether it answers, whatever it says."""
         try:
-            self.ask("GET", "/prices/0")
+            with closing(_Connection(self.socket)) as connection:
+                connection.request("GET", "/prices/0", headers={"Connection": "close", "Host": "localhost"})
+                connection.getresponse()
         except (OSError, http.client.HTTPException):
             return False
         return True

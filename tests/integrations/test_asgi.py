@@ -38,7 +38,7 @@ def test_workers_are_complete_or_told(name: str) -> None:
     with serving(SERVERS[name], EXAMPLE="fastapi_app") as (server, auditor):
 
         def disturb(number: int) -> None:
-            if name != "hypercorn" and number % (STORM // 3) == 0:  # hypercorn ends when a worker is killed
+            if name != "hypercorn" and number % min(STORM // 2, 250) == 0:  # hypercorn ends when a worker is killed
                 os.kill(min(auditor.audit()), signal.SIGKILL)
 
         check_workers(server, auditor, storm(server, range(1, STORM + 1), disturb))

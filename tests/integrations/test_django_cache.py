@@ -113,7 +113,7 @@ def test_workers_are_complete_or_told() -> None:
     with serving([*command, "--preload", "tests.integrations.audited:app"], EXAMPLE="django_app") as (server, auditor):
 
         def disturb(product: int) -> None:
-            if product % (STORM // 3) == 0:
+            if product % min(STORM // 2, 250) == 0:
                 os.kill(min(server.children()), signal.SIGKILL)
 
         check_workers(server, auditor, storm(server, range(1, STORM + 1), disturb))

@@ -30,7 +30,7 @@ def command(*options: str) -> list[str]:
 
 def disturber(server: Server) -> Callable[[int], None]:
     """In turn: kill -9 of a worker, SIGHUP, and again."""
-    every = STORM // 6
+    every = min(STORM // 4, 250)
 
     def disturb(number: int) -> None:
         turn, rest = divmod(number, every)

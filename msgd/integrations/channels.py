@@ -102,6 +102,7 @@ class MsgdChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # channels has 
         self._owner = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._channels: dict[str, _Channel] = {}
         self._groups: dict[str, dict[str, float]] = {}
+        self._next_sweep = 0.0
 
     def _open(self) -> PubSub:
         return self._pubsub.start()
@@ -131,7 +132,7 @@ class MsgdChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # channels has 
     def _put(self, channel: str, message: dict[str, Any]) -> bool:
         """Have a message wait here.  Returns whether there was room."""
         with self._lock:
-            self._expire()
+            self._expire(channel)
             queue = self._channels.setdefault(channel, _Channel())
             if len(queue.messages) >= self.get_capacity(channel):
                 return False
@@ -145,7 +146,7 @@ class MsgdChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # channels has 
         self._open()
         while True:
             with self._lock:
-                self._expire()
+                self._expire(channel)
                 queue = self._channels.setdefault(channel, _Channel())
                 if queue.messages:
                     _, message = queue.messages.popleft()
@@ -171,16 +172,25 @@ class MsgdChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # channels has 
         if not queue.messages and not queue.waiters and self._channels.get(channel) is queue:
             del self._channels[channel]
 
-    def _expire(self) -> None:
-        """Forget messages that have waited too long: their channel has nobody who receives, and leaves its groups."""
+    def _expire(self, channel: str) -> None:
+        """Forget messages of a channel that have waited too long, and now and then those of all."""
         now = time.monotonic()
-        for name, queue in tuple(self._channels.items()):
-            if queue.messages and queue.messages[0][0] <= now:
-                while queue.messages and queue.messages[0][0] <= now:
-                    queue.messages.popleft()
-                for members in self._groups.values():
-                    members.pop(name, None)
-                self._drop_if_unused(name, queue)
+        names = [channel]
+        if now >= self._next_sweep:
+            self._next_sweep = now + self.expiry / 10
+            names = list(self._channels)
+        for name in names:
+            queue = self._channels.get(name)
+            if queue is not None and queue.messages and queue.messages[0][0] <= now:
+                self._forget_old(name, queue, now)
+
+    def _forget_old(self, name: str, queue: _Channel, now: float) -> None:
+        """Nobody has received in this channel for too long, so it leaves its groups, too."""
+        while queue.messages and queue.messages[0][0] <= now:
+            queue.messages.popleft()
+        for members in self._groups.values():
+            members.pop(name, None)
+        self._drop_if_unused(name, queue)
 
     # Groups
 

@@ -86,14 +86,23 @@ class BaseFace:
         try:
             for sink in self._sinks:
                 hub.attach(sink)
-            mark, self._mark, self._hub = self._mark, None, hub
-            if self._sinks and _is_stale(mark, hub.progress.state()):
-                self.miss(Gap(GapReason.BEFORE))
+            self._hub = hub
+            if self._sinks:
+                self.tell_what_was_before()
             self._begin(hub)
         except BaseException:
             self._hub = None
             self._withdraw(hub, 0)
             raise
+
+    def tell_what_was_before(self) -> None:
+        """Tell a gap if anything was published since this object was made, or since the fork (Rule 2).
+
+        For those who subscribe after opening: call it once, when all have subscribed.
+        """
+        mark, self._mark = self._mark, None
+        if _is_stale(mark, self._open().progress.state()):
+            self.miss(Gap(GapReason.BEFORE))
 
     def _begin(self, hub: Hub) -> None:
         """Have the hub dispatched."""

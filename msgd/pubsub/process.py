@@ -113,11 +113,15 @@ os.register_at_fork(before=_hooks.before, after_in_parent=_hooks.in_parent, afte
 
 
 @atexit.register
-def _close_hubs() -> None:
+def close_all() -> None:
+    """Close every PubSub of this process, which sends what is queued.  It happens at exit, too.
+
+    One that is used again opens again.
+    """
     for hub in tuple(_hubs.values()):
         try:
             with lock:
                 _forget(hub)
             hub.close()
         except MsgdError as error:
-            logger.error("closing the PubSub in %s at exit: %s", hub.config.lock_directory, error)
+            logger.error("closing the PubSub in %s: %s", hub.config.lock_directory, error)

@@ -53,6 +53,7 @@ def test_callbacks_hear_their_topics_in_order(config: Config, start: StartWorker
             pubsub.subscribe("*", later.note_later)
             for number in range(20):
                 publisher.call(publish, "a", number)
+            await later.until(19)  # between processes there is no order
             await pubsub.publish("b", "own")
             assert await later.until("own") == [*range(20), "own"]
             assert await plain.until(19) == list(range(20))
@@ -218,3 +219,18 @@ def test_cancelling_and_closing_leave_nothing(plain_config: Config, start: Start
 
     asyncio.run(main())
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_was_published_before_it_was_entered_can_be_told(plain_config: Config) -> None:
+    pubsub = PubSub(plain_config)
+    with SyncPubSub(plain_config) as other:
+        other.publish("a", 1)
+
+        async def main() -> None:
+            heard_it = Heard()
+            async with pubsub:
+                pubsub.subscribe("a", heard_it.note, on_gap=heard_it.note)
+                pubsub.tell_what_was_before()
+                assert await heard_it.until(Gap(GapReason.BEFORE)) == [Gap(GapReason.BEFORE)]
+
+        asyncio.run(main())

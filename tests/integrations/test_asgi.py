@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""The lifespan, and real ASGI servers: changes are posted while their workers are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from msgd.errors import ContextClosed
+from msgd.integrations.asgi import Lifespan
+from msgd.pubsub import Event, Gap, GapReason, PubSub
+from tests.integrations.servers import PATIENT, STORM, WORKERS, check_workers, serving, storm
+
+APPLICATION = "tests.integrations.audited:app"
+pytestmark = pytest.mark.timeout(PATIENT)
+SERVERS = {
+    "uvicorn": ["uvicorn", "--uds", "SOCKET", "--workers", str(WORKERS), APPLICATION],
+    "hypercorn": ["hypercorn", "-b", "unix:SOCKET", "-w", str(WORKERS), "-m", "000", APPLICATION],
+    "granian": [
+        "granian", "--interface", "asgi", "--uds", "SOCKET", "--workers", str(WORKERS), "--respawn-failed-workers",
+        APPLICATION,
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_workers_are_complete_or_told(name: str) -> None:
+    for package in ("fastapi", name):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+
+    with serving(SERVERS[name], EXAMPLE="fastapi_app") as (server, auditor):
+
+        def disturb(number: int) -> None:
+            if name != "hypercorn" and number % min(STORM // 2, 250) == 0:  # hypercorn ends when a worker is killed
+                os.kill(min(auditor.audit()), signal.SIGKILL)
+
+        check_workers(server, auditor, storm(server, range(1, STORM + 1), disturb))
+
+
+def test_a_lifespan_subscribes_each_time_and_tells_what_was_before(scratch: Path) -> None:
+    directory = str(scratch / "lock")
+    heard: list[object] = []
+    topics = Lifespan(directory)
+
+    @topics.subscribe("a", on_gap=lambda gap: heard.append(gap))
+    async def note(event: Event) -> None:
+        heard.append(event.data)
+
+    topics.on_gap(heard.append)
+
+    async def live(data: int) -> None:
+        async with topics():
+            publication = await topics.publish("a", data, wait="acked")
+            assert publication.is_complete
+
+    with PubSub(directory) as other:
+        asyncio.run(live(1))
+        assert heard == [1]
+        other.publish("a", 2)
+        asyncio.run(live(3))
+    before = Gap(GapReason.BEFORE)
+    assert heard == [1, before, before, 3]
+    with pytest.raises(ContextClosed, match="has not begun"):
+        topics.pubsub  # noqa: B018

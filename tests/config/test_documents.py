@@ -42,6 +42,22 @@ def test_the_service_whose_workers_talk(messaging_type: str) -> None:
     assert sorted(flushed.values()) == [1, 1, 1, 2]
 
 
+def test_tell_every_worker() -> None:
+    """The process that publishes subscribes as well, and so hears itself."""
+    (program,) = re.findall(r"^```py\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="m") as directory:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT | {"XDG_RUNTIME_DIR": directory},
+            timeout=PATIENCE,
+            check=True,
+        )
+    assert done.stdout.splitlines() == ["prices.eur {'rate': 1.1}", "True"]
+    assert done.stderr == ""
+
+
 def test_the_parameters_document_is_up_to_date() -> None:
     assert (ROOT / "docs" / "parameters.md").read_text() == markdown.page(), "run `make docs`"
 

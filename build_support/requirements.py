@@ -55,6 +55,8 @@ TEST_PACKAGES = (
     SuitePackage("winbind", "winbindd", "tests/interop"),
     SuitePackage("tdb-tools", "tdbtool", "tests/interop"),
     SuitePackage("dbus", "dbus-daemon", "the tests against D-Bus"),
+    SuitePackage("redis-server", "redis-server", "msgbench beside Redis"),
+    SuitePackage("nats-server", "nats-server", "msgbench beside NATS"),
     SuitePackage("socat", "socat", "the tests with socat as the peer"),
     SuitePackage("groff-base", "groff", "the tests of the manual pages"),
     SuitePackage("systemd", "systemd-analyze", "the tests of systemd's units"),

@@ -25,6 +25,10 @@ class LossyBackend(_Real):  # type: ignore[misc, valid-type]  # a class that is 
     def plain_sender(self, lock: threading.RLock) -> None:
         """No message is to pass the fault by the compiled path."""
 
+    def send_batch(self, *_: object) -> bool:
+        """Nor in a batch."""
+        return False
+
     def send(self, *arguments: Any, **keywords: Any) -> SendStatus:
         self.sends += 1
         if self.sends % _ONE_IN == 0:

@@ -223,11 +223,11 @@ def test_wrong_usage(msgbench: Msgbench, arguments: str, complaint: str) -> None
 
 def test_configfile_before_or_after_the_command(msgbench: Msgbench, scratch: Path) -> None:
     smb_conf = scratch / "smb.conf"
-    smb_conf.write_text("log level = loud")
+    smb_conf.write_text("msgd:max message size = loud")
     for arguments in (("-s", str(smb_conf), "ping"), ("ping", "-s", str(smb_conf))):
         done = msgbench(*arguments)
         assert (done.status, done.out) == (1, "")
-        assert done.err.startswith(f"msgbench: {smb_conf}:1: log level = loud")
+        assert done.err.startswith(f"msgbench: {smb_conf}:1: msgd:max message size = loud")
 
 
 def test_full_disk_for_json(msgbench: Msgbench) -> None:

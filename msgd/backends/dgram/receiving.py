@@ -123,8 +123,9 @@ class Receiver:
 
     def receive(self, deliver: Deliver) -> None:
         """Read datagrams until there are none, or a bounded number of them; pass on the messages they complete."""
-        if self._received or self._unwanted:
+        if self._received:
             self._take_over()
+        self._close_unwanted()
         received = self._received
         try:
             while self._received:
@@ -152,12 +153,13 @@ class Receiver:
             partial(setattr, self, "_received", new),
             partial(setattr, self, "_take", take),
         ))  # fmt: skip
-        self._close_unwanted()
 
     def _receive_together(self, deliver: Deliver) -> None:
         """Do what _receive_singly() does, many datagrams in one call, unless a long message is on its way."""
         received, addresses, take = self._received, self._decoder.addresses, native.receive_datagrams
         for _ in range(_CALLS_PER_CALL):
+            if received is not self._received:
+                return  # an inner receive() has taken over what was here, and has gone on
             if self.reassembler.unfinished:
                 self._receive_singly(deliver)  # it needs one buffer for all of them
                 return

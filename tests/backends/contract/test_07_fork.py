@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from msgd import Config, ForkedContext, Message, MessageType, Messaging, ServerID
+from msgd import Config, ForkedContext, Message, MessageClass, MessageType, Messaging, ServerID
 from tests.backends.conftest import StartPeer
 from tests.support.harness import (
     PATIENCE,
@@ -41,8 +41,10 @@ USES: dict[str, Callable[[Messaging], object]] = {
     "dispatch": lambda messaging: messaging.dispatch(),
     "fileno": lambda messaging: messaging.fileno(),
     "is_alive": lambda messaging: messaging.is_alive(1),
+    "listen": lambda messaging: messaging.listen(MessageClass.ALL),
     "lookup": lambda messaging: messaging.lookup("name"),
     "names": lambda messaging: messaging.names(),
+    "observe": lambda messaging: messaging.observe(None),
     "pending": lambda messaging: messaging.pending(1),
     "processes": lambda messaging: messaging.processes(),
     "register": lambda messaging: messaging.register(TEXT, print),

@@ -38,6 +38,10 @@ class Config:
     lock_directory: str
     private_dir: str
     pid_directory: str
+    clustering: bool
+    ctdbd_socket: str
+    ctdb_timeout: int
+    """Milliseconds, as Samba has it."""
     log_level: LogLevel
     log_file: str
     use_mmap: bool

@@ -28,6 +28,9 @@ class ConfigValues(TypedDict, total=False):
     lock_directory: Path
     private_dir: Path
     pid_directory: Path
+    clustering: Switch
+    ctdbd_socket: Path
+    ctdb_timeout: Number
     log_level: Number
     log_file: Path
     use_mmap: Switch

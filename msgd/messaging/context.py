@@ -91,11 +91,12 @@ class Messaging(WhoIsHere, Asking):
         self._endpoint, self._task_id = process.join(self.config, listens, task_id, self, self._move_to)
         if observer is not None:
             self._endpoint.observe(observer)
-        self._take_identity()
+        self.take_identity()
 
-    def _take_identity(self) -> None:
+    def take_identity(self) -> None:
+        """Take the address from the endpoint: it is new, or the number of this node is."""
         presence = self._endpoint.presence
-        self.server_id = ServerID(presence.pid, self._task_id, NONCLUSTER_VNN, presence.unique_id)
+        self.server_id = ServerID(presence.pid, self._task_id, presence.vnn, presence.unique_id)
 
     def __enter__(self) -> Self:
         return self
@@ -219,7 +220,7 @@ class Messaging(WhoIsHere, Asking):
         endpoint = self._endpoint
         try:
             if dst.vnn != NONCLUSTER_VNN:
-                raise NoSuchProcess(f"{dst} is on another node; this machine is not clustered")
+                endpoint.check_node(dst)
             if len(data) > self._max_message_size or len(fds) > MAX_FDS:
                 raise _too_large(data, fds, self.config)
             with endpoint.lock:
@@ -273,7 +274,8 @@ class Messaging(WhoIsHere, Asking):
 
     @refusals_documented
     def send_all(self, message_type: Type, data: Data = b"", *, duplicates_allowed: bool = True) -> Broadcast:
-        """Send to every other living process of the directory that listens to the type's class.
+        """Send to every other living process of the directory that listens to the type's class; in a cluster, to those
+        of all nodes.
 
         Returns how many took it (as send() does), with what kept the others: a process that dies meanwhile, or does
         not read, does not stop the rest.  Raises MessageTooLarge, TransportError if the directory cannot be read,
@@ -292,13 +294,15 @@ class Messaging(WhoIsHere, Asking):
         Raises what send_all() does, before anything is sent.
         """
         by_process: dict[ServerID, list[tuple[int, bytes]]] = {}
+        everything: list[tuple[int, bytes]] = []
         for message_type, data in messages:
             number, packed = message_type_number(message_type), data_bytes(data)
             if len(packed) > self._max_message_size:
                 raise _too_large(packed, (), self.config)
+            everything.append((number, packed))
             for dst in self._others(number):
                 by_process.setdefault(dst, []).append((number, packed))
-        return broadcast_many(self._endpoint, self.server_id, by_process)
+        return broadcast_many(self._endpoint, self.server_id, by_process, everything)
 
     def reply(self, message: Message, message_type: Type, data: Data = b"", *, fds: Collection[int] = ()) -> None:
         """Answer a message from its handler; an asker that is gone or does not read is counted, not raised."""
@@ -364,7 +368,7 @@ class Messaging(WhoIsHere, Asking):
         """Take the place that reinit() has given this context; the names were the parent's."""
         self._endpoint = endpoint
         self._names.clear()
-        self._take_identity()
+        self.take_identity()
 
     @refusals_documented
     def close(self, timeout: float | None = None) -> int:

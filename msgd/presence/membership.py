@@ -36,7 +36,7 @@ from msgd.presence.private_lock import PrivateLock
 from msgd.presence.shared_words import share_words
 from msgd.presence.socket_path import check_socket_directory
 from msgd.wire.message_types import MessageClass
-from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
+from msgd.wire.server_id import ANY_UNIQUE_ID, NONCLUSTER_VNN, ServerID
 
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
@@ -60,6 +60,8 @@ class Presence:
     def __init__(self, config: Config) -> None:
         self.pid = os.getpid()
         self.unique_id = new_unique_id()
+        self.vnn = NONCLUSTER_VNN
+        """The number of this node in its cluster, once it is known."""
         self.classes = MessageClass.ALL
         self.tasks: frozenset[int] = frozenset()
         self.trusted_uids = frozenset((0, os.getuid(), os.geteuid(), *config.trusted_users))
@@ -139,6 +141,14 @@ class Presence:
         return describe(self._messaging_type, self.classes, self.tasks, self._since, self.longest_datagram)
 
     # Processes
+
+    def is_here(self, server_id: ServerID) -> bool:
+        """Whether the address is one of this node: it has this node's number, or none."""
+        return server_id.vnn == NONCLUSTER_VNN or server_id.vnn == self.vnn
+
+    def is_same_process(self, one: ServerID, other: ServerID) -> bool:
+        """Whether two addresses have the same pid on the same node."""
+        return one.pid == other.pid and (one.vnn == other.vnn or (self.is_here(one) and self.is_here(other)))
 
     def process(self, pid: int) -> Process | None:
         """The entry of the living process `pid`, this one included; None if there is none."""

@@ -61,12 +61,11 @@ SRVID_RECONFIGURE: Final = 0xF200000000000000
 
 
 class Opcode(enum.IntEnum):
-    """The controls that msgd sends."""
+    """The controls that msgd sends.  GET_PNN asks for the number of a node: that is the status of its reply."""
 
     REGISTER_SRVID = 23
     GET_PNN = 35
     GET_NODEMAP = 91
-    GET_RUNSTATE = 138
     CHECK_PID_SRVID = 151
 
 
@@ -103,10 +102,9 @@ class Node(NamedTuple):
 
 
 class NodeMessage(NamedTuple):
-    """A message that has come: for which srvid, from which node, and its data."""
+    """A message that has come: for which srvid, and its data.  ctdb does not say where it comes from."""
 
     srvid: int
-    source: int
     data: bytes
 
 
@@ -146,14 +144,6 @@ def pack_control(
 def pack_pid_srvid(pid: int, srvid: int) -> bytes:
     """The data of CHECK_PID_SRVID; the status of its reply is 0 if process `pid` has registered the srvid."""
     return _PID_SRVID.pack(pid, srvid)
-
-
-def unpack_number(data: bytes) -> int:
-    """The data of a reply that is one u32.  Raises MalformedMessage."""
-    if len(data) != _COUNT.size:
-        raise MalformedMessage(f"a number has {_COUNT.size} bytes, not {len(data)}")
-    number: int = _COUNT.unpack(data)[0]
-    return number
 
 
 def unpack_nodes(data: bytes) -> tuple[Node, ...]:
@@ -208,7 +198,7 @@ class PacketReader:
         packets: list[Packet] = []
         begin, buffer = 0, self._partial
         while len(buffer) - begin >= _HEAD.size:
-            length, magic, version, _, operation, _, source, request_id = _HEAD.unpack_from(buffer, begin)
+            length, magic, version, _, operation, _, _, request_id = _HEAD.unpack_from(buffer, begin)
             if magic != _MAGIC or version != _VERSION or length < _HEAD.size:
                 raise MalformedMessage(f"a packet of {length} bytes has magic {magic:#x} and version {version}")
             if length > self._longest:
@@ -220,7 +210,7 @@ class PacketReader:
             if end > len(buffer):
                 break
             if operation == _REQ_MESSAGE:
-                packets.append(_message(buffer, begin, end, source))
+                packets.append(_message(buffer, begin, end))
             elif operation == _REPLY_CONTROL:
                 packets.append(_reply(buffer, begin, end, request_id))
             else:
@@ -230,14 +220,14 @@ class PacketReader:
         return packets
 
 
-def _message(buffer: bytearray, begin: int, end: int, source: int) -> NodeMessage:
+def _message(buffer: bytearray, begin: int, end: int) -> NodeMessage:
     data = begin + MESSAGE_OVERHEAD
     if data > end:
         raise MalformedMessage(f"a message of {end - begin} bytes")
     srvid, length = _MESSAGE.unpack_from(buffer, begin + _HEAD.size)
     if length > end - data:
         raise MalformedMessage(f"a message of {end - begin} bytes announces {length} bytes of data")
-    return NodeMessage(srvid, source, bytes(memoryview(buffer)[data : data + length]))
+    return NodeMessage(srvid, bytes(memoryview(buffer)[data : data + length]))
 
 
 def _reply(buffer: bytearray, begin: int, end: int, request_id: int) -> Reply:

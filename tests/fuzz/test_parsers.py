@@ -23,7 +23,7 @@ from msgd import ConfigError, MalformedMessage, ServerID
 from msgd.config.reader import read
 from msgd.presence.lock_text import TEXT_MAX, format_text, parse_text
 from msgd.wire.ctdb import Opcode as CtdbOpcode
-from msgd.wire.ctdb import PacketReader, message_start, pack_control, unpack_nodes, unpack_number
+from msgd.wire.ctdb import PacketReader, message_start, pack_control, unpack_nodes
 from msgd.wire.dgram import FRAGMENT, Reassembler
 from msgd.wire.header import HEADER_SIZE, MessageDecoder, pack_header
 from msgd.wire.message_types import type_number
@@ -195,8 +195,6 @@ def ctdb(chunks: list[bytes]) -> None:
 
 
 def ctdb_data(data: bytes) -> None:
-    with contextlib.suppress(MalformedMessage):
-        unpack_number(data)
     with contextlib.suppress(MalformedMessage):
         assert all(node.state and node.address for node in unpack_nodes(data))
 

@@ -22,7 +22,6 @@ from msgd.wire.ctdb import (
     pack_control,
     pack_pid_srvid,
     unpack_nodes,
-    unpack_number,
 )
 
 # As ctdbd of Debian's ctdb 4.17.12 sent them.
@@ -59,10 +58,10 @@ def read(data: bytes, chunk: int = 1 << 20, longest: int = 100) -> list[Packet]:
 def test_what_ctdbd_sends(chunk: int) -> None:
     refused = head(32 + len(DISCONNECTED) + 3, 8) + DISCONNECTED + b"\0" * 3
     assert read(MESSAGE + CHECKED + refused + MESSAGE, chunk) == [
-        NodeMessage(0x7265, 1, b"hello"),
+        NodeMessage(0x7265, b"hello"),
         Reply(0x7FFFFF3A, 0, b"", ""),
         Reply(9, -1, b"", "ctdb_control to disconnected node"),
-        NodeMessage(0x7265, 1, b"hello"),
+        NodeMessage(0x7265, b"hello"),
     ]
 
 
@@ -75,7 +74,7 @@ def test_a_control_is_what_ctdbs_own_tool_sends() -> None:
 def test_a_message_is_read_as_it_was_packed() -> None:
     packed = message_start(3, 2**64 - 1, 2) + b"hi"
     assert len(packed) == MESSAGE_OVERHEAD + 2
-    assert read(packed) == [NodeMessage(2**64 - 1, 0, b"hi")]
+    assert read(packed) == [NodeMessage(2**64 - 1, b"hi")]
 
 
 def test_what_no_packet_can_say() -> None:
@@ -108,12 +107,6 @@ def test_lying_node_maps(data: bytes) -> None:
         unpack_nodes(data)
 
 
-def test_numbers() -> None:
-    assert unpack_number(b"\5\0\0\0") == 5
-    with pytest.raises(MalformedMessage):
-        unpack_number(b"\5\0\0")
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -144,5 +137,5 @@ def test_a_long_packet_is_read_past_and_never_kept(chunk: int) -> None:
     for at in range(0, len(data), chunk):
         packets += reader.feed(data[at : at + chunk])
         assert reader.held < 200
-    assert packets == [NodeMessage(0x7265, 1, b"hello")] * 2
+    assert packets == [NodeMessage(0x7265, b"hello")] * 2
     assert reader.skipped == 2

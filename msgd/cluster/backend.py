@@ -76,7 +76,7 @@ class ClusteredBackend(Backend):
         self.wait = local.wait  # type: ignore[method-assign]
         try:
             local.watch_also(self._link.fileno())
-            self._link.connect(min(_WAIT_AT_OPEN, timeout_of(self.config)))
+            self._link.connect(min(_WAIT_AT_OPEN, timeout_of(self.config) / 2))
         except BaseException:
             self._link.close()
             raise
@@ -108,7 +108,7 @@ class ClusteredBackend(Backend):
         fds: Collection[int] = (),
         duplicates_allowed: bool = True,
     ) -> SendStatus:
-        if dst.vnn == NONCLUSTER_VNN or dst.vnn == self.presence.vnn:
+        if dst.vnn == NONCLUSTER_VNN or dst.vnn == self.presence.vnn or self.presence.is_here(dst):
             return self._local.send(dst, src, message_type, data, fds, duplicates_allowed)
         if fds:
             raise MessageTooLarge(f"{dst} is on another node, and file descriptors go to processes of this one only")

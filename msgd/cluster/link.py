@@ -49,7 +49,7 @@ logger = logging.getLogger("msgd")
 
 Answered = Callable[[Reply], None]
 
-_RETRY_FIRST, _RETRY_LAST = 0.1, 5.0
+_RETRY_FIRST, _RETRY_LAST = 0.1, 2.0
 """Seconds until the first attempt to connect again, and the most between two: each time it is doubled."""
 
 _FAR = 1e8

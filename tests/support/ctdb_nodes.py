@@ -27,7 +27,10 @@ PATIENCE = 60.0
 """Seconds after which a cluster that is not ready fails the test."""
 
 _STEP = 0.05
-_TUNABLES = "KeepaliveInterval=1\nKeepaliveLimit=3\nMonitorInterval=1\nRecoverInterval=1\nElectionTimeout=1\n"
+_TUNABLES = (
+    "KeepaliveInterval=1\nKeepaliveLimit=3\nMonitorInterval=1\n"
+    "RecoverInterval=1\nRerecoveryTimeout=1\nElectionTimeout=1\n"
+)
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 

@@ -187,16 +187,14 @@ class ClusteredBackend(Backend):
 
     # Processes and nodes
 
-    def is_alive(self, dst: ServerID) -> bool:
-        """Whether a process of another node lives; asks that node, and waits.  To be called without the lock.
+    def check_alive(self, dst: ServerID) -> None:
+        """Raise NoSuchProcess unless a process of another node lives, TransportError if there is no answer.
 
-        Raises TransportError if there is no answer.
+        It asks that node, and waits; it is to be called without the lock.
         """
-        try:
-            self._link.check(dst)
-            return is_registered(self.config, dst)
-        except NoSuchProcess:
-            return False
+        self._link.check(dst)
+        if not is_registered(self.config, dst):
+            raise NoSuchProcess(f"no process {dst}: node {dst.vnn} has none")
 
     def watch(self, dst: ServerID) -> int:
         """See Watches.add()."""

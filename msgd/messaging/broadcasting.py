@@ -52,7 +52,7 @@ def broadcast(
     if endpoint.observer is not None:
         for _ in range(delivered):
             endpoint.observer.sent(message_type, len(data))
-    return Broadcast(delivered, failures, _to_other_nodes(endpoint, src, [(message_type, data)]))
+    return Broadcast(delivered, failures, to_other_nodes(endpoint, src, [(message_type, data)]))
 
 
 def broadcast_many(
@@ -84,10 +84,10 @@ def broadcast_many(
         if endpoint.observer is not None:
             for message_type, length in sent:
                 endpoint.observer.sent(message_type, length)
-    return Broadcast(delivered, failures, _to_other_nodes(endpoint, src, all_messages))
+    return Broadcast(delivered, failures, to_other_nodes(endpoint, src, all_messages))
 
 
-def _to_other_nodes(
+def to_other_nodes(
     endpoint: Endpoint, src: ServerID, messages: Sequence[tuple[int, bytes]]
 ) -> dict[int, MsgdError | None]:
     """Send to all processes of the other nodes; there each process picks what it listens to."""

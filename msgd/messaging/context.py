@@ -34,6 +34,7 @@ from msgd.messaging.arguments import Data, Destination, Type, check_handler, dat
 from msgd.messaging.asking import Asking
 from msgd.messaging.border import refusals_documented
 from msgd.messaging.broadcasting import broadcast, broadcast_many
+from msgd.messaging.elsewhere import Elsewhere
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import Handler, HandlerTable, about
 from msgd.messaging.observer import Observer
@@ -56,7 +57,7 @@ _RESOLVED_MAX = 1024
 """Destinations given as pids or as text that a context remembers; the table is emptied when it is full."""
 
 
-class Messaging(WhoIsHere, Asking):
+class Messaging(WhoIsHere, Asking, Elsewhere):
     """A messaging context: registers handlers, sends, and dispatches what came in.
 
     A context manager; leaving it closes the context.  `config` defaults to the configured smb.conf.  Several contexts

@@ -48,7 +48,11 @@ class WhoIsHere:
             self._check_usable()
             if endpoint.presence.is_here(server_id):
                 return endpoint.presence.is_alive(server_id)
-        return endpoint.cluster is not None and endpoint.cluster.is_alive(server_id)
+        try:
+            endpoint.elsewhere(server_id).check_alive(server_id)
+        except NoSuchProcess:
+            return False
+        return True
 
     @refusals_documented
     def watch(self, dst: Destination) -> int:
@@ -57,13 +61,13 @@ class WhoIsHere:
         For one on another node it is a pipe, which is readable within about a second after the end, if this process
         dispatches.  Raises NoSuchProcess if it does not live, TransportError.
         """
-        server_id = ServerID.of(dst)
-        if not self._is_here(server_id) and not self.is_alive(server_id):
-            raise NoSuchProcess(f"no process {server_id}")
+        server_id, endpoint = ServerID.of(dst), self._endpoint
+        with endpoint.lock:
+            self._check_usable()
+            is_here = endpoint.presence.is_here(server_id)
+        if not is_here:
+            endpoint.elsewhere(server_id).check_alive(server_id)
         return self._watch_for_answer(server_id)
-
-    def _is_here(self, server_id: ServerID) -> bool:
-        return self._endpoint.presence.is_here(server_id)
 
     def _watch_for_answer(self, dst: ServerID) -> int:
         """What watch() returns.  If a process of another node has ended before, it is readable a moment later."""

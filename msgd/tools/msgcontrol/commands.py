@@ -48,16 +48,16 @@ def _debug_payload(arguments: Sequence[str]) -> bytes:
 
 
 def _show_pong(message: Message) -> str:
-    return f"PONG from pid {message.src.pid}"
+    return f"PONG from pid {message.src.process}"
 
 
 def _show_debuglevel(message: Message) -> str:
-    return f"PID {message.src.pid}: {read_text(message.data)}"
+    return f"PID {message.src.process}: {read_text(message.data)}"
 
 
 def _show_number(message: Message) -> str:
     if len(message.data) != _NUMBER.size:
-        return f"{len(message.data)} bytes that are not a number, from pid {message.src.pid}"
+        return f"{len(message.data)} bytes that are not a number, from pid {message.src.process}"
     return str(*_NUMBER.unpack(message.data))
 
 

@@ -15,7 +15,7 @@ from msgd.config import Config
 from msgd.errors import NoSuchProcess
 from msgd.messaging import Messaging
 from msgd.presence.pidfile import pid_file_path, read_pid
-from msgd.wire.server_id import ServerID
+from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
 
 DAEMONS = ("msgd", "smbd", "nmbd", "winbindd")
 """The daemons named in help and error messages.  Any other daemon with a Samba pid file is found as well."""
@@ -46,17 +46,21 @@ def check_directory(text: str, config: Config) -> None:
 
 
 def find_destinations(text: str, messaging: Messaging) -> list[ServerID]:
-    """Return the processes that the destination stands for.  Raises NoSuchProcess if there are none."""
+    """Return the processes that the destination stands for, as far as they are known: for `all`, those of this node.
+
+    In a cluster they have the number of their node.  Raises NoSuchProcess if there are none, on other nodes neither.
+    """
     if text == "self":
         return [messaging.server_id]
     if text == "all":
         return _all_others(messaging)
     if not _DAEMON_NAME.fullmatch(text):
-        return [ServerID.parse(text)]
+        parsed = ServerID.parse(text)
+        return [parsed if parsed.vnn != NONCLUSTER_VNN else parsed._replace(vnn=messaging.server_id.vnn)]
     name, directory = _OTHER_NAMES.get(text, text), messaging.config.pid_directory
     pid = read_pid(directory, name)
     if pid is not None:
-        return [ServerID(pid)]
+        return [ServerID(pid, vnn=messaging.server_id.vnn)]
     named = messaging.lookup(text)
     if not named:
         raise _not_running(name, messaging.config)
@@ -64,9 +68,9 @@ def find_destinations(text: str, messaging: Messaging) -> list[ServerID]:
 
 
 def _all_others(messaging: Messaging) -> list[ServerID]:
-    own = messaging.server_id.pid
-    others = [ServerID(pid, unique_id=unique) for pid, unique, _ in messaging.processes() if pid != own]
-    if not others:
+    own, _, vnn, _ = messaging.server_id
+    others = [ServerID(pid, vnn=vnn, unique_id=unique) for pid, unique, _ in messaging.processes() if pid != own]
+    if not others and not any(node.number != vnn and node.is_connected for node in messaging.nodes()):
         raise _nobody_else(messaging.config)
     return others
 

@@ -8,6 +8,8 @@ Rule 2. A process that ends is not waited for.  A pidfd of each reports its end 
 Rule 3. Messages that a process sent before it ended are read before it is reported as gone.
 Rule 4. A message is taken once it is in the receiver's queue.  If that queue was full, the message waits in this
         process, and it is taken once no message is queued here.
+Rule 5. In a cluster, nobody knows how many processes other nodes have.  So after a message to all of them, answers are
+        awaited until the timeout.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import resource
 import select
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from msgd.errors import MsgdError, NoSuchProcess
@@ -25,7 +27,10 @@ from msgd.messaging import Messaging
 from msgd.results import SendStatus
 from msgd.tools.msgcontrol.commands import Command
 from msgd.wire.header import Message
-from msgd.wire.server_id import ServerID
+from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
+
+Process = tuple[int, int]
+"""The node and the pid of a process."""
 
 _MOST_NAMED = 10
 """How many processes an error message names; there may be thousands."""
@@ -85,12 +90,16 @@ class _Target:
 class Exchange:
     """Sends one command's message and collects the answers.  Calls `on_answer` for each answer as it arrives."""
 
-    def __init__(self, messaging: Messaging, command: Command, on_answer: Callable[[Message], None]) -> None:
+    def __init__(
+        self, messaging: Messaging, command: Command, on_answer: Callable[[Message], None], *, to_all: bool = False
+    ) -> None:
         self._messaging = messaging
+        self._to_all = to_all
+        self._nodes_asked: Collection[int] = ()
         self._command = command
         self._on_answer = on_answer
-        self._targets: dict[int, _Target] = {}
-        self._outstanding: dict[int, _Target] = {}
+        self._targets: dict[Process, _Target] = {}
+        self._outstanding: dict[Process, _Target] = {}
         self._new_answers: list[Message] = []
 
     def run(self, destinations: Sequence[ServerID], data: bytes, timeout: float) -> Outcome:
@@ -104,6 +113,8 @@ class Exchange:
         try:
             for dst in destinations:
                 self._send(dst, data, outcome)
+            if self._to_all:
+                self._send_to_other_nodes(data, outcome)
             self._wait(deadline, outcome)
         finally:
             for target in self._targets.values():
@@ -117,8 +128,11 @@ class Exchange:
     def _send(self, dst: ServerID, data: bytes, outcome: Outcome) -> None:
         try:
             pidfd = self._messaging.watch(dst)
-        except NoSuchProcess:
-            outcome.gone.append(dst)
+        except NoSuchProcess as error:
+            if self._process(dst)[0] == self._messaging.server_id.vnn:
+                outcome.gone.append(dst)
+            else:
+                outcome.failures[dst] = str(error)
             return
         try:
             status = self._messaging.send(dst, self._command.type, data)
@@ -130,7 +144,21 @@ class Exchange:
                 outcome.failures[dst] = str(error)
         else:
             target = _Target(dst, pidfd, taken=status is not SendStatus.QUEUED)
-            self._targets[dst.pid] = self._outstanding[dst.pid] = target
+            key = self._process(dst)
+            self._targets[key] = self._outstanding[key] = target
+
+    def _send_to_other_nodes(self, data: bytes, outcome: Outcome) -> None:
+        sent = self._messaging.send_to_other_nodes(self._command.type, data)
+        if self._command.answer is not None:
+            self._nodes_asked = [number for number, error in sent.items() if error is None]
+        for number, error in sent.items():
+            if error is not None:
+                outcome.failures[ServerID(0, vnn=number)] = str(error)
+
+    def _process(self, server_id: ServerID) -> Process:
+        """The key of a process: its node and its pid."""
+        own = self._messaging.server_id.vnn
+        return (own if server_id.vnn == NONCLUSTER_VNN else server_id.vnn), server_id.pid
 
     def _wait(self, deadline: float, outcome: Outcome) -> None:
         poll = select.poll()
@@ -140,7 +168,7 @@ class Exchange:
             poll.register(pidfd, select.POLLIN)
         self._record_progress(outcome)
         is_over = False
-        while self._outstanding and not is_over:
+        while (self._outstanding or self._nodes_asked) and not is_over:
             left = deadline - time.monotonic()
             is_over = left <= 0  # poll once more after the deadline: this process may have been delayed
             ready = poll.poll(max(0.0, left) * 1000)
@@ -151,7 +179,7 @@ class Exchange:
             self._record_progress(outcome)
             for target in ended:
                 poll.unregister(target.pidfd)
-                if self._outstanding.pop(target.dst.pid, None) is not None:
+                if self._outstanding.pop(self._process(target.dst), None) is not None:
                     outcome.gone.append(target.dst)
 
     def _store_answer(self, message: Message) -> None:
@@ -161,9 +189,13 @@ class Exchange:
     def _record_progress(self, outcome: Outcome) -> None:
         """Record which destinations took the message or answered.  Remove the complete ones from `_outstanding`."""
         for message in self._new_answers:
-            target = self._targets.get(message.src.pid)
+            target = self._targets.get(self._process(message.src))
             if target is not None:
                 target.taken = target.answered = True
+                outcome.answers.append(message)
+                self._on_answer(message)
+            elif message.src.vnn in self._nodes_asked:
+                outcome.delivered.append(message.src)
                 outcome.answers.append(message)
                 self._on_answer(message)
         self._new_answers.clear()
@@ -173,7 +205,7 @@ class Exchange:
                 # If it is dead, the message was dropped; the pidfd reports its end.
                 target.taken = self._messaging.is_alive(target.dst)
             if target.taken and (target.answered or self._command.answer is None):
-                del self._outstanding[target.dst.pid]
+                del self._outstanding[self._process(target.dst)]
                 outcome.delivered.append(target.dst)
 
 

@@ -38,7 +38,8 @@ def _run(arguments: argparse.Namespace) -> int:
     with Messaging(config.replace(close_timeout=0)) as messaging:
         DebugLevels(LogLevel("0")).serve(messaging)  # the destination `self` is this process
         destinations = find_destinations(arguments.destination, messaging)
-        exchange = Exchange(messaging, command, _ignore if arguments.json else partial(print_answer, command))
+        on_answer = _ignore if arguments.json else partial(print_answer, command)
+        exchange = Exchange(messaging, command, on_answer, to_all=arguments.destination == "all")
         outcome = exchange.run(destinations, arguments.payload, arguments.timeout)
     if arguments.json:
         print_json(arguments.destination, outcome)

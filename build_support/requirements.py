@@ -54,6 +54,7 @@ TEST_PACKAGES = (
     SuitePackage("smbclient", "smbclient", "tests/interop"),
     SuitePackage("tdb-tools", "tdbtool", "tests/interop"),
     SuitePackage("ctdb", "ctdbd", "tests/cluster"),
+    SuitePackage("iproute2", "ip", "tests/cluster"),
     SuitePackage("dbus", "dbus-daemon", "the tests against D-Bus"),
     SuitePackage("socat", "socat", "the tests with socat as the peer"),
     SuitePackage("groff-base", "groff", "the tests of the manual pages"),

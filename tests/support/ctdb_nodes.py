@@ -138,12 +138,21 @@ class Node:
 
 
 class Cluster:
-    """Some nodes on one machine; they run inside the `with` block."""
+    """Some nodes on one machine; they run inside the `with` block.
 
-    def __init__(self, directory: Path, number_of_nodes: int = 3) -> None:
-        addresses = _free_addresses(number_of_nodes)
+    `namespaces`: by address, the network namespace in which that node runs; by default, three nodes on the loopback.
+    """
+
+    def __init__(self, directory: Path, namespaces: dict[str, str] | None = None) -> None:
+        addresses = list(namespaces or _free_addresses(3))
         self.nodes = [
-            Node(number, address, directory / str(number), directory / "lock")
+            Node(
+                number,
+                address,
+                directory / str(number),
+                directory / "lock",
+                ("ip", "netns", "exec", namespaces[address]) if namespaces else (),
+            )
             for number, address in enumerate(addresses)
         ]
         for node in self.nodes:

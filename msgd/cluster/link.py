@@ -80,7 +80,7 @@ class Link:
         on_timer: Callable[[], None],
     ) -> None:
         self.number: int | None = None
-        self.nodes = NodeMap(self._ask_nodes, on_nodes)
+        self.nodes = NodeMap(lambda: self.ask_if_ready(Opcode.GET_NODEMAP, self.nodes.note), on_nodes)
         self.trouble = "not connected yet"
         """Why the link is not ready; empty if it is."""
         self._path = ctdbd_socket(config)
@@ -267,9 +267,6 @@ class Link:
         except OSError as error:
             self._lose(reason(error))
         return not self.trouble
-
-    def _ask_nodes(self) -> bool:
-        return self.ask_if_ready(Opcode.GET_NODEMAP, self.nodes.note)
 
     def _keep_nodes_current(self) -> None:
         """Ask for the node map if it is old.  A process may send and seldom dispatch: look for the answer here, too."""

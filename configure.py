@@ -114,6 +114,7 @@ def _summarize(registry: Registry, report: Report) -> None:
         ("run-time default", compiled_in[0]),
         ("left out", ", ".join(left_out) or "nothing"),
         ("systemd", "yes" if registry.with_systemd else "no"),
+        ("cluster", "yes" if registry.with_cluster else "no"),
         ("compiled hot path", "yes" if registry.compiled else "no"),
         ("interpreter", registry.python),
         ("programs", f"{directories['sbindir']}, {directories['bindir']}"),

@@ -82,6 +82,7 @@ class Options:
     """Each directory that is in force, by its name in DIRECTORIES."""
     messaging: tuple[str, ...] | None
     systemd: bool | None
+    cluster: bool
     compiled: str
     """Whether to compile the hot path: auto, yes or no."""
     developer: bool
@@ -133,6 +134,15 @@ def _parser() -> argparse.ArgumentParser:
         "--with-systemd", dest="systemd", action="store_true", default=None, help="talk to systemd [if found]"
     )
     systemd.add_argument("--without-systemd", dest="systemd", action="store_false", default=None)
+    cluster = features.add_mutually_exclusive_group()
+    cluster.add_argument(
+        "--with-cluster",
+        dest="cluster",
+        action="store_true",
+        default=True,
+        help="let smb.conf say clustering = yes; needs nothing here [yes]",
+    )
+    cluster.add_argument("--without-cluster", dest="cluster", action="store_false")
     features.add_argument(
         "--enable-compiled",
         dest="compiled",
@@ -168,6 +178,8 @@ def parse(arguments: Sequence[str]) -> Options:
         words.append(f"--with-messaging={','.join(messaging)}")
     if given["systemd"] is not None:
         words.append("--with-systemd" if given["systemd"] else "--without-systemd")
+    if not given["cluster"]:
+        words.append("--without-cluster")
     if given["compiled"] != "auto":
         words.append(f"--enable-compiled={given['compiled']}")
     if given["developer"]:
@@ -178,6 +190,7 @@ def parse(arguments: Sequence[str]) -> Options:
         directories=_derive(chosen),
         messaging=messaging,
         systemd=given["systemd"],
+        cluster=given["cluster"],
         compiled=given["compiled"],
         developer=given["developer"],
         python=python,

@@ -52,6 +52,7 @@ class Registry:
     configure_line: str
     python: str
     with_systemd: bool
+    with_cluster: bool
     compiled: bool
     """Whether `make` compiles the extension msgd._native."""
     developer: bool
@@ -76,6 +77,7 @@ class Registry:
                 f"LEFT_OUT: dict[str, str] = {{{self._render_left_out()}}}\n\n",
                 *(f"{name.upper()}: str = {literal(value)}\n" for name, value in strings.items()),
                 f"WITH_SYSTEMD: bool = {self.with_systemd}\n",
+                f"WITH_CLUSTER: bool = {self.with_cluster}\n",
                 f"COMPILED: bool = {self.compiled}\n",
                 f"DEVELOPER: bool = {self.developer}\n",
             ]
@@ -100,6 +102,7 @@ def read(root: Path) -> Registry:
         configure_line=names["CONFIGURE_LINE"],
         python=names["PYTHON"],
         with_systemd=names["WITH_SYSTEMD"],
+        with_cluster=names["WITH_CLUSTER"],
         compiled=names["COMPILED"],
         developer=names["DEVELOPER"],
         directories={name: names[name.upper()] for name in DIRECTORY_NAMES},

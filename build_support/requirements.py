@@ -54,6 +54,8 @@ TEST_PACKAGES = (
     SuitePackage("smbclient", "smbclient", "tests/interop"),
     SuitePackage("winbind", "winbindd", "tests/interop"),
     SuitePackage("tdb-tools", "tdbtool", "tests/interop"),
+    SuitePackage("ctdb", "ctdbd", "tests/cluster"),
+    SuitePackage("iproute2", "ip", "tests/cluster"),
     SuitePackage("dbus", "dbus-daemon", "the tests against D-Bus"),
     SuitePackage("redis-server", "redis-server", "msgbench beside Redis"),
     SuitePackage("nats-server", "nats-server", "msgbench beside NATS"),

@@ -32,6 +32,7 @@ def select(options: Options, root: Path, python: Interpreter, report: Report) ->
         configure_line=options.line,
         python=_installed_python(root, python),
         with_systemd=with_systemd,
+        with_cluster=options.cluster,
         compiled=compiled.check(options.compiled, python.command, report),
         developer=options.developer,
         directories=options.directories,

@@ -66,6 +66,7 @@ def render(root: Path) -> str:
             _FIND_OUT,
             *(f"{name.upper()}: str = {literal(value)}\n" for name, value in strings.items()),
             f"WITH_SYSTEMD: bool = _has({literal(SYSTEMD.module)})\n",
+            "WITH_CLUSTER: bool = True\n",
         ]
     )
 

@@ -27,14 +27,17 @@ class SendStatus(enum.Enum):
 class Broadcast:
     """What became of a broadcast: true if anybody took it.
 
-    `delivered`: the number of processes that took it.  `failures`: why each of the others did not, by pid.
+    `delivered`: the number of processes of this node that took it.  `failures`: why each of the others did not, by pid.
+    `nodes`: for each other node of the cluster that is connected, None if its processes were sent it, or why not.  How
+    many of them there are, ctdb cannot tell.
     """
 
     delivered: int
     failures: Mapping[int, MsgdError] = field(default_factory=dict)
+    nodes: Mapping[int, MsgdError | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return self.delivered > 0
+        return self.delivered > 0 or None in self.nodes.values()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from msgd.config import Config
 from msgd.drops import Drops
+from msgd.errors import BackendUnavailable
 from msgd.linux import wait_readable
 from msgd.presence import Presence, RendezvousDirectory
 from msgd.results import SendStatus
@@ -82,7 +83,7 @@ class Backend(abc.ABC):
     carries_fds: ClassVar[bool] = True
     """Whether messages on this transport can carry file descriptors."""
 
-    gathers: ClassVar[bool] = False
+    gathers: bool = False
     """Whether begin_gathering() and end_gathering() do anything."""
 
     needs_main_thread: ClassVar[bool] = False
@@ -135,6 +136,15 @@ class Backend(abc.ABC):
         Returns whether there was one; the caller calls wake() again afterwards.
         """
         return False
+
+    def watch_also(self, fd: int) -> None:
+        """Make fileno() readable whenever `fd` is, too.  The fd stays open as long as this backend.
+
+        Raises BackendUnavailable if the transport has no descriptor of that kind.
+        """
+        raise BackendUnavailable(
+            f"messaging type {self.config.messaging_type} cannot be used with clustering = yes: use dgram or stream"
+        )
 
     @abc.abstractmethod
     def poll_for_room(self) -> select.poll:

@@ -41,6 +41,10 @@ class Config:
     private_dir: str
     state_directory: str
     pid_directory: str
+    clustering: bool
+    ctdbd_socket: str
+    ctdb_timeout: int
+    """Milliseconds, as Samba has it."""
     log_level: LogLevel
     log_file: str
     use_mmap: bool

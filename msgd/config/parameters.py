@@ -130,6 +130,26 @@ PARAMETERS: tuple[Parameter, ...] = (
         is_configured=True,
     ),
     Parameter(
+        "clustering",
+        Boolean(),
+        default="no",
+        help="whether this machine is a node of a ctdb cluster, so that messages reach processes on other nodes"
+        " (docs/clustering.md); needs the messaging type dgram or stream",
+    ),
+    Parameter(
+        "ctdbd socket",
+        AbsolutePath(optional=True),
+        default="/run/ctdb/ctdbd.socket",
+        help="clustering: where this node's ctdbd listens; if empty, at the default",
+    ),
+    Parameter(
+        "ctdb timeout",
+        Number(0, 86_400_000),
+        default="0",
+        help="clustering: how many milliseconds a call that asks another node waits for the answer; 0, at which Samba"
+        " waits for ever, stands for 10 seconds",
+    ),
+    Parameter(
         "log level",
         Level(),
         default="0",

@@ -29,6 +29,9 @@ class ConfigValues(TypedDict, total=False):
     private_dir: Path
     state_directory: Path
     pid_directory: Path
+    clustering: Switch
+    ctdbd_socket: Path
+    ctdb_timeout: Number
     log_level: Number
     log_file: Path
     use_mmap: Switch

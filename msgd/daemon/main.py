@@ -173,6 +173,7 @@ Messaging modules that are left out:
 {left_out}
 Built with:
    systemd: {"yes" if _registry.WITH_SYSTEMD else "no"}
+   cluster: {"yes" if _registry.WITH_CLUSTER else "no"}
    compiled hot path: {native.describe()}"""
 
 

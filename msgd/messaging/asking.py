@@ -34,7 +34,7 @@ class Asking:
     handlers: HandlerTable
     _endpoint: Endpoint
 
-    def watch(self, dst: Destination) -> int:
+    def _watch_for_answer(self, dst: ServerID) -> int:
         raise NotImplementedError
 
     def _others(self, message_type: int) -> list[ServerID]:
@@ -75,7 +75,7 @@ class Asking:
         """
         dst = ServerID.of(dst)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        watched = self.watch(dst)
+        watched = self._watch_for_answer(dst)
         try:
             with self.begin_request(
                 dst, message_type, data, reply_type, _nothing, fds=fds, answer_from_any=answer_from_any
@@ -138,7 +138,7 @@ class Asking:
         with contextlib.ExitStack() as in_flight:
             for dst in self._others(number):
                 try:
-                    watched = self.watch(dst)
+                    watched = self._watch_for_answer(dst)
                     in_flight.callback(os.close, watched)
                     beginning = self.begin_request(dst, number, data, reply_type, _nothing)
                     asked[watched] = in_flight.enter_context(beginning)

@@ -4,7 +4,8 @@
 
 Rule 1.  The lock is held for a bounded number of processes at a time, so that other threads get it in between.
 Rule 2.  A process that cannot be reached is a failure, with the reason; one that had died before is forgotten.
-Rule 3.  Several messages go to one process after the other, and each process is woken up once.
+Rule 3.  In a cluster, each other node gets it once, for all of its processes.
+Rule 4.  Several messages go to one process after the other, and each process is woken up once.
 """
 
 from __future__ import annotations
@@ -51,13 +52,16 @@ def broadcast(
     if endpoint.observer is not None:
         for _ in range(delivered):
             endpoint.observer.sent(message_type, len(data))
-    return Broadcast(delivered, failures)
+    return Broadcast(delivered, failures, to_other_nodes(endpoint, src, [(message_type, data)]))
 
 
 def broadcast_many(
-    endpoint: Endpoint, src: ServerID, messages: Mapping[ServerID, Sequence[tuple[int, bytes]]]
+    endpoint: Endpoint,
+    src: ServerID,
+    messages: Mapping[ServerID, Sequence[tuple[int, bytes]]],
+    all_messages: Sequence[tuple[int, bytes]],
 ) -> Broadcast:
-    """Send to each process the messages that are for it."""
+    """Send to each process the messages that are for it, and all of them to other nodes."""
     delivered, failures = 0, dict[int, MsgdError]()
     for dst, wanted in messages.items():
         sent: list[tuple[int, bytes]] = []
@@ -77,7 +81,24 @@ def broadcast_many(
         if endpoint.observer is not None:
             for message_type, data in sent:
                 endpoint.observer.sent(message_type, len(data))
-    return Broadcast(delivered, failures)
+    return Broadcast(delivered, failures, to_other_nodes(endpoint, src, all_messages))
+
+
+def to_other_nodes(
+    endpoint: Endpoint, src: ServerID, messages: Sequence[tuple[int, bytes]]
+) -> dict[int, MsgdError | None]:
+    """Send to all processes of the other nodes; there each process picks what it listens to."""
+    nodes: dict[int, MsgdError | None] = {}
+    with endpoint.lock:
+        endpoint.check_usable()
+        if endpoint.cluster is None:
+            return nodes
+        for message_type, data in messages:
+            for number, error in endpoint.cluster.broadcast(src, message_type, data).items():
+                nodes[number] = nodes.get(number) or error
+                endpoint.sent += error is None
+                endpoint.sent_bytes += len(data) if error is None else 0
+    return nodes
 
 
 def _send_gathering(

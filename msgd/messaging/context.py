@@ -34,6 +34,7 @@ from msgd.messaging.arguments import Data, Destination, Type, check_handler, dat
 from msgd.messaging.asking import Asking
 from msgd.messaging.border import refusals_documented
 from msgd.messaging.broadcasting import broadcast, broadcast_many
+from msgd.messaging.elsewhere import Elsewhere
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import Handler, HandlerTable, about
 from msgd.messaging.observer import Observer
@@ -56,7 +57,7 @@ _RESOLVED_MAX = 1024
 """Destinations given as pids or as text that a context remembers; the table is emptied when it is full."""
 
 
-class Messaging(WhoIsHere, Asking):
+class Messaging(WhoIsHere, Asking, Elsewhere):
     """A messaging context: registers handlers, sends, and dispatches what came in.
 
     A context manager; leaving it closes the context.  `config` defaults to the configured smb.conf.  Several contexts
@@ -96,8 +97,9 @@ class Messaging(WhoIsHere, Asking):
         self._take_identity()
 
     def _take_identity(self) -> None:
+        """Take the address from the endpoint: it is new, or the number of this node is."""
         presence = self._endpoint.presence
-        self.server_id = ServerID(presence.pid, self._task_id, NONCLUSTER_VNN, presence.unique_id)
+        self.server_id = ServerID(presence.pid, self._task_id, presence.vnn, presence.unique_id)
 
     def __enter__(self) -> Self:
         return self
@@ -235,7 +237,7 @@ class Messaging(WhoIsHere, Asking):
         endpoint = self._endpoint
         try:
             if dst.vnn != NONCLUSTER_VNN:
-                raise NoSuchProcess(f"{dst} is on another node; this machine is not clustered")
+                endpoint.check_node(dst)
             if len(data) > self._max_message_size or len(fds) > MAX_FDS:
                 raise _too_large(data, fds, self.config)
             with endpoint.lock:
@@ -289,7 +291,8 @@ class Messaging(WhoIsHere, Asking):
 
     @refusals_documented
     def send_all(self, message_type: Type, data: Data = b"", *, duplicates_allowed: bool = True) -> Broadcast:
-        """Send to every other living process of the directory that listens to the type's class.
+        """Send to every other living process of the directory that listens to the type's class; in a cluster, to those
+        of all nodes.
 
         Returns how many took it (as send() does), with what kept the others: a process that dies meanwhile, or does
         not read, does not stop the rest.  Raises MessageTooLarge, TransportError if the directory cannot be read,
@@ -308,13 +311,15 @@ class Messaging(WhoIsHere, Asking):
         Raises what send_all() does, before anything is sent.
         """
         by_process: dict[ServerID, list[tuple[int, bytes]]] = {}
+        everything: list[tuple[int, bytes]] = []
         for message_type, data in messages:
             number, packed = message_type_number(message_type), data_bytes(data)
             if len(packed) > self._max_message_size:
                 raise _too_large(packed, (), self.config)
+            everything.append((number, packed))
             for dst in self._others(number):
                 by_process.setdefault(dst, []).append((number, packed))
-        return broadcast_many(self._endpoint, self.server_id, by_process)
+        return broadcast_many(self._endpoint, self.server_id, by_process, everything)
 
     def reply(self, message: Message, message_type: Type, data: Data = b"", *, fds: Collection[int] = ()) -> None:
         """Answer a message from its handler; an asker that is gone or does not read is counted, not raised."""

@@ -38,7 +38,7 @@ from msgd.linux import LONGEST_WAIT
 from msgd.messaging.descriptors import own_fds
 from msgd.messaging.dispatcher import Background
 from msgd.messaging.handlers import ContextView, Delivery
-from msgd.messaging.loading import backend_class
+from msgd.messaging.loading import open_backend
 from msgd.messaging.observer import Observer
 from msgd.messaging.requests import Requests
 from msgd.messaging.turn import Turn
@@ -49,6 +49,7 @@ from msgd.wire.message_types import MessageClass
 from msgd.wire.server_id import ServerID
 
 if TYPE_CHECKING:
+    from msgd.cluster.backend import ClusteredBackend
     from msgd.messaging.monitored import Monitored
 
 logger = logging.getLogger("msgd")
@@ -85,13 +86,13 @@ class Endpoint:
         """
         self.lock = threading.RLock()
         self.drops = Drops(logger)
-        self.requests = Requests()
         self.sent = self.sent_bytes = 0
         self.inbox: deque[Message] = deque()
         self.presence = Presence(self.config)
+        self.requests = Requests(self.presence)
         self.delivery = Delivery(self.presence, self.drops, self.contexts, self.requests, self.send)
         try:
-            self.backend = backend_class(self.config.messaging_type)(self.config, self.presence, self.drops)
+            self.backend, self.cluster = open_backend(self.config, self.presence, self.drops, self._note_number)
             self.transmit = self.backend.send
             try:
                 self.presence.announce(classes, tasks)
@@ -187,6 +188,11 @@ class Endpoint:
         self.delivery.note_listeners()
         self.presence.announce(self.classes, self.contexts)
 
+    def _note_number(self) -> None:
+        """The number of this node in the cluster is known, or another one: the contexts' addresses contain it."""
+        for context in tuple(self.contexts.values()):
+            context._take_identity()
+
     def check_usable(self) -> None:
         """Raise ForkedContext in a forked child, ContextClosed once the endpoint is closed."""
         if self.forked:
@@ -205,9 +211,20 @@ class Endpoint:
         refused because its context has been closed since (_note_refusal in context.py).  Call it with the lock held.
         """
         dst.check()
-        process = self.presence.process(dst.pid)
+        process = self.presence.process(dst.pid) if self.presence.is_here(dst) else None
         if process is not None and process.is_addressed_by(dst) and not process.has_task(dst.task_id):
             raise NoSuchProcess(f"no process {dst}: its pid lives and has no such task")
+
+    def check_node(self, dst: ServerID) -> None:
+        """Raise NoSuchProcess if the address is of another node and this machine is not clustered."""
+        if not self.presence.is_here(dst):
+            self.elsewhere(dst)
+
+    def elsewhere(self, dst: ServerID) -> ClusteredBackend:
+        """What reaches a process of another node.  Raises NoSuchProcess if this machine is not clustered."""
+        if self.cluster is None:
+            raise NoSuchProcess(f"no process {dst}: it is on another node, and this machine is not clustered")
+        return self.cluster
 
     def send(
         self,

@@ -104,6 +104,9 @@ class ContextView(Protocol):
     def handlers(self) -> HandlerTable:
         """Its handlers."""
 
+    def _take_identity(self) -> None:
+        """The number of this node has changed, which is part of the address."""
+
     @property
     def known_tasks(self) -> set[ServerID]:
         """The addresses that it may send to without a check; none once it is closed or forked."""
@@ -326,6 +329,8 @@ class Delivery:
         src = message.dst._replace(task_id=min(message.dst.task_id, FIRST_REQUEST_TASK - 1))
         try:
             if not is_request:
+                if not self._presence.is_here(message.src):
+                    return  # it may be one of Samba's as well, and nobody here can tell
                 process = self._presence.process(message.src.pid)
                 if process is None or not process.is_ours:
                     return  # one of Samba's would log a message of an unknown type

@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Loads a backend by the name of its messaging type, through the registry that configure has generated."""
+"""Loads a backend by its messaging type, through the registry that configure has generated, and opens it."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from msgd._registry import LEFT_OUT, MESSAGING_MODULES
+from msgd._registry import LEFT_OUT, MESSAGING_MODULES, WITH_CLUSTER
 from msgd.backends.base import Backend
+from msgd.config import Config
+from msgd.drops import Drops
 from msgd.errors import BackendUnavailable
+from msgd.presence import Presence
+
+if TYPE_CHECKING:
+    from msgd.cluster.backend import ClusteredBackend
 
 
 def backend_class(messaging_type: str) -> type[Backend]:
@@ -29,3 +37,22 @@ def backend_class(messaging_type: str) -> type[Backend]:
     reason = LEFT_OUT.get(messaging_type)
     because = f" ({reason})" if reason else ""
     raise BackendUnavailable(f"messaging type {messaging_type} is not compiled in{because}; compiled in: {known}")
+
+
+def open_backend(
+    config: Config, presence: Presence, drops: Drops, on_number: Callable[[], None]
+) -> tuple[Backend, ClusteredBackend | None]:
+    """Open the configured transport, and in a cluster the link to ctdbd with it: then that is the backend.
+
+    `on_number` is called when the number of this node is known, or another one.  Raises what the transport raises,
+    BackendUnavailable if the configured one cannot be clustered.
+    """
+    local = backend_class(config.messaging_type)
+    if not config.clustering:
+        return local(config, presence, drops), None
+    if not WITH_CLUSTER:
+        raise BackendUnavailable("clustering = yes, and msgd was configured --without-cluster; configure with it")
+    from msgd.cluster.backend import open_clustered  # only a process in a cluster pays for it
+
+    clustered = open_clustered(local, config, presence, drops, on_number)
+    return clustered, clustered

@@ -22,6 +22,7 @@ from typing import Any
 
 from msgd.errors import MalformedMessage, MsgdError, NoHandler, NoSuchProcess
 from msgd.messaging.descriptors import keep
+from msgd.presence import Presence
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType, type_name
 from msgd.wire.refusal import FIRST_REQUEST_TASK, NOT_HANDLED, Reason, unpack_refusal
@@ -51,7 +52,17 @@ def reply_type_of(message_type: int, reply_type: int | None) -> int:
 class PendingRequest:
     """One request in flight; `on_settled` is called once, in the thread that settles it."""
 
-    __slots__ = ("_on_settled", "answer", "answer_from_any", "dst", "error", "reply_type", "src", "task_id")
+    __slots__ = (
+        "_on_settled",
+        "_presence",
+        "answer",
+        "answer_from_any",
+        "dst",
+        "error",
+        "reply_type",
+        "src",
+        "task_id",
+    )
 
     def __init__(
         self,
@@ -61,6 +72,7 @@ class PendingRequest:
         reply_type: int,
         answer_from_any: bool,
         on_settled: Callable[[], None],
+        presence: Presence,
     ) -> None:
         self.src = src
         """The context that asks; the request leaves from `task_id` in its place."""
@@ -71,6 +83,11 @@ class PendingRequest:
         self.answer: Message | None = None
         self.error: MsgdError | None = None
         self._on_settled = on_settled
+        self._presence = presence
+
+    def is_from_asked(self, message: Message) -> bool:
+        """Whether the message comes from the process asked, or may come from any."""
+        return self.answer_from_any or self._presence.is_same_process(message.src, self.dst)
 
     @property
     def is_settled(self) -> bool:
@@ -108,7 +125,7 @@ class PendingRequest:
 
         Returns False if the message does not belong to it.
         """
-        if self.is_settled or not (self.answer_from_any or message.src.pid == self.dst.pid):
+        if self.is_settled or not self.is_from_asked(message):
             return False
         if message.type == self.reply_type:
             answer = message._replace(dst=self.src)  # whoever asked knows nothing of the request's id
@@ -139,7 +156,8 @@ class Requests:
     Changes are made under the endpoint's lock.  The thread that dispatches reads without it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, presence: Presence) -> None:
+        self._presence = presence
         self._by_task: dict[int, PendingRequest] = {}
         self._task_ids = itertools.cycle(range(FIRST_REQUEST_TASK, TASK_ID_MAX + 1))
 
@@ -151,7 +169,7 @@ class Requests:
     ) -> PendingRequest:
         """A new request of the context `src`, with a task id that no other has."""
         task_id = next(one for one in self._task_ids if one not in self._by_task)
-        request = PendingRequest(src, task_id, dst, reply_type, answer_from_any, on_settled)
+        request = PendingRequest(src, task_id, dst, reply_type, answer_from_any, on_settled, self._presence)
         self._by_task[task_id] = request
         return request
 
@@ -169,9 +187,7 @@ class Requests:
             (
                 one
                 for one in tuple(self._by_task.values())
-                if not one.is_settled
-                and one.reply_type == message.type
-                and (one.answer_from_any or one.dst.pid == message.src.pid)
+                if not one.is_settled and one.reply_type == message.type and one.is_from_asked(message)
             ),
             None,
         )

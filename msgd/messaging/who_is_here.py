@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from msgd.errors import MsgdError
+from msgd.errors import MsgdError, NoSuchProcess
 from msgd.messaging.arguments import Destination
 from msgd.messaging.border import refusals_documented
 from msgd.messaging.endpoint import Endpoint
@@ -56,20 +56,44 @@ class WhoIsHere:
 
     @refusals_documented
     def is_alive(self, dst: Destination) -> bool:
-        """Whether the addressed process lives."""
-        with self._endpoint.lock:
+        """Whether the addressed process lives.
+
+        For one on another node this asks that node, and waits for the answer.  Raises TransportError if there is none.
+        """
+        server_id, endpoint = ServerID.of(dst), self._endpoint
+        with endpoint.lock:
             self._check_usable()
-            return self._endpoint.presence.is_alive(ServerID.of(dst))
+            if endpoint.presence.is_here(server_id):
+                return endpoint.presence.is_alive(server_id)
+        try:
+            endpoint.elsewhere(server_id).check_alive(server_id)
+        except NoSuchProcess:
+            return False
+        return True
 
     @refusals_documented
     def watch(self, dst: Destination) -> int:
         """A pidfd of the addressed process, readable once it has ended; the caller closes it.
 
-        Raises NoSuchProcess if it does not live.
+        For one on another node it is a pipe, which is readable within about a second after the end, if this process
+        dispatches.  Raises NoSuchProcess if it does not live, TransportError.
         """
-        with self._endpoint.lock:
+        server_id, endpoint = ServerID.of(dst), self._endpoint
+        with endpoint.lock:
             self._check_usable()
-            return self._endpoint.presence.watch(ServerID.of(dst))
+            is_here = endpoint.presence.is_here(server_id)
+        if not is_here:
+            endpoint.elsewhere(server_id).check_alive(server_id)
+        return self._watch_for_answer(server_id)
+
+    def _watch_for_answer(self, dst: ServerID) -> int:
+        """What watch() returns.  If a process of another node has ended before, it is readable a moment later."""
+        endpoint = self._endpoint
+        with endpoint.lock:
+            self._check_usable()
+            if endpoint.presence.is_here(dst):
+                return endpoint.presence.watch(dst)
+            return endpoint.elsewhere(dst).watch(dst)
 
     @refusals_documented
     def add_name(self, name: str) -> None:
@@ -116,9 +140,12 @@ class WhoIsHere:
     @refusals_documented
     def pending(self, dst: Destination) -> int:
         """The number of messages known to wait for the destination's process: it has not taken them yet."""
-        with self._endpoint.lock:
+        server_id, endpoint = ServerID.of(dst), self._endpoint
+        with endpoint.lock:
             self._check_usable()
-            return self._endpoint.backend.pending(ServerID.of(dst).pid)
+            if endpoint.presence.is_here(server_id):
+                return endpoint.backend.pending(server_id.pid)
+            return endpoint.elsewhere(server_id).pending_elsewhere(server_id)
 
     def _give_up_names(self) -> None:
         """Remove this context's names.  Whoever next finds one dead removes what a full disk has kept."""

@@ -37,7 +37,7 @@ from msgd.presence.private_lock import PrivateLock
 from msgd.presence.shared_words import share_words
 from msgd.presence.socket_path import check_socket_directory
 from msgd.wire.message_types import MessageClass
-from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
+from msgd.wire.server_id import ANY_UNIQUE_ID, NONCLUSTER_VNN, ServerID
 
 if TYPE_CHECKING:
     from msgd.presence.samba3 import Samba3Processes
@@ -53,6 +53,11 @@ def new_unique_id() -> int:
             return unique_id
 
 
+def _entry(server_id: ServerID) -> str:
+    """The entry of a process of this node in the names: see read_entry()."""
+    return str(server_id._replace(vnn=NONCLUSTER_VNN))
+
+
 class Presence:
     """This process as a member of a rendezvous directory, from construction to close().
 
@@ -64,6 +69,8 @@ class Presence:
     def __init__(self, config: Config) -> None:
         self.pid = os.getpid()
         self.unique_id = new_unique_id()
+        self.vnn = NONCLUSTER_VNN
+        """The number of this node in its cluster, once it is known."""
         self.classes = MessageClass.ALL
         self.tasks: frozenset[int] = frozenset()
         self.trusted_uids = frozenset((0, os.getuid(), os.geteuid(), *config.trusted_users))
@@ -175,6 +182,21 @@ class Presence:
 
     # Processes
 
+    def is_here(self, server_id: ServerID) -> bool:
+        """Whether the address is one of this node: it has this node's number, or none.
+
+        While that number is unknown, it may be in addresses all the same, as others know it earlier: then the unique id
+        tells.
+        """
+        if server_id.vnn == NONCLUSTER_VNN or server_id.vnn == self.vnn:
+            return True
+        is_unknown = self.vnn == NONCLUSTER_VNN and server_id.unique_id not in ANY_UNIQUE_ID
+        return is_unknown and self.is_alive(server_id)
+
+    def is_same_process(self, one: ServerID, other: ServerID) -> bool:
+        """Whether two addresses have the same pid on the same node."""
+        return one.pid == other.pid and (one.vnn == other.vnn or (self.is_here(one) and self.is_here(other)))
+
     def process(self, pid: int) -> Process | None:
         """The entry of the living process `pid`, this one included; None if there is none."""
         if pid == self.pid:
@@ -223,27 +245,27 @@ class Presence:
         Raises ValueError if it is not a name.  Why the names are opened once more afterwards: choose.py.
         """
         names = self._open_names()
-        names.add(name, server_id)
+        names.add(name, server_id._replace(vnn=NONCLUSTER_VNN))
         try:
             self._open_names()
         except BackendUnavailable:
-            names.discard(name, [str(server_id)])
+            names.discard(name, [_entry(server_id)])
             raise
 
     def remove_name(self, name: str, server_id: ServerID) -> None:
         """Take `name` away from a context of this process; it need not have it."""
-        self._open_names().discard(name, [str(server_id)])
+        self._open_names().discard(name, [_entry(server_id)])
 
     def lookup(self, name: str) -> list[ServerID]:
         """The living processes that have the name, in the order in which they took it; prunes the dead ones."""
         names = self._open_names()
         entries = names.entries(name)
-        names.prune(name, entries, self.is_alive)
-        return living(entries, self.is_alive)
+        names.prune(name, entries, self.is_alive, self.vnn)
+        return living(entries, self.is_alive, self.vnn)
 
     def names(self) -> dict[str, list[ServerID]]:
         """The names of living processes, each with the processes that have it."""
-        return living_names(self._open_names().all_entries(), self.is_alive)
+        return living_names(self._open_names().all_entries(), self.is_alive, self.vnn)
 
     def _open_names(self) -> Names:
         """The names, opened on first use: BackendUnavailable concerns only a process that uses names."""
@@ -262,7 +284,7 @@ class Presence:
         removed = self._cleaner.remove_dead(found, remove)
         names = self._open_names()
         for name, entries in names.all_entries().items():
-            names.prune(name, entries, self.is_alive)
+            names.prune(name, entries, self.is_alive, self.vnn)
         if self.members.connections is not None:
             self.members.connections.remove_dead()
         return removed

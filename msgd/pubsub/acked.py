@@ -63,7 +63,7 @@ def collected(asked: Collection[PendingRequest], failures: dict[int, MsgdError],
             failures[request.dst.pid] = outcome
         else:
             acked[request.dst.pid] = outcome
-    return Publication(len(acked), failures, acked)
+    return Publication(len(acked), failures, acked=acked)
 
 
 def _outcome(request: PendingRequest, timeout: float | None) -> int | MsgdError:

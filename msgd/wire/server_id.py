@@ -64,6 +64,11 @@ class ServerID(NamedTuple):
         unique = "" if self.unique_id in ANY_UNIQUE_ID else f"/{self.unique_id}"
         return f"{vnn}{self.pid}{task}{unique}"
 
+    @property
+    def process(self) -> str:
+        """The process in it as text: `[vnn:]pid`."""
+        return str(self.pid) if self.vnn == NONCLUSTER_VNN else f"{self.vnn}:{self.pid}"
+
     @classmethod
     def parse(cls, text: str) -> ServerID:
         """Read `[vnn:]pid[.task][/unique]`.

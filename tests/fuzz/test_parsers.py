@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from msgd import ConfigError, MalformedMessage, ServerID
 from msgd.config.reader import read
 from msgd.presence.lock_text import TEXT_MAX, format_text, parse_text
+from msgd.wire.ctdb import Opcode as CtdbOpcode
+from msgd.wire.ctdb import PacketReader, message_start, pack_control, unpack_nodes
 from msgd.wire.dgram import BATCH_COOKIE, FRAGMENT, Reassembler, pack_batch, split_batch
 from msgd.wire.header import HEADER_SIZE, MessageDecoder, pack_header
 from msgd.wire.message_types import type_number
@@ -96,6 +98,9 @@ frames = st.builds(
 records = st.lists(
     st.builds(pack_message, server_ids, server_ids, st.integers(0, 2**31 - 1), payloads), max_size=4
 ).map(b"".join)
+ctdb_packets = st.builds(lambda data: message_start(1, 5, len(data)) + data, payloads) | st.builds(
+    lambda data: pack_control(1, CtdbOpcode.GET_NODEMAP, data), payloads
+)
 
 
 def header(data: bytes) -> None:
@@ -192,6 +197,22 @@ def small_packets(data: bytes) -> None:
     unpack_connection(data)
 
 
+def ctdb(chunks: list[bytes]) -> None:
+    reader = PacketReader(_TOTAL_MAX)
+    try:
+        for chunk in chunks:
+            for packet in reader.feed(chunk):
+                assert len(packet.data) <= _TOTAL_MAX + 100
+            assert reader.held <= len(chunk) + _TOTAL_MAX + 100
+    except MalformedMessage:
+        pass
+
+
+def ctdb_data(data: bytes) -> None:
+    with contextlib.suppress(MalformedMessage):
+        assert all(node.state and node.address for node in unpack_nodes(data))
+
+
 def addresses(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert ServerID.parse(str(ServerID.parse(text))) == ServerID.parse(text)
@@ -227,6 +248,8 @@ TARGETS: dict[str, tuple[st.SearchStrategy[object], Callable[..., None]]] = {
     "tdb_space": (st.binary(max_size=6000), tdb_space),
     "lock_text": (spoilt(texts), lock_text),
     "small_packets": (st.binary(max_size=20) | st.binary(min_size=570, max_size=580), small_packets),
+    "ctdb": (st.lists(spoilt(ctdb_packets), max_size=6), ctdb),
+    "ctdb_data": (spoilt(st.integers(0, 4).map(lambda n: n.to_bytes(4, "little") + bytes(36 * n))), ctdb_data),
     "addresses": (st.text(max_size=40) | st.from_regex(r"[0-9:./-]{1,30}"), addresses),
     "types": (st.text(max_size=20) | st.from_regex(r"(0x)?[0-9a-fA-F]{1,12}"), types),
 }

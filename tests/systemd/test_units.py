@@ -107,6 +107,12 @@ def test_the_unit_for_instances_differs_in_its_directory_only() -> None:
     )
 
 
+@pytest.mark.parametrize("with_systemd", [True, False])
+def test_it_starts_after_ctdb_where_there_is_one(with_systemd: bool) -> None:
+    for unit in units(ROOT, DIRECTORIES, with_systemd=with_systemd):
+        assert ("After=ctdb.service" in unit.text.splitlines()) is unit.name.endswith(".service")
+
+
 def test_a_main_process_that_hangs_is_noticed() -> None:
     """That it is started anew then, tests/systemd/inside.py sees, with less patience."""
     (service,) = (one for one in units(ROOT, DIRECTORIES, with_systemd=True) if one.name == "msgd.service")
@@ -118,7 +124,7 @@ def test_without_systemd_nothing_is_left_to_it_that_it_cannot_do() -> None:
     made = {unit.name: unit.text for unit in units(ROOT, DIRECTORIES, with_systemd=False)}
     service = made["msgd.service"].splitlines()
     assert {"Type=exec", "KillMode=control-group", "KillSignal=SIGINT"} < set(service)
-    settings = {line.partition("=")[0] for line in service}
+    settings = {line.partition("=")[0] for line in service if line != "After=ctdb.service"}  # an order needs nothing
     assert not settings & {"Wants", "After", "NotifyAccess", "WatchdogSec", "FileDescriptorStoreMax", "Also"}
     assert not any("msgd.socket" in text for text in made.values())
 

@@ -25,6 +25,7 @@ from msgd.presence.names.file import FileNames
 from msgd.presence.pidfile import PidFile
 from msgd.pubsub import PubSub
 from msgd.wire.control import ProfileLevel, pack_int, pack_text
+from msgd.wire.ctdb import Opcode, message_start, pack_control, pack_pid_srvid
 from msgd.wire.dgram import LONG_DATAGRAM_MAX, WHOLE_COOKIE, pack_batch
 from msgd.wire.gateway.replies import write_answer, write_event
 from msgd.wire.gateway.requests import write_request
@@ -100,6 +101,8 @@ PACKED: dict[str, bytes] = {
     "tdb-space-key": SPACE_KEY,
     "tdb-space-sound": SPACE_SOUND,
     "tdb-space-changing": SPACE_CHANGING,
+    "ctdb-message": message_start(1, DST.pid, 54) + pack_header(DST._replace(vnn=1), SRC._replace(vnn=0), PING) + b"hi",
+    "ctdb-check": pack_control(1, Opcode.CHECK_PID_SRVID, pack_pid_srvid(DST.pid, DST.unique_id), node=1),
 }  # fmt: skip
 """The examples that the wire packs."""
 

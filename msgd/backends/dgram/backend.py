@@ -290,6 +290,9 @@ class DgramBackend(Backend):
     def wake(self) -> None:
         self._wake_up.set()
 
+    def watch_also(self, fd: int) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+
     def take_wake(self) -> bool:
         was_set = self._wake_up.is_set
         if was_set:

@@ -88,6 +88,9 @@ class StreamBackend(Backend):
     def wake(self) -> None:
         self._poller.wake_up.set()
 
+    def watch_also(self, fd: int) -> None:
+        self._poller.watch(fd)  # receive() passes over its events
+
     def take_wake(self) -> bool:
         was_set = self._poller.wake_up.is_set
         if was_set:

@@ -90,21 +90,26 @@ class Names(abc.ABC):
 
         self._change(name, moved)
 
-    def prune(self, name: str, entries: Entries, is_alive: IsAlive) -> None:
-        """Remove those of `entries`, which were read before this call, whose process is dead (Rules 2, 5)."""
-        dead = {text for text in entries if (server_id := read_entry(text)) and not is_alive(server_id)}
+    def prune(self, name: str, entries: Entries, is_alive: IsAlive, vnn: int = NONCLUSTER_VNN) -> None:
+        """Remove those of `entries`, which were read before this call, whose process is dead (Rules 2, 5).
+
+        `vnn`: the number of this node.
+        """
+        dead = {text for text in entries if (server_id := read_entry(text, vnn)) and not is_alive(server_id)}
         if dead:
             self.discard(name, dead)
 
 
-def living(entries: Iterable[str], is_alive: IsAlive) -> list[ServerID]:
-    """The living processes among the entries."""
-    return [server_id for text in entries if (server_id := read_entry(text)) and is_alive(server_id)]
+def living(entries: Iterable[str], is_alive: IsAlive, vnn: int = NONCLUSTER_VNN) -> list[ServerID]:
+    """The living processes among the entries; `vnn`: the number of this node."""
+    return [server_id for text in entries if (server_id := read_entry(text, vnn)) and is_alive(server_id)]
 
 
-def living_names(all_entries: dict[str, Entries], is_alive: IsAlive) -> dict[str, list[ServerID]]:
-    """The names that living processes have, each with those processes."""
-    found = {name: living(entries, is_alive) for name, entries in all_entries.items()}
+def living_names(
+    all_entries: dict[str, Entries], is_alive: IsAlive, vnn: int = NONCLUSTER_VNN
+) -> dict[str, list[ServerID]]:
+    """The names that living processes have, each with those processes; `vnn`: the number of this node."""
+    found = {name: living(entries, is_alive, vnn) for name, entries in all_entries.items()}
     return {name: processes for name, processes in found.items() if processes}
 
 
@@ -114,10 +119,14 @@ def check_name(name: str) -> None:
         raise ValueError(f"{name!r} is not a name: a name is 1 to {NAME_MAX} bytes of printable characters")
 
 
-def read_entry(text: str) -> ServerID | None:
-    """The process in an entry; None if the entry cannot be parsed or belongs to another node (Rule 5)."""
+def read_entry(text: str, vnn: int) -> ServerID | None:
+    """The process in an entry; None if the entry cannot be parsed or belongs to another node (Rule 5).
+
+    `vnn`: the number of this node, which the process is given.  Samba writes it into its entries, and msgd does not:
+    both mean a process of this node, and an entry stays the same text if ctdbd comes later than msgd.
+    """
     try:
         server_id = ServerID.parse(text)
     except ValueError:
         return None
-    return server_id if server_id.vnn == NONCLUSTER_VNN else None
+    return server_id._replace(vnn=vnn) if server_id.vnn in (NONCLUSTER_VNN, vnn) else None

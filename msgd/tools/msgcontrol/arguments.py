@@ -29,10 +29,11 @@ _DESCRIPTION = "Send a control message to one process or to all of them, and pri
 
 _EPILOG = """\
 destinations:
-  all            every process except this one
+  all            every process except this one, in a cluster on all nodes
   self           this process
   PID, PID.TASK or PID.TASK/UNIQUE
-                 a server id, as msgd and its programs print it
+                 a server id, as msgd and its programs print it; in a cluster,
+                 with the number of its node before it: NODE:PID
   {daemons}
                  a daemon, found by its pid file
   NAME           every process that has registered this name (see msgstatus)

@@ -21,7 +21,7 @@ from msgd.errors import MsgdError, NoSuchProcess
 from msgd.messaging import Messaging
 from msgd.presence.open_directory import LOCK_SUBDIRECTORY
 from msgd.presence.pidfile import pid_file_path, read_pid
-from msgd.wire.server_id import ServerID
+from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
 
 logger = logging.getLogger("msgd.msgcontrol")
 
@@ -50,6 +50,9 @@ class WhoIsThere(Protocol):
     def has_samba(self, pid: int) -> bool:
         """Whether the process may be one of Samba's."""
 
+    def has_other_nodes(self) -> bool:
+        """Whether other nodes of a cluster are connected, whose processes nobody can list."""
+
 
 class Members:
     """The directory, looked at by this process, which is a member of it."""
@@ -71,6 +74,9 @@ class Members:
         if pid not in self._are_ours:
             self.others()
         return not self._are_ours.get(pid, True)
+
+    def has_other_nodes(self) -> bool:
+        return any(node.number != self.own_id.vnn and node.is_connected for node in self._messaging.nodes())
 
 
 def check_destination(text: str) -> str:
@@ -104,12 +110,15 @@ def pids_with_files(config: Config) -> frozenset[int]:
 
 
 def find_destinations(text: str, there: WhoIsThere, config: Config) -> list[ServerID]:
-    """Return the processes that the destination stands for.  Raises NoSuchProcess if there are none."""
+    """Return the processes that the destination stands for; for `all`, those of this node.
+
+    Raises NoSuchProcess if there are none, on other nodes neither.
+    """
     if text == SELF:
         return [there.own_id]
     if text == ALL:
         others = there.others()
-        if not others:
+        if not others and not there.has_other_nodes():
             raise _nobody_else(config)
         return _with_tasks(others, there)
     if not _DAEMON_NAME.fullmatch(text):
@@ -144,7 +153,8 @@ def _with_tasks(processes: Iterable[ServerID], there: WhoIsThere) -> list[Server
     found: list[ServerID] = []
     names: Mapping[str, Sequence[ServerID]] | None = None
     for process in processes:
-        if process.task_id or not there.has_samba(process.pid):
+        is_elsewhere = process.vnn not in (NONCLUSTER_VNN, there.own_id.vnn)
+        if process.task_id or is_elsewhere or not there.has_samba(process.pid):
             found.append(process)
             continue
         names = _names(there) if names is None else names

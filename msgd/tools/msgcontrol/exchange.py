@@ -13,6 +13,8 @@ Rule 5. Each message that is answered is a request of the library's, which takes
 Rule 6. A process of msgd's says at once that it has no handler for a type.  One of Samba's says nothing.  So whoever
         has not answered after _PROBE_AFTER is sent a PING.  Its messages arrive in order and so do its answers, hence
         a PONG without an answer before it means that there is no handler.
+Rule 7. In a cluster, nobody knows how many processes the other nodes have.  So after a message to all of them, their
+        answers are awaited until the timeout.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from msgd.tools.msgcontrol.destination import WhoIsThere
 from msgd.tools.msgcontrol.outcome import Outcome
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType
-from msgd.wire.server_id import ServerID
+from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
 
 _LATE_ROUNDS = 2
 """Rounds of dispatch after the deadline that found something: a PING to this process itself, and its PONG."""
@@ -59,7 +61,13 @@ class Exchange:
     """Sends one command's message and collects the answers.  Calls `on_answer` for each answer as it arrives."""
 
     def __init__(
-        self, messaging: Messaging, there: WhoIsThere, command: Command, on_answer: Callable[[Message], None]
+        self,
+        messaging: Messaging,
+        there: WhoIsThere,
+        command: Command,
+        on_answer: Callable[[Message], None],
+        *,
+        to_all: bool = False,
     ) -> None:
         self._messaging = messaging
         self._there = there
@@ -68,6 +76,9 @@ class Exchange:
         self._outstanding: dict[ServerID, _Target] = {}
         self._settled: list[_Target] = []
         self._open = contextlib.ExitStack()
+        self._to_all = to_all
+        self._nodes_asked: list[int] = []
+        self._from_other_nodes: list[Message] = []
 
     def run(self, destinations: Sequence[ServerID], request: Request, timeout: float) -> Outcome:
         """Send to each destination and wait at most `timeout` seconds for delivery and answers."""
@@ -78,6 +89,8 @@ class Exchange:
         with self._open:
             for dst in destinations:
                 self._send(dst, request, outcome)
+            if self._to_all:
+                self._send_to_other_nodes(request, outcome)
             self._wait(now + timeout, now + _PROBE_AFTER, outcome)
         for target in self._outstanding.values():
             (outcome.late if self._messaging.is_alive(target.dst) else outcome.gone).append(target.dst)
@@ -86,8 +99,11 @@ class Exchange:
     def _send(self, dst: ServerID, request: Request, outcome: Outcome) -> None:
         try:
             pidfd = self._messaging.watch(dst)
-        except NoSuchProcess:
-            outcome.gone.append(dst)
+        except NoSuchProcess as error:
+            if dst.vnn in (NONCLUSTER_VNN, self._messaging.server_id.vnn):
+                outcome.gone.append(dst)
+            else:
+                outcome.failures[dst] = str(error)
             return
         self._open.callback(os.close, pidfd)
         target = _Target(dst, pidfd, taken=False)
@@ -104,6 +120,15 @@ class Exchange:
                 outcome.failures[dst] = str(error)
         else:
             self._outstanding[dst] = target
+
+    def _send_to_other_nodes(self, request: Request, outcome: Outcome) -> None:
+        if request.answer is not None:
+            self._messaging.register(request.answer, self._from_other_nodes.append)
+        for number, error in self._messaging.send_to_other_nodes(request.type, request.data).items():
+            if error is not None:
+                outcome.failures[ServerID(0, vnn=number)] = str(error)
+            elif request.answer is not None:
+                self._nodes_asked.append(number)
 
     def _ask(self, target: _Target, message_type: int, data: bytes, answer: int) -> None:
         command = self._command
@@ -127,7 +152,7 @@ class Exchange:
             poll.register(pidfd, select.POLLIN)
         self._record_progress(outcome)
         is_over = False
-        while self._outstanding and not is_over:
+        while (self._outstanding or self._nodes_asked) and not is_over:
             now = time.monotonic()
             if now >= probe_at:
                 self._probe()
@@ -161,6 +186,12 @@ class Exchange:
         for target in self._settled:
             self._record_answer(target, outcome)
         self._settled.clear()
+        for message in self._from_other_nodes:
+            if message.src.vnn in self._nodes_asked:
+                outcome.delivered.append(message.src)
+                outcome.answers.append(message)
+                self._on_answer(message)
+        self._from_other_nodes.clear()
         nothing_waits = not self._messaging.statistics().queued_messages
         for target in list(self._outstanding.values()):
             if target.request is None:

@@ -40,6 +40,9 @@ class _Listed:
     def has_samba(self, pid: int) -> bool:
         return True  # the gateway does not say; the tasks are then those that have names
 
+    def has_other_nodes(self) -> bool:
+        return False  # `all` of a gateway's client is all of its node
+
 
 def run_through_gateway(
     config: Config,

@@ -92,7 +92,7 @@ def _do_as_member(
     if command.way is Way.PIPE:
         outcome = read_text_of(messaging, command, destinations[0], arguments.request, arguments.timeout)
     else:
-        exchange = Exchange(messaging, there, command, on_answer)
+        exchange = Exchange(messaging, there, command, on_answer, to_all=arguments.destination == ALL)
         outcome = exchange.run(destinations, arguments.request, arguments.timeout)
     return _report(arguments, outcome)
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: The msgd authors
+"""Two nodes with a network between them that loses packets and is cut: network namespaces with a pair of veth."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from msgd import MessageType, Messaging, NoSuchProcess
+from tests.cluster.conftest import MakeConfig, StartPeer
+from tests.support.ctdb_nodes import Cluster, await_true, missing
+from tests.support.harness import PATIENCE, TEXT, send_many, serve, take_data
+
+NAMES = [f"msgd{os.getpid()}{letter}" for letter in "ab"]
+ADDRESSES = ["192.0.2.1", "192.0.2.2"]
+
+
+def run(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def inside(name: str, *words: str) -> None:
+    run("ip", "netns", "exec", name, *words)
+
+
+@contextlib.contextmanager
+def network() -> Iterator[None]:
+    """Two namespaces, each with one end of a cable.  Raises CalledProcessError where the machine does not allow it."""
+    try:
+        for name in NAMES:
+            run("ip", "netns", "add", name)
+        first, second = NAMES
+        run("ip", "link", "add", "cable", "netns", first, "type", "veth", "peer", "name", "cable", "netns", second)
+        for name, address in zip(NAMES, ADDRESSES, strict=True):
+            inside(name, "ip", "address", "add", f"{address}/24", "dev", "cable")
+            inside(name, "ip", "link", "set", "lo", "up")
+            inside(name, "ip", "link", "set", "cable", "up")
+        yield
+    finally:
+        for name in NAMES:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    reason = missing() or (None if shutil.which("ip") else "ip not found: apt-get install iproute2")
+    if reason is not None:
+        pytest.skip(reason)
+    directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="c"))
+    with contextlib.ExitStack() as opened:
+        opened.callback(shutil.rmtree, directory)
+        try:
+            opened.enter_context(network())
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces with veth here: {error.stderr.decode().strip()}")
+        yield opened.enter_context(Cluster(directory, dict(zip(ADDRESSES, NAMES, strict=True))))
+
+
+def test_packets_that_are_lost_are_no_messages_that_are_lost(start: StartPeer) -> None:
+    """The cable is out for a moment, shorter than ctdb's patience: TCP repeats what was lost."""
+    sender, receiver = start(0), start(1)
+    texts = [b"%d" % one for one in range(600)]
+    receiver.begin(take_data, len(texts))
+    sender.call(send_many, receiver.server_id, texts[:200])
+    inside(NAMES[0], "ip", "link", "set", "cable", "down")
+    sender.call(send_many, receiver.server_id, texts[200:400])
+    inside(NAMES[0], "ip", "link", "set", "cable", "up")
+    sender.call(send_many, receiver.server_id, texts[400:])
+    assert receiver.hear() == texts
+
+
+def test_a_partition(cluster: Cluster, on_node: MakeConfig, start: StartPeer) -> None:
+    """Each side stays usable for its own processes, calls the other one disconnected, and meets it again."""
+    local, far = start(0), start(1)
+    with Messaging(on_node(0)) as here:
+        assert here.is_alive(far.server_id)
+        inside(NAMES[0], "ip", "link", "set", "cable", "down")
+        with pytest.raises(NoSuchProcess, match="ended before it answered"):
+            here.request(far.server_id, TEXT, b"", TEXT + 1, timeout=PATIENCE)
+        with pytest.raises(NoSuchProcess, match="is disconnected"):
+            here.send(far.server_id, TEXT, b"")
+        here.send(local.server_id, TEXT, b"local")
+        assert local.call(take_data, 1) == [b"local"]
+        inside(NAMES[0], "ip", "link", "set", "cable", "up")
+        cluster.await_ready()
+        await_true(lambda: (here.dispatch(), here.is_alive(far.server_id))[1])
+        far.begin(serve)
+        assert here.request(far.server_id, MessageType.PING, timeout=PATIENCE).src == far.server_id

@@ -69,6 +69,7 @@ class Presence:
     def __init__(self, config: Config) -> None:
         self.pid = os.getpid()
         self.unique_id = new_unique_id()
+        self._is_clustered = config.clustering
         self.vnn = NONCLUSTER_VNN
         """The number of this node in its cluster, once it is known."""
         self.classes = MessageClass.ALL
@@ -185,12 +186,12 @@ class Presence:
     def is_here(self, server_id: ServerID) -> bool:
         """Whether the address is one of this node: it has this node's number, or none.
 
-        While that number is unknown, it may be in addresses all the same, as others know it earlier: then the unique id
-        tells.
+        While a cluster's number is unknown, it may be in addresses all the same, as others know it earlier: then the
+        unique id tells.
         """
         if server_id.vnn == NONCLUSTER_VNN or server_id.vnn == self.vnn:
             return True
-        is_unknown = self.vnn == NONCLUSTER_VNN and server_id.unique_id not in ANY_UNIQUE_ID
+        is_unknown = self._is_clustered and self.vnn == NONCLUSTER_VNN and server_id.unique_id not in ANY_UNIQUE_ID
         return is_unknown and self.is_alive(server_id)
 
     def is_same_process(self, one: ServerID, other: ServerID) -> bool:

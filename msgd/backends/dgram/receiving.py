@@ -24,6 +24,7 @@ That one and those behind it go into `_received`, too.
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 import time
@@ -328,8 +329,9 @@ class Receiver:
 
     def _close_unwanted(self) -> None:
         """Close the descriptors that nobody takes; each leaves the list in the call that closes it."""
-        if self._unwanted:
-            move_all(self._unwanted, os.close)
+        while self._unwanted:
+            with contextlib.suppress(OSError):  # one that is closed already does no harm
+                move_all(self._unwanted, os.close)
 
     def _count_abandoned(self) -> None:
         abandoned = self.reassembler.take_abandoned()

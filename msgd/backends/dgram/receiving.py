@@ -330,7 +330,7 @@ class Receiver:
     def _close_unwanted(self) -> None:
         """Close the descriptors that nobody takes; each leaves the list in the call that closes it."""
         while self._unwanted:
-            with contextlib.suppress(OSError):  # one that is closed already does no harm
+            with contextlib.suppress(OSError):  # EBADF was seen under raising alarms; its cause is not known yet
                 move_all(self._unwanted, os.close)
 
     def _count_abandoned(self) -> None:

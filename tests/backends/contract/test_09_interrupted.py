@@ -96,7 +96,7 @@ def send_for_a_while(session: Session, dst: ServerID, sizes: tuple[int, ...], se
 def number_of_copies(session: Session) -> int:
     """How many descriptors are what the sender attaches to its messages.
 
-    Those of a message that an exception has left in a frame are closed with the message, when its cycle is collected.
+    One may be left in a frame of an exception, in a cycle: that is the likely cause of one too many, and not proven.
     """
     gc.collect()
     return sum(one.endswith(" /dev/null") for one in open_fds())

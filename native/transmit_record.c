@@ -21,11 +21,12 @@ enum { EPOCH, TAKING, WORDS_READ };
 #define CLOSED UINT64_MAX
 
 #define TRUST_ALIVE 20e-6
+#define LOOK_INTERVAL 0.25 /* the twin looks whether the file is still the same (moving.py) */
 #define SPINS 200
 
 enum { O_DESTINATION, O_OPEN_KEY, O_QUOTA, O_UNCHECKED, O_UNCHECKED_BYTES, D_UNIQUE_ID, D_WORDS, D_SIGNALLED, D_SEEN_ALIVE,
        D_LOCK_FD, D_PID };
-enum { T_OUTGOING_CLASS, T_DESTINATION_CLASS, T_APPEND, T_WAKE_UP };
+enum { T_OUTGOING_CLASS, T_DESTINATION_CLASS, T_APPENDS, T_WAKE_UP };
 
 static PyObject *decline(void)
 {
@@ -103,6 +104,8 @@ static int is_alive(Sender *self, PyObject *destination)
 	seconds = (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 	if (seconds - PyFloat_AS_DOUBLE(seen) <= TRUST_ALIVE)
 		return 1;
+	if (seconds - PyFloat_AS_DOUBLE(seen) > LOOK_INTERVAL)
+		return 0;
 	if (fd >= 0 && (fcntl((int)fd, F_GETLK, &lock) || lock.l_type == F_UNLCK || lock.l_pid != pid))
 		return 0;
 	object = PyFloat_FromDouble(seconds);
@@ -136,7 +139,7 @@ static PyObject *append(Sender *self, PyObject *outgoing, PyObject *destination,
 {
 	int64_t unchecked = slot_number(self, outgoing, O_UNCHECKED);
 	int64_t bytes = slot_number(self, outgoing, O_UNCHECKED_BYTES) + PyBytes_GET_SIZE(record);
-	PyObject *key = value(self, outgoing, O_OPEN_KEY), *done, *signalled;
+	PyObject *key = value(self, outgoing, O_OPEN_KEY), *append_function, *done, *signalled;
 	uint64_t epoch;
 
 	if (!key || unchecked < 0 || bytes > slot_number(self, outgoing, O_QUOTA))
@@ -144,7 +147,12 @@ static PyObject *append(Sender *self, PyObject *outgoing, PyObject *destination,
 	if (set_number(self, outgoing, O_UNCHECKED, unchecked + 1) || set_number(self, outgoing, O_UNCHECKED_BYTES, bytes))
 		return NULL;
 	spin_while_taking(words);
-	done = PyObject_CallFunctionObjArgs(self->objects[T_APPEND], key, record, NULL);
+	append_function = PyList_GetItem(self->objects[T_APPENDS], 0);
+	if (!append_function)
+		return decline();
+	Py_INCREF(append_function);
+	done = PyObject_CallFunctionObjArgs(append_function, key, record, NULL);
+	Py_DECREF(append_function);
 	if (!done)
 		return decline(); /* the twin finds out why, and repairs; it counts the message twice, which does no harm */
 	Py_DECREF(done);
@@ -189,26 +197,26 @@ static PyObject *transmit_record(Sender *self, const struct outgoing *message)
 	return status;
 }
 
-/* record_sender(lock, ServerID, table, SENT, Outgoing, Destination, append, wake_up, longest) */
+/* record_sender(lock, ServerID, table, SENT, Outgoing, Destination, [append], wake_up, longest) */
 PyObject *record_sender(PyObject *module, PyObject *args)
 {
 	static const char *const names[] = {"destination", "open_key", "quota", "unchecked", "unchecked_bytes", NULL};
 	static const char *const destination_names[] = {"unique_id", "words", "signalled_epoch", "_seen_alive", "_lock_fd",
 							"pid", NULL};
-	PyObject *lock, *server_id, *table, *sent, *outgoing, *destination, *append_function, *wake_up;
+	PyObject *lock, *server_id, *table, *sent, *outgoing, *destination, *appends, *wake_up;
 	Py_ssize_t longest;
 	Sender *self;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "OOOOOOOOn", &lock, &server_id, &table, &sent, &outgoing, &destination, &append_function,
-			      &wake_up, &longest))
+	if (!PyArg_ParseTuple(args, "OOOOOOO!On", &lock, &server_id, &table, &sent, &outgoing, &destination, &PyList_Type,
+			      &appends, &wake_up, &longest))
 		return NULL;
 	self = new_sender(transmit_record, lock, server_id, table, sent, sent, LONGEST, longest);
 	if (!self)
 		return NULL;
 	self->objects[T_OUTGOING_CLASS] = Py_NewRef(outgoing);
 	self->objects[T_DESTINATION_CLASS] = Py_NewRef(destination);
-	self->objects[T_APPEND] = Py_NewRef(append_function);
+	self->objects[T_APPENDS] = Py_NewRef(appends);
 	self->objects[T_WAKE_UP] = Py_NewRef(wake_up);
 	if (find_slots(self, O_DESTINATION, outgoing, names) || find_slots(self, D_UNIQUE_ID, destination, destination_names))
 		Py_CLEAR(self);

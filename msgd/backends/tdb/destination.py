@@ -15,6 +15,7 @@ Rule 3. A sender signals once per epoch (sleep.py).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -22,7 +23,7 @@ import signal
 import time
 
 from msgd.backends.sockets import check_addressed
-from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, TAKING
+from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, SLEEP, TAKING
 from msgd.errors import NoSuchProcess, TransportError
 from msgd.presence import Presence, Process
 from msgd.presence.lock_file import lock_holder
@@ -92,12 +93,15 @@ class Destination:
         """Signal the process if it sleeps, once per epoch."""
         epoch = self.words[EPOCH]
         if epoch not in (AWAKE, CLOSED, self.signalled_epoch):
-            try:
-                if self.holds_lock():
-                    signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
-            except ProcessLookupError:
-                pass
+            if epoch & SLEEP:
+                self.signal()
             self.signalled_epoch = epoch
+
+    def signal(self) -> None:
+        """Signal the process, asleep or not."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.holds_lock():
+                signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
 
     def spin_while_taking(self) -> None:
         """Spin until the process has emptied the record that it is working on."""

@@ -71,6 +71,8 @@ class Doorbell:
             raise BackendUnavailable("this process has an endpoint of messaging type tdb in another directory already")
         self.rung = False
         """Whether there may be bytes in the pipe."""
+        self.signals = 0
+        """How often SIGUSR1 has come."""
         self._is_listening = False
         """Whether the wake-up descriptor is ours for certain."""
         self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -121,6 +123,7 @@ class Doorbell:
 
     def note_signal(self) -> None:
         """SIGUSR1 has come: ring, unless the byte of the C handler is in the pipe already."""
+        self.signals += 1
         if self._is_listening:
             self.rung = True
         else:

@@ -139,7 +139,15 @@ class Segments:
         """Messages that we have appended since check_taken() last checked."""
         self._pid = pid
         self._source = source
+        self._file = file
         self._tdb = file.tdb
+
+    def move(self) -> None:
+        """Use the file that `file` has open now; it has none of our slots (moving.py)."""
+        self._tdb = self._file.tdb
+        self.slots.spare.clear()
+        if self.announced is not None:
+            self.announced.room = 0
 
     def announce(self, key: bytes, slot: Slot) -> None:
         """Append to the record `key` that our messages continue in this slot."""

@@ -41,7 +41,8 @@ from msgd.wire.tdb_record import (
     pack_message,
     segment_number,
 )
-from msgd.wire.tdb_space import rebuilt_free_list
+from msgd.wire.tdb_space import has_sound_head, is_cut_off, readable_records, rebuilt_free_list
+from tests.wire.frames import feed
 from tests.wire.joined import add, fragment
 from tests.wire.strategies import server_ids, uint32
 
@@ -141,8 +142,7 @@ def stream(chunks: list[bytes]) -> None:
     reader = FrameReader(MessageDecoder(), _TOTAL_MAX, SRC.pid)
     try:
         for chunk in chunks:
-            reader.add_fds([900], complete=False)
-            for message in reader.feed(chunk):
+            for message in feed(reader, chunk, [900], complete=False):
                 assert message.src.pid == SRC.pid
                 assert len(message.data) <= _TOTAL_MAX
             assert len(reader._partial) <= len(chunk) + _TOTAL_MAX + 100
@@ -175,6 +175,10 @@ def tdb_space(image: bytes) -> None:
     def pread(size: int, place: int) -> bytes:
         return image[max(place, 0) : max(place, 0) + max(size, 0)]
 
+    has_sound_head(pread, len(image))
+    is_cut_off(pread, len(image))
+    records, _ = readable_records(pread, len(image))
+    assert sum(map(len, records.values())) <= len(image)
     for write in rebuilt_free_list(pread, len(image)) or ():
         assert 0 <= write.place <= len(image) - len(write.data)
 

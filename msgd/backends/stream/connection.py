@@ -20,13 +20,17 @@ import io
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any, Final
 
+from msgd.backends.at_once import Step, do, take_head
 from msgd.errors import MalformedMessage, NoSuchProcess, TransportError
 from msgd.linux import Credentials, unix_socket
 from msgd.presence import Presence
-from msgd.wire.header import MAX_FDS, Message
-from msgd.wire.stream import HELLO_SIZE, FrameReader, Hello
+from msgd.wire.header import MAX_FDS
+from msgd.wire.stream import HELLO_SIZE, LOST_FD, FrameReader, Hello
 
 _CHUNK = 1 << 16
 """Bytes asked for in one read of short frames."""
@@ -34,16 +38,16 @@ _CHUNK = 1 << 16
 _RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
 _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
+_CLOEXEC, _RIGHTS_LOST = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+
+_LONG_BEGINS: Final = object()
+"""Stands among what has been received where memory for a long message is to be allocated."""
+
+NO_MEMORY = "no memory left"
+"""Why a long message is in FrameReader.lost that could not be kept."""
+
 _NOT_LISTENING = frozenset((errno.ENOENT, errno.ECONNREFUSED, errno.EPROTOTYPE))
 """What connect() fails with where no process listens with a stream socket."""
-
-
-class MessageLost(Exception):
-    """There was no memory for a long message, which has come to its end; `message` is that one without its data."""
-
-    def __init__(self, message: Message) -> None:
-        super().__init__()
-        self.message = message
 
 
 def new_socket() -> socket.socket:
@@ -90,8 +94,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_begun", "_hello_bytes", "_memory", "_next_hello", "_socket", "_to_skip", "ended", "fd", "hello", "is_ours",
-        "last_used", "messages", "pid", "reader",
+        "_begun", "_hello_bytes", "_memory", "_next_hello", "_received", "_socket", "_to_skip", "ended", "fd", "hello",
+        "is_ours", "last_used", "pid", "reader",
     )  # fmt: skip
 
     def __init__(
@@ -110,8 +114,9 @@ class Connection:
         self.is_ours = is_ours
         self.ended = False
         self.hello: Hello | None = None
-        self.messages: Iterator[Message] = iter(())
-        """What receive() has read and nobody has taken yet.  Whoever takes a message closes its descriptors."""
+        self._received: deque[Any] = deque()
+        """What has been received and not been settled, at most one: what recvmsg() or the compiled twin returns, or
+        that a long message begins."""
         self.last_used = time.monotonic()
 
     # Our stream
@@ -143,7 +148,7 @@ class Connection:
     @property
     def memory_wanted(self) -> int:
         """Bytes that the next receive() allocates for a long message, mostly 0."""
-        return self.reader.long if self._memory is None and not self._to_skip else 0
+        return self.reader.long if self._received and self._received[0] is _LONG_BEGINS else 0
 
     @property
     def memory_held(self) -> int:
@@ -151,8 +156,8 @@ class Connection:
         return self.reader.long if self._memory is not None else 0
 
     def has_unread(self) -> bool:
-        """Whether there is something to receive besides the end."""
-        return bool(self._peek(1))
+        """Whether there is something to receive, or to deliver, besides the end."""
+        return self.is_unsettled or bool(self._peek(1))
 
     def peek_hello(self) -> Hello | None:
         """The hello, without taking it, if all of it has arrived.
@@ -169,94 +174,134 @@ class Connection:
         return None
 
     def receive_hello(self) -> Hello | None:
-        """Receive the hello or more of it.  Returns None while it is not complete.  Raises what receive() raises."""
-        missing = HELLO_SIZE - len(self._hello_bytes)
-        if missing:
-            self._hello_bytes += self._receive(missing)
+        """Receive the hello or more of it.  Returns None while it is not complete.
+
+        Raises BlockingIOError if nothing is there, EOFError at the end of the stream, MalformedMessage, and IndexError
+        if a signal's handler has dispatched.
+        """
+        if len(self._hello_bytes) < HELLO_SIZE:
+            self._receive(HELLO_SIZE - len(self._hello_bytes))
+            received = self._received
+            head = received[0]
+            if not head[0]:
+                received.popleft()
+                raise EOFError
+            fds, complete = _descriptors(head)
+            steps = self.reader.arrived(fds, complete=complete)
+            take_head(received, (partial(setattr, self, "_hello_bytes", self._hello_bytes + head[0]), *steps))
             if self.reader.fds:
                 raise MalformedMessage("descriptors came with a hello")
             if len(self._hello_bytes) < HELLO_SIZE:
                 return None
         return Hello.unpack(self._hello_bytes)
 
-    def receive(self) -> None:
-        """Receive once; then `messages` are those that this has completed.  Call it when all of them are taken.
+    @property
+    def is_delivering(self) -> bool:
+        """Whether there is something in `reader` that is to be taken from there before anything else is received."""
+        return bool(self.reader.ready or self.reader.lost or self.reader.problem)
 
-        Raises BlockingIOError if nothing is there, EOFError at the end of the stream, MalformedMessage, and
-        MessageLost at the end of a long message for which there was no memory.
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether anything has been received that receive(), or whoever takes from `reader`, has to see to."""
+        return bool(self._received) or self.is_delivering
+
+    def receive(self) -> None:
+        """Receive once, unless something has been received already, and settle that: see `reader`.
+
+        Raises BlockingIOError if nothing is there, EOFError at the end of the stream, and IndexError if a signal's
+        handler has dispatched.
         """
-        reader = self.reader
-        if not reader.long:
-            if not reader.is_compiled:
-                self.messages = reader.feed(self._receive(_CHUNK))
-                return
+        if not self._received and self.reader.is_compiled and not self.reader.long:
             try:
-                self.messages = reader.receive(self.fd)
+                self._received.extend(filter(None, self.reader.receiving(self.fd)))
             except ConnectionError:
                 raise EOFError from None
             self.last_used = time.monotonic()
+            if not self._received:
+                return
+        elif self._to_skip:
+            self._receive(min(self._to_skip, _CHUNK))
+        elif self._memory is not None:
+            self._receive(0)
+        else:
+            self._receive(_CHUNK)
+        self._settle()
+
+    def _receive(self, size: int) -> None:
+        """Receive once, unless something has been received already: so many bytes, or (0) into the long message."""
+        if self._received:
+            self._take_over()
             return
-        if self._to_skip:
-            self._skip()
-            return
-        # The value of a BytesIO is the very bytes object that was filled: what is received into it is the message.
+        append, memory = self._received.append, self._memory
         try:
-            memory = self._memory or self._allocate()
+            if size or memory is None:
+                next(map(append, map(self._socket.recvmsg, (size,), (_ANCILLARY_SIZE,), (_CLOEXEC,))))
+            else:
+                with memory.getbuffer() as whole, whole[memory.tell() :] as room:
+                    next(map(append, map(self._socket.recvmsg_into, ((room,),), (_ANCILLARY_SIZE,), (_CLOEXEC,))))
+        except ConnectionError:
+            raise EOFError from None
+        self.last_used = time.monotonic()
+
+    def _take_over(self) -> None:
+        """Begin with what an exception has left, or what an outer receive() is at; that one finds nothing any more."""
+        old = self._received
+        new: deque[Any] = deque()
+        do((partial(new.extend, old), old.clear, partial(setattr, self, "_received", new)))
+
+    def _settle(self) -> None:
+        """Take what has been received: everything that changes does so in one step (at_once.py)."""
+        received, reader = self._received, self.reader
+        head = received[0]
+        long_begins = partial(received.append, _LONG_BEGINS)
+        if head is _LONG_BEGINS:
+            steps = self._allocated()
+        elif isinstance(head, int):
+            steps = reader.cared(head, long_begins)
+        elif not head[0]:
+            received.popleft()
+            raise EOFError
+        else:
+            fds, complete = _descriptors(head)
+            if self._to_skip:
+                steps = self._skipped(len(head[0]), fds, complete=complete)
+            elif self._memory is not None:
+                steps = self._filled(self._memory, head[0], fds, complete=complete)
+            else:
+                steps = reader.taken(head[0], fds, complete=complete, long_begins=long_begins)
+        take_head(received, steps)
+
+    def _allocated(self) -> list[Step]:
+        """Get the memory for a long message, or else throw away what comes of it."""
+        data, steps = self.reader.begun_long()
+        try:
+            # The value of a BytesIO is the very bytes object that was filled: what is received into it is the message.
+            memory = io.BytesIO()
+            memory.seek(self.reader.long - 1)
+            memory.write(b"\0")
+            memory.seek(0)
+            memory.write(data)
         except MemoryError:
-            self._memory, self._to_skip = None, reader.skip_long()
-            self.messages = iter(())
-            return
-        with memory.getbuffer() as whole, whole[memory.tell() :] as room:
-            count = self._receive_into(room)
-        if memory.seek(count, io.SEEK_CUR) == reader.long:
-            self._memory = None
-            self.messages = iter((reader.finish_long(memory.getvalue()),))
+            return [*steps, partial(setattr, self, "_to_skip", self.reader.long - len(data))]
+        return [*steps, partial(setattr, self, "_memory", memory)]
 
-    def _skip(self) -> None:
-        """Receive more of the message that is lost, and throw it away."""
-        self._to_skip -= len(self._receive(min(self._to_skip, _CHUNK)))
-        if not self._to_skip:
-            raise MessageLost(self.reader.finish_long(b""))
-
-    def _allocate(self) -> io.BytesIO:
-        """Get the memory for a long message; it is positioned behind what has arrived of it."""
-        memory = self._memory = io.BytesIO()
-        memory.seek(self.reader.long - 1)
-        memory.write(b"\0")
-        memory.seek(0)
-        memory.write(self.reader.begin_long())
-        return memory
-
-    def _receive(self, size: int) -> bytes:
+    def _filled(self, memory: io.BytesIO, count: int, fds: Sequence[int], *, complete: bool) -> list[Step]:
+        if memory.tell() + count < self.reader.long:
+            arrived = self.reader.arrived(fds, complete=complete) if fds or not complete else []
+            return [partial(memory.seek, count, io.SEEK_CUR), *arrived]
+        data, reason = b"", ""
         try:
-            chunk, ancillary, flags, _ = self._socket.recvmsg(size, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionError:
-            raise EOFError from None
-        if not chunk:
-            raise EOFError
-        if ancillary or flags & socket.MSG_CTRUNC:
-            self._take_fds(ancillary, flags)
-        self.last_used = time.monotonic()
-        return chunk
+            data = memory.getvalue()
+        except MemoryError:  # it gives back what it has in excess, and has lost everything if that fails
+            reason = NO_MEMORY
+        finished = self.reader.finished_long(data, fds, complete=complete, reason=reason)
+        return [partial(setattr, self, "_memory", None), *finished]
 
-    def _receive_into(self, room: memoryview) -> int:
-        try:
-            count, ancillary, flags, _ = self._socket.recvmsg_into([room], _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionError:
-            raise EOFError from None
-        if not count:
-            raise EOFError
-        if ancillary or flags & socket.MSG_CTRUNC:
-            self._take_fds(ancillary, flags)
-        self.last_used = time.monotonic()
-        return count
-
-    def _take_fds(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
-        fds = array.array("i")
-        for level, kind, content in ancillary:
-            if (level, kind) == _RIGHTS:
-                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-        self.reader.add_fds(fds, complete=not flags & socket.MSG_CTRUNC)
+    def _skipped(self, count: int, fds: Sequence[int], *, complete: bool) -> list[Step]:
+        left = partial(setattr, self, "_to_skip", self._to_skip - count)
+        if count < self._to_skip:
+            return [left, *(self.reader.arrived(fds, complete=complete) if fds or not complete else ())]
+        return [left, *self.reader.finished_long(b"", fds, complete=complete, reason=NO_MEMORY)]
 
     def _peek(self, size: int) -> bytes:
         try:
@@ -273,7 +318,28 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the socket, and the descriptors that came for a message that is not complete."""
+        """Close the socket, and the descriptors that came for messages which nobody has taken."""
         self._socket.close()
-        while self.reader.fds:
-            os.close(self.reader.fds.pop())
+        reader = self.reader
+        for head in self._received:
+            if isinstance(head, tuple):
+                reader.fds.extend(_descriptors(head)[0])
+        for message in (*reader.ready, *(message for _, message in reader.lost)):
+            reader.fds.extend(fd for fd in message.fds if fd != LOST_FD)
+        self._received.clear()
+        reader.ready.clear()
+        reader.lost.clear()
+        while reader.fds:
+            os.close(reader.fds.pop())
+
+
+def _descriptors(head: tuple[Any, list[tuple[int, int, bytes]], int, Any]) -> tuple[Sequence[int], bool]:
+    """The descriptors in what recvmsg() has returned, and whether these are all."""
+    _, ancillary, flags, _ = head
+    if not ancillary and not flags & _RIGHTS_LOST:
+        return (), True
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == _RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return fds, not flags & _RIGHTS_LOST

@@ -168,7 +168,7 @@ static PyObject *ancillary_of(struct msghdr *header)
 	return list;
 }
 
-/* (datagram, ancillary, flags), for Receiver to check. */
+/* (datagram, ancillary, flags, None), for Receiver to check. */
 static PyObject *unchecked(struct mmsghdr *received)
 {
 	PyObject *ancillary = ancillary_of(&received->msg_hdr);
@@ -176,8 +176,8 @@ static PyObject *unchecked(struct mmsghdr *received)
 
 	if (!ancillary)
 		return NULL;
-	return Py_BuildValue("(y#Ni)", (const char *)received->msg_hdr.msg_iov->iov_base, length, ancillary,
-			     received->msg_hdr.msg_flags);
+	return Py_BuildValue("(y#NiO)", (const char *)received->msg_hdr.msg_iov->iov_base, length, ancillary,
+			     received->msg_hdr.msg_flags, Py_None);
 }
 
 static void close_rights(struct msghdr *header)

@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, compress, repeat
-from operator import call, getitem, is_
+from operator import call, is_
 from typing import Any, TypeVar
 
 from msgd.native import native
@@ -40,8 +40,6 @@ Step = Callable[[], object]
 
 _do_nothing: Step = bool
 """Takes no argument, and returns what nobody looks at."""
-
-_chosen: Callable[[tuple[Step, Step], bool], Step] = getitem
 
 _exhaust = deque[object](maxlen=0).extend
 """Takes everything from an iterator, and keeps nothing."""
@@ -74,15 +72,15 @@ def giving(queue: deque[Any], pair: list[Any], give: Callable[[Any], object]) ->
 
     It is take_head() for the path of every message.
     """
-    taken = map(give, map(getitem, repeat(pair), map(bool, map(deque.popleft, repeat(queue)))))  # a head is true: 1
-    is_there = map(is_, map(next, map(iter, repeat(queue)), repeat(None)), map(getitem, repeat(pair), repeat(0)))
-    return map(call, map(_chosen, repeat((_do_nothing, taken.__next__)), is_there))
+    taken = map(give, map(pair.__getitem__, map(bool, map(deque.popleft, repeat(queue)))))  # a head is true: 1
+    is_there = map(is_, map(next, map(iter, repeat(queue)), repeat(None)), map(pair.__getitem__, repeat(0)))
+    return map(call, map((_do_nothing, taken.__next__).__getitem__, is_there))
 
 
-def receiving(queue: deque[Any], receive: Iterator[Any]) -> Iterator[object]:
-    """Each next() puts what `receive` gives into the queue, if the queue is empty; else it does nothing."""
-    taken = map(queue.append, receive)
-    return map(call, map(_chosen, repeat((taken.__next__, _do_nothing)), map(bool, repeat(queue))))
+def if_empty(queue: deque[Any], received: Iterator[Any]) -> Iterator[object]:
+    """Each next() puts what `received` gives into the queue, if the queue is empty; else it does nothing."""
+    taken = map(queue.append, received)
+    return map(call, map((taken.__next__, _do_nothing).__getitem__, map(bool, repeat(queue))))
 
 
 def _move_all(messages: deque[T], put: Callable[[T], object]) -> None:

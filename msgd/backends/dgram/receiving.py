@@ -18,7 +18,7 @@ receive() handles that case in its own loop; all others go through _receive_chec
 What is received is in `_received` until it has been settled, or in the inbox: an exception that a signal's handler
 raises loses and doubles nothing, and the next receive() begins with what is left (at_once.py).  A handler may dispatch,
 too, at any moment: an inner receive() goes on with the head of `_received`, and the outer one finds another head, or
-none.  Nothing more is received while anything is left there.  The compiled twin of the loop takes many datagrams in one
+none.  What is there is settled before more is received.  The compiled twin of the loop takes many datagrams in one
 call, and delivers those at once that are in front of the first that is not plain.  That one and those behind it go into
 `_received`, too.
 """
@@ -35,7 +35,7 @@ from functools import partial
 from itertools import repeat
 from typing import Any, Final
 
-from msgd.backends.at_once import Step, giving, head_of, move_all, receiving, take_head
+from msgd.backends.at_once import Step, giving, head_of, if_empty, move_all, take_head
 from msgd.backends.base import Deliver
 from msgd.backends.sockets import bind_socket
 from msgd.config import Config
@@ -75,7 +75,7 @@ _WHOLE_MIN = len(WHOLE_COOKIE) + HEADER_SIZE
 Ancillary = list[tuple[int, int, bytes]]
 
 Datagram = tuple[Any, ...]
-"""What recvmsg() returns: the bytes, their ancillary data, flags, and an address that the compiled twin leaves out.
+"""What recvmsg() returns: the bytes, their ancillary data, flags, and an address that nobody needs.
 
 Where a datagram may be long, it is what recvmsg_into() returns: its length in place of the datagram.
 """
@@ -103,7 +103,7 @@ class Receiver:
 
         A float is no datagram: it is the time at which unfinished messages are to be given up that are too old.
         """
-        self._take_short = self._taking(self.socket.recvmsg, LONG_DATAGRAM_MAX)
+        self._take_short = self._taking_short()
         self._buffer = bytearray()
         """For a datagram that may be long; `_received` has only its length."""
         self._unwanted: deque[int] = deque()
@@ -160,40 +160,49 @@ class Receiver:
         pair: list[Any] = [None, None]
         give, take_short = giving(received, pair, deliver), self._take_short
         for _ in range(_DATAGRAMS_PER_CALL):
-            if not received:
-                if self.is_closed:
-                    return
-                try:
+            try:
+                if not received:
+                    if self.is_closed:
+                        return
                     next(self._taking_long() if unfinished else take_short)
-                except BlockingIOError:
-                    return
-            head = head_of(received)
-            if type(head) is tuple and type(head[0]) is bytes:
-                datagram, ancillary, flags, *_ = head
-                if len(ancillary) == 1 and flags == _CLOEXEC and _WHOLE_MIN <= len(datagram) <= DATAGRAM_MAX:
+                head = received[0]
+            except BlockingIOError:
+                return
+            except IndexError:  # a signal's handler has dispatched
+                continue
+            if head.__class__ is tuple:
+                datagram, ancillary, flags, _ = head
+                if (
+                    len(ancillary) == 1
+                    and flags == _CLOEXEC
+                    and datagram.__class__ is bytes
+                    and _WHOLE_MIN <= len(datagram) <= DATAGRAM_MAX
+                ):
                     pid = senders.get(ancillary[0][2])
                     if pid is not None and datagram.startswith(WHOLE_COOKIE):
                         message = decode(datagram, len(WHOLE_COOKIE))
                         if message.src.pid == pid:
-                            pair[0] = head
-                            pair[1] = message
+                            pair[0], pair[1] = head, message
                             next(give)
                             continue
             self._settle(head, deliver)
 
-    def _taking(self, receive: Callable[..., Any], room: object) -> Iterator[object]:
-        """Each next() receives one datagram and puts it into `_received`, in one step, unless something is there."""
-        return receiving(self._received, map(receive, repeat(room), repeat(_ANCILLARY_SIZE), repeat(_CLOEXEC)))
+    def _taking_short(self) -> Iterator[object]:
+        """Each next() receives one datagram, and puts it behind what is in `_received`, in one step."""
+        return map(self._received.append, self._receiving(self.socket.recvmsg, LONG_DATAGRAM_MAX))
 
     def _taking_long(self) -> Iterator[object]:
-        """The same for a datagram that is likely to be long.
+        """The same for a datagram that is likely to be long, unless something is in `_received`.
 
         It is read into one buffer that is used again.  With a new one each time, malloc would return its memory to the
         system and fetch it again, page by page.  Whoever receives settles first what is in it.
         """
         if not self._buffer:
             self._buffer = bytearray(LONG_DATAGRAM_MAX)
-        return self._taking(self.socket.recvmsg_into, (self._buffer,))
+        return if_empty(self._received, self._receiving(self.socket.recvmsg_into, (self._buffer,)))
+
+    def _receiving(self, receive: Callable[..., Datagram], room: object) -> Iterator[Datagram]:
+        return map(receive, repeat(room), repeat(_ANCILLARY_SIZE), repeat(_CLOEXEC))
 
     def _settle_all(self, deliver: Deliver) -> None:
         received = self._received
@@ -252,7 +261,7 @@ class Receiver:
 
         `steps` gets what is to be done about it.  Raises MalformedMessage, _UntrustedUser.
         """
-        received, _, flags, *_ = head
+        received, _, flags, _ = head
         datagram = received if isinstance(received, bytes) else memoryview(self._buffer)[:received]
         pid = self._check_credentials(credentials)
         if flags & _TRUNCATED:

@@ -21,7 +21,7 @@ from msgd.backends.dgram.backend import DgramBackend
 from msgd.backends.dgram.receiving import new_socket
 from msgd.presence.lock_file import LockFile
 from msgd.presence.private_lock import PrivateLock
-from msgd.wire.dgram import BATCH_COOKIE, LONG_DATAGRAM_MAX, pack_batch
+from msgd.wire.dgram import BATCH_COOKIE, pack_batch
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.backends.dgram.raw import WHOLE, RawSender, dropped, honest, piece, read_short_datagrams_only, whole
 from tests.support.harness import TEXT, Channel, Child, Peer, Session, drain, open_fds, take_data
@@ -315,7 +315,7 @@ def rebind(session: Session) -> None:
     backend._epoll.unregister(receiver.socket)
     receiver.socket.close()
     receiver.socket = new_socket()
-    receiver._take_short = receiver._taking(receiver.socket.recvmsg, LONG_DATAGRAM_MAX)
+    receiver._take_short = receiver._taking_short()
     receiver.bind()
     backend._epoll.register(receiver.socket, select.EPOLLIN)
 

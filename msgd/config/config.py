@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from msgd import _registry
 from msgd.config.kinds import Boolean, LogLevel
@@ -18,9 +18,11 @@ from msgd.config.problems import Origin, Problem, Weight, shown
 from msgd.config.reader import Setting, read
 from msgd.config.substitution import server_names
 from msgd.config.tolerance import Found, find_value
-from msgd.config.values import ConfigValues
 from msgd.errors import ConfigError
 from msgd.immutable import Immutable
+
+if TYPE_CHECKING:
+    from msgd.config.values import ConfigValues
 
 DEFAULT_PATH = os.path.join(_registry.CONFIGDIR, "smb.conf")
 """The file that `Config.load()` reads unless another is named."""

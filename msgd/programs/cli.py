@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import logging
 import math
@@ -113,6 +114,7 @@ def run(program: str, body: Callable[[], int]) -> int:
     """Run a program's body and return its exit status.  Report an error that it raises, and return its status."""
     if sys.stdout is sys.__stdout__:  # a Python caller may have replaced it
         _open_standard_streams()
+        gc.freeze()  # what has been imported stays to the end, so no collection has to look through it
     try:
         status = _status(body)
         sys.stdout.flush()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from msgd.errors import HandlerFailed, MsgdError, NoSuchProcess, ReplyTimeout
@@ -32,8 +31,7 @@ class GapReason(enum.Enum):
     SLOW = "the queue of this subscription was full"
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(NamedTuple):
     """Something may have been missed: what was made of earlier publications is to be made again.
 
     `missed`: how many publications, to whatever topics; 0 if that is not known.
@@ -50,7 +48,6 @@ Callback = Callable[[Event], object]
 OnGap = Callable[[Gap], object]
 
 
-@dataclass(frozen=True, slots=True)
 class Publication(Broadcast):
     """What became of a publication: true if anybody took it.
 
@@ -58,7 +55,19 @@ class Publication(Broadcast):
     the others did not, by pid.  `acked`: with wait="acked", how many callbacks have run, by pid.
     """
 
-    acked: Mapping[int, int] = field(default_factory=dict)
+    __slots__ = ("acked",)
+
+    acked: Mapping[int, int]
+
+    def __init__(
+        self,
+        delivered: int,
+        failures: Mapping[int, MsgdError] | None = None,
+        nodes: Mapping[int, MsgdError | None] | None = None,
+        acked: Mapping[int, int] | None = None,
+    ) -> None:
+        super().__init__(delivered, failures, nodes)
+        self._set(acked=acked or {})
 
     @property
     def is_complete(self) -> bool:

@@ -8,9 +8,7 @@ import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, TransportError, UnsafeDirectory
@@ -18,15 +16,14 @@ from msgd.messaging import backend_class
 from msgd.presence import RendezvousDirectory
 from msgd.presence.lock_file import Entry
 from msgd.presence.samba3 import Samba3Processes
-from msgd.tools.msgstatus.hung import HungProcesses, wait_channel
+from msgd.tools.msgstatus.hung import HungProcesses, proc_text, wait_channel
 from msgd.wire.message_types import class_names
 from msgd.wire.server_id import ServerID
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One process.  None means unknown: not recorded, not readable, or not visible from outside."""
 
     pid: int
@@ -59,8 +56,7 @@ class Row:
         return None if self.unique_id is None else str(ServerID(self.pid, unique_id=self.unique_id))
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """The rows in order of pid, and a note for each thing that could not be read."""
 
     directory: str
@@ -103,7 +99,7 @@ def _samba3_rows(config: Config, directory: RendezvousDirectory, depths: Mapping
 def _with_hung(row: Row, seconds: float | None) -> Row:
     if seconds is None or row.state != "alive":
         return row
-    return replace(row, hung=round(seconds, 1), waits_in=wait_channel(row.pid))
+    return row._replace(hung=round(seconds, 1), waits_in=wait_channel(row.pid))
 
 
 def _unless_denied(read: Callable[[], T], notes: list[str]) -> T | None:
@@ -151,6 +147,6 @@ def _kernels_name(pid: int | None) -> str | None:
     if not pid:
         return None
     try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+        return proc_text(pid, "comm").rstrip("\n")
     except OSError:
         return None

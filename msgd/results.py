@@ -7,6 +7,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from msgd.errors import MsgdError
 from msgd.wire.header import Message
@@ -54,12 +55,20 @@ class Survey:
         return bool(self.answers)
 
 
+class NodeTraffic(NamedTuple):
+    """The messages that have been sent to a node, each broadcast once, and those that have come from it."""
+
+    sent: int
+    received: int
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """What an endpoint has done since it was opened, and what waits in it.
 
     sent, received: messages; sent_bytes, received_bytes: their data.  queued_messages, queued_bytes: accepted and not
-    yet taken by the receiver, for blocked_destinations processes.  drops: messages given up, by reason.
+    yet taken by the receiver, for blocked_destinations processes.  drops: messages given up, by reason.  nodes: the
+    messages of each other node of the cluster, by its number.
     """
 
     sent: int
@@ -71,3 +80,4 @@ class Statistics:
     blocked_destinations: int
     handler_errors: int
     drops: Mapping[str, int]
+    nodes: Mapping[int, NodeTraffic] = field(default_factory=dict)

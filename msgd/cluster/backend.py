@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import select
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 
 from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
@@ -27,7 +27,7 @@ from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import MalformedMessage, MessageTooLarge, MsgdError, NoSuchProcess
 from msgd.presence import Presence
-from msgd.results import SendStatus
+from msgd.results import NodeTraffic, SendStatus
 from msgd.wire.ctdb import SRVID_BROADCAST, Node, NodeMessage
 from msgd.wire.header import Message, MessageDecoder, pack_header
 from msgd.wire.message_types import message_class
@@ -63,6 +63,8 @@ class ClusteredBackend(Backend):
         self._on_number = on_number
         self._arrived: deque[Message] = deque()
         self._is_receiving = False
+        self._sent, self._received = Counter[int](), Counter[int]()
+        """The messages to and from each other node."""
         self._decoder = MessageDecoder()
         srvids = (local.presence.pid, local.presence.unique_id)
         self._link = Link(
@@ -113,7 +115,9 @@ class ClusteredBackend(Backend):
         if fds:
             raise MessageTooLarge(f"{dst} is on another node, and file descriptors go to processes of this one only")
         header = pack_header(dst, src, message_type)
-        return self._link.send(dst, dst.pid, header, message_type, data, duplicates_allowed)
+        status = self._link.send(dst, dst.pid, header, message_type, data, duplicates_allowed)
+        self._sent[dst.vnn] += status is not SendStatus.MERGED
+        return status
 
     def broadcast(self, src: ServerID, message_type: int, data: bytes) -> dict[int, MsgdError | None]:
         """Send to all processes of each other node that is connected.  By node: None, or why it was not sent."""
@@ -124,6 +128,7 @@ class ClusteredBackend(Backend):
                 dst = ServerID(1, 0, node.number)
                 try:
                     self._link.send(dst, SRVID_BROADCAST, header, message_type, data, True)
+                    self._sent[node.number] += 1
                     nodes[node.number] = None
                 except MsgdError as error:
                     nodes[node.number] = error
@@ -177,6 +182,8 @@ class ClusteredBackend(Backend):
             message = message._replace(
                 dst=ServerID(self.presence.pid, EVERY_TASK, self.presence.vnn, self.presence.unique_id)
             )
+        if message.src.vnn in self._link.nodes.by_number:
+            self._received[message.src.vnn] += 1
         self._arrived.append(message)
         if not self._is_receiving:
             self.wake()
@@ -211,6 +218,11 @@ class ClusteredBackend(Backend):
         messages, size, blocked = self._local.statistics()
         waiting, waiting_size = self._link.queued
         return BackendStatistics(messages + waiting, size + waiting_size, blocked + bool(waiting))
+
+    def traffic(self) -> dict[int, NodeTraffic]:
+        """The messages to and from each other node, by its number."""
+        others = self._link.nodes.by_number.keys() - {self._link.number}
+        return {number: NodeTraffic(self._sent[number], self._received[number]) for number in sorted(others)}
 
     def pending(self, pid: int) -> int:
         return self._local.pending(pid)

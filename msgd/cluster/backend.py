@@ -16,7 +16,7 @@ from __future__ import annotations
 import select
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
 from msgd.cluster.asking import is_registered
@@ -39,6 +39,9 @@ _WAIT_AT_OPEN = 2.0
 
 _DRAIN = 1.0
 """Seconds that closing waits for ctdbd to handle the last messages."""
+
+_PASSED_OVER = 8
+"""Rounds in a row in which local messages have come after which the link is looked at in any case."""
 
 _NOBODY = ServerID(0, 0, 0, 0)
 """The destination in the header of a broadcast, as Samba has it."""
@@ -63,6 +66,9 @@ class ClusteredBackend(Backend):
         self._on_number = on_number
         self._arrived: deque[Message] = deque()
         self._is_receiving = False
+        self._plain: PlainSender | None = None
+        self._passed_over = 0
+        """Rounds in which the link was passed over, since local messages had come."""
         self._sent, self._received = Counter[int](), Counter[int]()
         """The messages to and from each other node."""
         self._tasks: dict[int, int] = {}
@@ -93,7 +99,13 @@ class ClusteredBackend(Backend):
         self._watches.start()
         if number is not None and number != self.presence.vnn:
             self.presence.vnn = number
+            self._note_number()
             self._on_number()
+
+    def _note_number(self) -> None:
+        """The compiled twin of the local send() declines every destination on another node."""
+        if self._plain is not None:
+            self._plain.node = self.presence.vnn
 
     def _note_nodes(self) -> None:
         self._watches.note_nodes()
@@ -189,7 +201,12 @@ class ClusteredBackend(Backend):
         return self._link.connections
 
     def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
-        return self._local.plain_sender(lock)  # it declines every destination that names a node
+        self._plain = self._local.plain_sender(lock)
+        self._note_number()
+        return self._plain
+
+    def send_batch(self, dst: ServerID, src: ServerID, messages: Sequence[tuple[int, bytes]]) -> bool:
+        return self.presence.is_here(dst) and self._local.send_batch(dst, src, messages)
 
     def poll_for_room(self) -> select.poll:
         poll = self._local.poll_for_room()
@@ -213,13 +230,17 @@ class ClusteredBackend(Backend):
         return self._local.take_wake()
 
     def receive(self, deliver: Deliver) -> None:
-        self._local.receive(deliver)
+        arrived = self._arrived
         self._is_receiving = True
         try:
-            self._link.receive()
+            self._local.receive(arrived.append)
+            self._passed_over += 1
+            if not arrived or self._passed_over >= _PASSED_OVER:
+                self._passed_over = 0
+                self._link.receive()  # one system call more, which most rounds of local messages do without
         finally:
             self._is_receiving = False
-            move_all(self._arrived, deliver)
+            move_all(arrived, deliver)
 
     def _take(self, packet: NodeMessage) -> None:
         """Keep a message that has come, unless it is none of ours."""

@@ -42,7 +42,9 @@ def backend_class(messaging_type: str) -> type[Backend]:
 def check_cluster() -> None:
     """Raise BackendUnavailable if this msgd was configured without what `clustering = yes` needs."""
     if not WITH_CLUSTER:
-        raise BackendUnavailable("clustering = yes, and msgd was configured --without-cluster; configure with it")
+        raise BackendUnavailable(
+            "clustering = yes, but this msgd was configured --without-cluster: configure it --with-cluster"
+        )
 
 
 def open_backend(

@@ -8,14 +8,17 @@ import contextlib
 import json
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from msgd import Config, MessageType, Messaging
 from tests.support.ctdb_nodes import Cluster, await_true
-from tests.support.daemons import PATIENCE, Place
+from tests.support.daemons import ENVIRONMENT, PATIENCE, Place
 from tests.support.harness import Peer
 
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
@@ -115,6 +118,22 @@ def test_without_ctdbd_msgstatus_shows_the_processes(clustered: Place, cluster: 
         assert re.fullmatch(r"msgstatus: asking ctdbd at .*\n", complaints)
         shown = as_json(clustered)
         assert (shown["processes"][0]["node"], shown["nodes"]) == (None, [])
+
+
+def test_msgbench_measures_from_node_to_node(tmp_path: Path) -> None:
+    """It starts a cluster of its own."""
+    result = tmp_path / "result.json"
+    command = [sys.executable, "-m", "msgd.bench", "ping", "--cluster", "--types", "dgram", "--seconds", "0.2"]
+    done = subprocess.run(
+        [*command, "--runs", "1", "-q", "--json", str(result)], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    [shown] = json.loads(result.read_text())["results"]
+    figures = {row["subject"]: row["runs"][0]["figures"] for row in shown["rows"]}
+    assert list(figures) == ["dgram", "dgram, clustered", "node to node", "broadcast"]
+    assert all(one["rate"] > 0 and one["cpu"] > 0 for one in figures.values())
+    assert figures["broadcast"]["node"] > 0
+    assert figures["broadcast"]["process"] > 0
 
 
 def test_metrics_of_each_node(clustered: Place, cluster: Cluster) -> None:

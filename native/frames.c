@@ -164,12 +164,24 @@ static int keep_rest(PyObject *reader, Py_ssize_t taken, Py_ssize_t size)
 	return result;
 }
 
+/* Whether a long frame is being received, or the descriptor is closed: a signal's handler has dispatched. */
+static int is_elsewhere(PyObject *reader)
+{
+	PyObject *in_long = PyObject_GetAttrString(reader, "long");
+	int result = in_long ? PyObject_IsTrue(in_long) : -1;
+
+	Py_XDECREF(in_long);
+	return result;
+}
+
 /* Receive, split, and keep the rest.  Returns what the reader has to see to; -1 with an exception. */
 static int receive_into_reader(struct expected *expected, int fd, PyObject *reader, PyObject *partial, PyObject *fds)
 {
 	Py_ssize_t before = PyBytes_GET_SIZE(partial), received, taken, size;
-	int care;
+	int care = is_elsewhere(reader);
 
+	if (care)
+		return care < 0 ? -1 : NOTHING;
 	if (before > PARTIAL_MAX)
 		return FRAMES; /* never so: the beginning of a long frame is not left in a partial one */
 	memcpy(chunk_buffer, PyBytes_AS_STRING(partial), (size_t)before);
@@ -199,7 +211,7 @@ PyObject *receive_frames(PyObject *module, PyObject *const *args, Py_ssize_t cou
 {
 	struct expected expected;
 	PyObject *partial, *fds;
-	int fd, care = -1;
+	int fd, care = -1, was_collecting;
 
 	(void)module;
 	if (count != 6) {
@@ -213,8 +225,12 @@ PyObject *receive_frames(PyObject *module, PyObject *const *args, Py_ssize_t cou
 	fds = partial ? PyObject_GetAttrString(args[5], "fds") : NULL;
 	if (fds && (!PyBytes_Check(partial) || !PyList_Check(fds)))
 		PyErr_SetString(PyExc_TypeError, "the reader's _partial must be bytes and its fds a list");
-	else if (fds)
+	else if (fds) {
+		was_collecting = PyGC_Disable(); /* its callbacks would let signals' handlers in, which may dispatch */
 		care = receive_into_reader(&expected, fd, args[5], partial, fds);
+		if (was_collecting)
+			PyGC_Enable();
+	}
 	Py_XDECREF(partial);
 	Py_XDECREF(fds);
 	return care < 0 ? NULL : PyLong_FromLong(care);

@@ -28,6 +28,7 @@ as many as it announces, from those that have arrived and have not been taken.
 
 from __future__ import annotations
 
+import enum
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -68,10 +69,18 @@ _LOST_DESCRIPTORS = 3
 It returns other numbers, but 0, if there are frames or descriptors that it has left to FrameReader.
 """
 
-NO_DESCRIPTORS = "no descriptors left"
-"""Why a message is in FrameReader.lost that came without some of its descriptors."""
+
+class Lost(enum.Enum):
+    """What there was not enough of for a message that has come."""
+
+    MEMORY = enum.auto()
+    DESCRIPTORS = enum.auto()
+
 
 Step = Callable[[], object]
+
+CLOSED = -1
+"""FrameReader.long, once nothing more may be received: the number of the descriptor may be another's by now."""
 
 LOST_FD = -1
 """Stands in `fds` for a descriptor that the kernel could not give to this process."""
@@ -143,8 +152,8 @@ class FrameReader:
         self.is_compiled = native is not None
         self.ready: deque[Message] = deque()
         """The messages that are complete, the oldest first; whoever takes one closes its descriptors."""
-        self.lost: deque[tuple[str, Message]] = deque()
-        """Those that are complete but for what there was no room for: the reason of a drop, and the message."""
+        self.lost: deque[tuple[Lost, Message]] = deque()
+        """Those that are complete, but for what there was not enough of."""
         self.problem = ""
         """What is wrong with the bytes behind those messages; nothing more can be taken then."""
         self._addresses = decoder.addresses
@@ -165,7 +174,7 @@ class FrameReader:
         data = self._partial + chunk if self._partial else chunk
         held, some_lost = [*self.fds, *fds], not complete if fds or not complete else self._some_lost
         messages: list[Message] = []
-        lost: list[tuple[str, Message]] = []
+        lost: list[tuple[Lost, Message]] = []
         position, size, long, problem = 0, len(data), 0, ""
         headers, max_length = self._headers, self._max_length
         try:
@@ -188,7 +197,7 @@ class FrameReader:
                     some_lost = False
                     message = Message(*addresses, data[body:end], own)
                     if LOST_FD in own:
-                        lost.append((NO_DESCRIPTORS, message))
+                        lost.append((Lost.DESCRIPTORS, message))
                     else:
                         messages.append(message)
                 else:
@@ -251,7 +260,7 @@ class FrameReader:
         return data, [partial(setattr, self, "_partial", self._partial[:FRAME_SIZE])]
 
     def finished_long(
-        self, data: bytes, fds: Sequence[int] = (), *, complete: bool = True, reason: str = ""
+        self, data: bytes, fds: Sequence[int] = (), *, complete: bool = True, reason: Lost | None = None
     ) -> list[Step]:
         """The steps that complete the long frame, whose data is complete; `fds` came with the last of it.
 
@@ -265,7 +274,7 @@ class FrameReader:
             return [*self._keeping(held, some_lost=some_lost), partial(setattr, self, "problem", str(error))]
         message = Message(*addresses, data, own)
         if LOST_FD in own:
-            reason = reason or NO_DESCRIPTORS
+            reason = reason or Lost.DESCRIPTORS
         return [
             *self._keeping(held, some_lost=False),
             partial(setattr, self, "_partial", b""),

@@ -21,16 +21,16 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
-from msgd.backends.at_once import Step, do, take_head
+from msgd.backends.at_once import Step, head_of, if_empty, take_head
 from msgd.errors import MalformedMessage, NoSuchProcess, TransportError
 from msgd.linux import Credentials, unix_socket
 from msgd.presence import Presence
 from msgd.wire.header import MAX_FDS
-from msgd.wire.stream import HELLO_SIZE, LOST_FD, FrameReader, Hello
+from msgd.wire.stream import CLOSED, HELLO_SIZE, LOST_FD, FrameReader, Hello, Lost
 
 _CHUNK = 1 << 16
 """Bytes asked for in one read of short frames."""
@@ -40,11 +40,8 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
 _CLOEXEC, _RIGHTS_LOST = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 
-_LONG_BEGINS: Final = object()
-"""Stands among what has been received where memory for a long message is to be allocated."""
-
-NO_MEMORY = "no memory left"
-"""Why a long message is in FrameReader.lost that could not be kept."""
+_Received = tuple[bytes | int, list[tuple[int, int, bytes]], int, Any]
+"""What recvmsg() returns, or recvmsg_into()."""
 
 _NOT_LISTENING = frozenset((errno.ENOENT, errno.ECONNREFUSED, errno.EPROTOTYPE))
 """What connect() fails with where no process listens with a stream socket."""
@@ -114,9 +111,12 @@ class Connection:
         self.is_ours = is_ours
         self.ended = False
         self.hello: Hello | None = None
-        self._received: deque[Any] = deque()
-        """What has been received and not been settled, at most one: what recvmsg() or the compiled twin returns, or
-        that a long message begins."""
+        self._received: deque[_Received | float] = deque()
+        """What has been received and not been settled, at most one.
+
+        A float is a new object each time: what the compiled twin has left to be done, or that a long message begins
+        (-1), for which memory is to be allocated.
+        """
         self.last_used = time.monotonic()
 
     # Our stream
@@ -148,7 +148,8 @@ class Connection:
     @property
     def memory_wanted(self) -> int:
         """Bytes that the next receive() allocates for a long message, mostly 0."""
-        return self.reader.long if self._received and self._received[0] is _LONG_BEGINS else 0
+        head = head_of(self._received)
+        return self.reader.long if isinstance(head, float) and head < 0 else 0
 
     @property
     def memory_held(self) -> int:
@@ -176,19 +177,17 @@ class Connection:
     def receive_hello(self) -> Hello | None:
         """Receive the hello or more of it.  Returns None while it is not complete.
 
-        Raises BlockingIOError if nothing is there, EOFError at the end of the stream, MalformedMessage, and IndexError
-        if a signal's handler has dispatched.
+        Raises BlockingIOError if nothing is there, EOFError at the end of the stream, MalformedMessage.
         """
         if len(self._hello_bytes) < HELLO_SIZE:
-            self._receive(HELLO_SIZE - len(self._hello_bytes))
-            received = self._received
-            head = received[0]
-            if not head[0]:
-                received.popleft()
-                raise EOFError
+            head = self._receive(HELLO_SIZE - len(self._hello_bytes))
+            if not isinstance(head, tuple) or not isinstance(head[0], bytes):
+                return None  # a signal's handler has dispatched
             fds, complete = _descriptors(head)
             steps = self.reader.arrived(fds, complete=complete)
-            take_head(received, (partial(setattr, self, "_hello_bytes", self._hello_bytes + head[0]), *steps))
+            take_head(
+                self._received, head, (partial(setattr, self, "_hello_bytes", self._hello_bytes + head[0]), *steps)
+            )
             if self.reader.fds:
                 raise MalformedMessage("descriptors came with a hello")
             if len(self._hello_bytes) < HELLO_SIZE:
@@ -208,68 +207,63 @@ class Connection:
     def receive(self) -> None:
         """Receive once, unless something has been received already, and settle that: see `reader`.
 
-        Raises BlockingIOError if nothing is there, EOFError at the end of the stream, and IndexError if a signal's
-        handler has dispatched.
+        Raises BlockingIOError if nothing is there, and EOFError at the end of the stream.
         """
         if not self._received and self.reader.is_compiled and not self.reader.long:
             try:
-                self._received.extend(filter(None, self.reader.receiving(self.fd)))
+                self._received.extend(map(float, filter(None, self.reader.receiving(self.fd))))
             except ConnectionError:
                 raise EOFError from None
             self.last_used = time.monotonic()
             if not self._received:
                 return
-        elif self._to_skip:
-            self._receive(min(self._to_skip, _CHUNK))
-        elif self._memory is not None:
-            self._receive(0)
-        else:
-            self._receive(_CHUNK)
-        self._settle()
+        head = self._receive(min(self._to_skip, _CHUNK) or _CHUNK)
+        if head is not None:
+            take_head(self._received, head, self._steps(head))
 
-    def _receive(self, size: int) -> None:
-        """Receive once, unless something has been received already: so many bytes, or (0) into the long message."""
-        if self._received:
-            self._take_over()
-            return
-        append, memory = self._received.append, self._memory
-        try:
-            if size or memory is None:
-                next(map(append, map(self._socket.recvmsg, (size,), (_ANCILLARY_SIZE,), (_CLOEXEC,))))
-            else:
-                with memory.getbuffer() as whole, whole[memory.tell() :] as room:
-                    next(map(append, map(self._socket.recvmsg_into, ((room,),), (_ANCILLARY_SIZE,), (_CLOEXEC,))))
-        except ConnectionError:
-            raise EOFError from None
-        self.last_used = time.monotonic()
+    def _receive(self, size: int) -> _Received | float | None:
+        """Receive once, unless something has been received already: into the long message, or so many bytes.
 
-    def _take_over(self) -> None:
-        """Begin with what an exception has left, or what an outer receive() is at; that one finds nothing any more."""
-        old = self._received
-        new: deque[Any] = deque()
-        do((partial(new.extend, old), old.clear, partial(setattr, self, "_received", new)))
-
-    def _settle(self) -> None:
-        """Take what has been received: everything that changes does so in one step (at_once.py)."""
-        received, reader = self._received, self.reader
-        head = received[0]
-        long_begins = partial(received.append, _LONG_BEGINS)
-        if head is _LONG_BEGINS:
-            steps = self._allocated()
-        elif isinstance(head, int):
-            steps = reader.cared(head, long_begins)
-        elif not head[0]:
-            received.popleft()
+        Returns what is to be settled, which stays in `_received`; None if a signal's handler has settled it.  Raises
+        EOFError at the end of the stream.
+        """
+        if not self._received:
+            memory = self._memory
+            try:
+                if memory is None:
+                    next(self._receiving(self._socket.recvmsg, size))
+                else:
+                    with memory.getbuffer() as whole, whole[memory.tell() :] as room:
+                        next(self._receiving(self._socket.recvmsg_into, (room,)))
+            except ConnectionError:
+                raise EOFError from None
+            except OSError:
+                if self.reader.long == CLOSED:
+                    raise EOFError from None  # a signal's handler has dispatched, and has come to the end
+                raise
+            self.last_used = time.monotonic()
+        head: _Received | float | None = head_of(self._received)
+        if isinstance(head, tuple) and not head[0]:
+            take_head(self._received, head, ())
             raise EOFError
-        else:
-            fds, complete = _descriptors(head)
-            if self._to_skip:
-                steps = self._skipped(len(head[0]), fds, complete=complete)
-            elif self._memory is not None:
-                steps = self._filled(self._memory, head[0], fds, complete=complete)
-            else:
-                steps = reader.taken(head[0], fds, complete=complete, long_begins=long_begins)
-        take_head(received, steps)
+        return head
+
+    def _receiving(self, receive: Callable[..., _Received], room: object) -> Iterator[object]:
+        """Its next() receives into `_received`, unless something is there, in one step."""
+        return if_empty(self._received, map(receive, (room,), (_ANCILLARY_SIZE,), (_CLOEXEC,)))
+
+    def _steps(self, head: _Received | float) -> list[Step]:
+        """The steps that take what has been received; see at_once.py."""
+        reader = self.reader
+        long_begins = partial(self._received.append, float("-1"))
+        if isinstance(head, float):
+            return self._allocated() if head < 0 else reader.cared(int(head), long_begins)
+        what, (fds, complete) = head[0], _descriptors(head)
+        if isinstance(what, int):
+            return [] if self._memory is None else self._filled(self._memory, what, fds, complete=complete)
+        if self._to_skip:
+            return self._skipped(len(what), fds, complete=complete)
+        return reader.taken(what, fds, complete=complete, long_begins=long_begins)
 
     def _allocated(self) -> list[Step]:
         """Get the memory for a long message, or else throw away what comes of it."""
@@ -289,11 +283,11 @@ class Connection:
         if memory.tell() + count < self.reader.long:
             arrived = self.reader.arrived(fds, complete=complete) if fds or not complete else []
             return [partial(memory.seek, count, io.SEEK_CUR), *arrived]
-        data, reason = b"", ""
+        data, reason = b"", None
         try:
             data = memory.getvalue()
         except MemoryError:  # it gives back what it has in excess, and has lost everything if that fails
-            reason = NO_MEMORY
+            reason = Lost.MEMORY
         finished = self.reader.finished_long(data, fds, complete=complete, reason=reason)
         return [partial(setattr, self, "_memory", None), *finished]
 
@@ -301,7 +295,7 @@ class Connection:
         left = partial(setattr, self, "_to_skip", self._to_skip - count)
         if count < self._to_skip:
             return [left, *(self.reader.arrived(fds, complete=complete) if fds or not complete else ())]
-        return [left, *self.reader.finished_long(b"", fds, complete=complete, reason=NO_MEMORY)]
+        return [left, *self.reader.finished_long(b"", fds, complete=complete, reason=Lost.MEMORY)]
 
     def _peek(self, size: int) -> bytes:
         try:
@@ -319,8 +313,9 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket, and the descriptors that came for messages which nobody has taken."""
-        self._socket.close()
         reader = self.reader
+        reader.long = CLOSED
+        self._socket.close()
         for head in self._received:
             if isinstance(head, tuple):
                 reader.fds.extend(_descriptors(head)[0])
@@ -333,7 +328,7 @@ class Connection:
             os.close(reader.fds.pop())
 
 
-def _descriptors(head: tuple[Any, list[tuple[int, int, bytes]], int, Any]) -> tuple[Sequence[int], bool]:
+def _descriptors(head: _Received) -> tuple[Sequence[int], bool]:
     """The descriptors in what recvmsg() has returned, and whether these are all."""
     _, ancillary, flags, _ = head
     if not ancillary and not flags & _RIGHTS_LOST:

@@ -30,12 +30,11 @@ next receive(), an inner one too, begins with these, because no socket reports w
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import deque
 from functools import partial
 
-from msgd.backends.at_once import move_all, take_head
+from msgd.backends.at_once import head_of, move_all, take_head
 from msgd.backends.base import Deliver
 from msgd.backends.stream.connecting import Connector
 from msgd.backends.stream.connection import Connection
@@ -46,7 +45,7 @@ from msgd.drops import Drops
 from msgd.errors import MalformedMessage
 from msgd.wire.header import Message
 from msgd.wire.message_types import type_name
-from msgd.wire.stream import LOST_FD, Hello
+from msgd.wire.stream import LOST_FD, Hello, Lost
 
 
 class Incoming:
@@ -120,10 +119,6 @@ class Incoming:
             connection.receive()
         except BlockingIOError:
             return False
-        except IndexError:
-            if connection.is_unsettled:
-                raise
-            return True  # a signal's handler has dispatched and settled what was here
         except EOFError:
             self._handle_eof(connection)
         except MalformedMessage as error:
@@ -183,13 +178,19 @@ class Incoming:
         if not connection.is_unsettled:
             self._unsettled.pop(connection, None)
 
-    def _drop_lost(self, lost: deque[tuple[str, Message]]) -> None:
+    def _drop_lost(self, lost: deque[tuple[Lost, Message]]) -> None:
         """Count the message at the head, and close the descriptors that have come all the same."""
-        reason, message = lost[0]
+        head = head_of(lost)
+        if head is None:
+            return  # a signal's handler has dispatched
+        reason, message = head
         fds = [fd for fd in message.fds if fd != LOST_FD]
-        with contextlib.suppress(IndexError):  # a signal's handler has dispatched
-            take_head(lost, (partial(self._unwanted.extend, fds),))
-            self._drops(reason, f"{type_name(message.type)} from {message.src}")
+        if take_head(lost, head, (partial(self._unwanted.extend, fds),)):
+            detail = f"{type_name(message.type)} from {message.src}"
+            if reason is Lost.MEMORY:
+                self._drops("no memory left", detail)
+            else:
+                self._drops("no descriptors left", detail)
         move_all(self._unwanted, os.close)
 
     # The end of a stream

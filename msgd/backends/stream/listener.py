@@ -15,15 +15,13 @@ may still be in the backlog (incoming.py, rule 3).
 from __future__ import annotations
 
 import _socket
-import contextlib
 import socket
 from collections import deque
 from collections.abc import Iterator
-from functools import partial
 from operator import call, itemgetter
 from typing import Any, cast
 
-from msgd.backends.at_once import do, take_head
+from msgd.backends.at_once import head_of, if_empty, take_head
 from msgd.backends.sockets import bind_socket
 from msgd.backends.stream.connection import new_socket
 from msgd.backends.stream.poller import RETRY_INTERVAL, Poller
@@ -89,9 +87,7 @@ class Listener:
                 self._pause()
                 break
             try:
-                if self._accepted:
-                    self._take_over()
-                else:
+                if not self._accepted:
                     next(self._accepting())
             except BlockingIOError:
                 break
@@ -100,37 +96,31 @@ class Listener:
                     continue
                 self._pause()
                 break
-            with contextlib.suppress(IndexError):  # a signal's handler has dispatched
-                accepted |= self._settle()
+            connected = head_of(self._accepted)
+            if connected is not None:  # otherwise a signal's handler has dispatched
+                accepted |= self._settle(connected)
         return accepted
 
-    def _accepting(self) -> Iterator[None]:
+    def _accepting(self) -> Iterator[object]:
         """Its next() accepts a connection into `_accepted`, in one step: its stream may hold messages already."""
         accepted: Any = map(call, (self._socket._accept,))  # type: ignore[attr-defined]
         fds: Any = map(itemgetter(0), accepted)
         sockets: Any = map(_socket.socket, (socket.AF_UNIX,), (socket.SOCK_STREAM,), (0,), fds)
-        return map(self._accepted.append, sockets)
+        return if_empty(self._accepted, sockets)
 
-    def _take_over(self) -> None:
-        """Begin with what an exception has left, or what an outer receive() is at; that one finds nothing any more."""
-        old = self._accepted
-        new: deque[_socket.socket] = deque()
-        do((partial(new.extend, old), old.clear, partial(setattr, self, "_accepted", new)))
-
-    def _settle(self) -> bool:
+    def _settle(self, accepted: _socket.socket) -> bool:
         """Take in the connection that has been accepted; return whether it is one of a process that may be heard."""
-        waiting = self._accepted
-        connected = cast("socket.socket", waiting[0])
+        connected = cast("socket.socket", accepted)
         pid, uid, _ = Credentials.of_peer(connected)
         if uid not in self._presence.trusted_uids:
-            take_head(waiting, (connected.close,))
+            if not take_head(self._accepted, accepted, (connected.close,)):
+                return False
             detail = f"uid {uid} (pid {pid}) is neither root, this user nor in msgd:trusted users"
             self._drops("of a user not to be heard", detail)
             return False
         connected.setblocking(False)
         self._pool.end_accepted(pid)
-        take_head(waiting, (self._pool.adding(connected, pid),))
-        return True
+        return take_head(self._accepted, accepted, (self._pool.adding(connected, pid),))
 
     def _pause(self) -> None:
         self._poller.set_readable(self.fd, enabled=False)

@@ -125,7 +125,8 @@ class Pool:
     def close(self, connection: Connection) -> None:
         """Close a connection, whatever it still holds."""
         self._peers.detach(connection)
-        if self.by_fd.pop(connection.fd, None) is not None:
+        if self.is_open(connection):
+            del self.by_fd[connection.fd]
             self._poller.unwatch(connection.fd)
             connection.close()
             if self._reserve is None:

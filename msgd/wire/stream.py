@@ -31,7 +31,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -224,16 +224,13 @@ class FrameReader:
                 steps.append(long_begins)
         return steps
 
-    def receiving(self, fd: int) -> Iterator[int]:
-        """An iterator whose next() receives once from a socket, and takes what comes: the compiled twin of taken().
+    def receiver(self, fd: int) -> Callable[[], int]:
+        """A call that receives once from a socket, and takes what comes: the compiled twin of taken().
 
-        Only if `is_compiled`.  It returns 0, or what cared() is to see to.  Raises OSError, and EOFError at the end of
-        the stream.
+        Only if `is_compiled`.  It returns 0, or what cared() is to see to.  It raises OSError, and EOFError at the end
+        of the stream.
         """
-        return map(
-            native.receive_frames,
-            (self._addresses,), (self._pid,), (self._max_length,), (self.ready.append,), (fd,), (self,),
-        )  # fmt: skip
+        return partial(native.receive_frames, self._addresses, self._pid, self._max_length, self.ready.append, fd, self)
 
     def cared(self, care: int, long_begins: Step) -> list[Step]:
         """The steps that take what the compiled twin has left; see taken()."""

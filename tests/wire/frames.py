@@ -33,7 +33,7 @@ def receive(reader: FrameReader, fd: int) -> Iterator[Message]:
 
     Raises what the twin raises, and MalformedMessage.
     """
-    care = next(reader.receiving(fd))
+    care = reader.receiver(fd)()
     if care:
         do(reader.cared(care, lambda: None))
     return completed(reader)

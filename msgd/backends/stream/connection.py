@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from operator import call
 from typing import Any
 
 from msgd.backends.at_once import Step, head_of, if_empty, take_head
@@ -91,8 +92,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_begun", "_hello_bytes", "_memory", "_next_hello", "_received", "_socket", "_to_skip", "ended", "fd", "hello",
-        "is_ours", "last_used", "pid", "reader",
+        "_begun", "_compiled", "_hello_bytes", "_memory", "_next_hello", "_socket", "_to_skip", "ended", "fd", "hello",
+        "is_ours", "last_used", "pid", "reader", "received",
     )  # fmt: skip
 
     def __init__(
@@ -107,11 +108,13 @@ class Connection:
         self._begun = False
         self.reader = reader
         self.fd = connected.fileno()
+        self._compiled = (reader.receiver(self.fd),) if reader.is_compiled else ()
+        """The call that receives short frames, if it is compiled."""
         self.pid = pid
         self.is_ours = is_ours
         self.ended = False
         self.hello: Hello | None = None
-        self._received: deque[_Received | float] = deque()
+        self.received: deque[_Received | float] = deque()
         """What has been received and not been settled, at most one.
 
         A float is a new object each time: what the compiled twin has left to be done, or that a long message begins
@@ -148,7 +151,7 @@ class Connection:
     @property
     def memory_wanted(self) -> int:
         """Bytes that the next receive() allocates for a long message, mostly 0."""
-        head = head_of(self._received)
+        head = head_of(self.received)
         return self.reader.long if isinstance(head, float) and head < 0 else 0
 
     @property
@@ -186,7 +189,7 @@ class Connection:
             fds, complete = _descriptors(head)
             steps = self.reader.arrived(fds, complete=complete)
             take_head(
-                self._received, head, (partial(setattr, self, "_hello_bytes", self._hello_bytes + head[0]), *steps)
+                self.received, head, (partial(setattr, self, "_hello_bytes", self._hello_bytes + head[0]), *steps)
             )
             if self.reader.fds:
                 raise MalformedMessage("descriptors came with a hello")
@@ -202,32 +205,32 @@ class Connection:
     @property
     def is_unsettled(self) -> bool:
         """Whether anything has been received that receive(), or whoever takes from `reader`, has to see to."""
-        return bool(self._received) or self.is_delivering
+        return bool(self.received) or self.is_delivering
 
     def receive(self) -> None:
         """Receive once, unless something has been received already, and settle that: see `reader`.
 
         Raises BlockingIOError if nothing is there, and EOFError at the end of the stream.
         """
-        if not self._received and self.reader.is_compiled and not self.reader.long:
+        if self._compiled and not (self.received or self.reader.long):
             try:
-                self._received.extend(map(float, filter(None, self.reader.receiving(self.fd))))
+                self.received.extend(map(float, filter(None, map(call, self._compiled))))
             except ConnectionError:
                 raise EOFError from None
             self.last_used = time.monotonic()
-            if not self._received:
+            if not self.received:
                 return
         head = self._receive(min(self._to_skip, _CHUNK) or _CHUNK)
         if head is not None:
-            take_head(self._received, head, self._steps(head))
+            take_head(self.received, head, self._steps(head))
 
     def _receive(self, size: int) -> _Received | float | None:
         """Receive once, unless something has been received already: into the long message, or so many bytes.
 
-        Returns what is to be settled, which stays in `_received`; None if a signal's handler has settled it.  Raises
+        Returns what is to be settled, which stays in `received`; None if a signal's handler has settled it.  Raises
         EOFError at the end of the stream.
         """
-        if not self._received:
+        if not self.received:
             memory = self._memory
             try:
                 if memory is None:
@@ -242,20 +245,20 @@ class Connection:
                     raise EOFError from None  # a signal's handler has dispatched, and has come to the end
                 raise
             self.last_used = time.monotonic()
-        head: _Received | float | None = head_of(self._received)
+        head: _Received | float | None = head_of(self.received)
         if isinstance(head, tuple) and not head[0]:
-            take_head(self._received, head, ())
+            take_head(self.received, head, ())
             raise EOFError
         return head
 
     def _receiving(self, receive: Callable[..., _Received], room: object) -> Iterator[object]:
-        """Its next() receives into `_received`, unless something is there, in one step."""
-        return if_empty(self._received, map(receive, (room,), (_ANCILLARY_SIZE,), (_CLOEXEC,)))
+        """Its next() receives into `received`, unless something is there, in one step."""
+        return if_empty(self.received, map(receive, (room,), (_ANCILLARY_SIZE,), (_CLOEXEC,)))
 
     def _steps(self, head: _Received | float) -> list[Step]:
         """The steps that take what has been received; see at_once.py."""
         reader = self.reader
-        long_begins = partial(self._received.append, float("-1"))
+        long_begins = partial(self.received.append, float("-1"))
         if isinstance(head, float):
             return self._allocated() if head < 0 else reader.cared(int(head), long_begins)
         what, (fds, complete) = head[0], _descriptors(head)
@@ -316,12 +319,12 @@ class Connection:
         reader = self.reader
         reader.long = CLOSED
         self._socket.close()
-        for head in self._received:
+        for head in self.received:
             if isinstance(head, tuple):
                 reader.fds.extend(_descriptors(head)[0])
         for message in (*reader.ready, *(message for _, message in reader.lost)):
             reader.fds.extend(fd for fd in message.fds if fd != LOST_FD)
-        self._received.clear()
+        self.received.clear()
         reader.ready.clear()
         reader.lost.clear()
         while reader.fds:

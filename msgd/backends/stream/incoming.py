@@ -175,7 +175,7 @@ class Incoming:
             self._drop_lost(reader.lost)
         if reader.problem:
             self._refuse(connection, reader.problem)
-        if not connection.is_unsettled:
+        if not connection.received:
             self._unsettled.pop(connection, None)
 
     def _drop_lost(self, lost: deque[tuple[Lost, Message]]) -> None:

@@ -207,9 +207,12 @@ class Inbox:
         taken, is_too_large = None, False
         try:
             chain.lock()
-            value = self._get(key)
+            try:
+                value = database.get(key)
+            except MemoryError:
+                value = None
             if value is None:
-                is_too_large = True
+                is_too_large = key in database
             elif is_wanted(value):
                 self._taken = taken = Taken(value, source)
                 taken.emptied.extend(map(database.store, (key,), (b"",)))

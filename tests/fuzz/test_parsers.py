@@ -9,7 +9,10 @@ Each target is what a stranger, a damaged file or an administrator can hand to a
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from itertools import count
@@ -49,6 +52,9 @@ from tests.wire.strategies import server_ids, uint32
 SECONDS = float(os.environ.get("MSGD_FUZZ_SECONDS", "1"))
 
 SRC, DST = ServerID(5, 1, unique_id=77), ServerID(6, 2, unique_id=88)
+
+GUIDED_FROM = 10.0
+"""From so many seconds on atheris, which coverage guides, takes hypothesis's place, where it is installed."""
 
 _BATCH = 200
 """Examples between two looks at the clock."""
@@ -262,7 +268,12 @@ TARGETS: dict[str, tuple[st.SearchStrategy[object], Callable[..., None]]] = {
 @pytest.mark.timeout(3 * SECONDS + 120)
 @pytest.mark.parametrize("target", TARGETS)
 def test_any_bytes(target: str) -> None:
-    for_a_while(*TARGETS[target])
+    if SECONDS < GUIDED_FROM or importlib.util.find_spec("atheris") is None:
+        for_a_while(*TARGETS[target])
+        return
+    command = [sys.executable, "-m", "tests.fuzz.guided", target, str(int(SECONDS))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.timeout(3 * SECONDS + 120)

@@ -19,11 +19,13 @@ import errno
 import io
 import os
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from operator import call
+from itertools import chain, compress
+from operator import call, is_
 from typing import Any
 
 from msgd.backends.at_once import Step, head_of, if_empty, take_head
@@ -92,8 +94,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_begun", "_compiled", "_hello_bytes", "_memory", "_next_hello", "_socket", "_to_skip", "ended", "fd", "hello",
-        "is_ours", "last_used", "pid", "reader", "received",
+        "_begun", "_compiled", "_hello_bytes", "_memory", "_next_hello", "_settled", "_socket", "_to_skip", "ended", "fd",
+        "hello", "is_ours", "last_used", "pid", "reader", "received",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +122,8 @@ class Connection:
         A float is a new object each time: what the compiled twin has left to be done, or that a long message begins
         (-1), for which memory is to be allocated.
         """
+        self._settled = object()
+        """Another object each time something has been settled."""
         self.last_used = time.monotonic()
 
     # Our stream
@@ -182,16 +186,14 @@ class Connection:
 
         Raises BlockingIOError if nothing is there, EOFError at the end of the stream, MalformedMessage.
         """
-        if len(self._hello_bytes) < HELLO_SIZE:
-            head = self._receive(HELLO_SIZE - len(self._hello_bytes))
-            if not isinstance(head, tuple) or not isinstance(head[0], bytes):
+        settled, seen = self._settled, self._hello_bytes
+        if len(seen) < HELLO_SIZE:
+            head = self._receive(HELLO_SIZE - len(seen), settled)
+            if settled is not self._settled or not isinstance(head, tuple) or not isinstance(head[0], bytes):
                 return None  # a signal's handler has dispatched
             fds, complete = _descriptors(head)
             steps = self.reader.arrived(fds, complete=complete)
-            take_head(
-                self.received, head, (partial(setattr, self, "_hello_bytes", self._hello_bytes + head[0]), *steps)
-            )
-            if self.reader.fds:
+            if self._take(head, [partial(setattr, self, "_hello_bytes", seen + head[0]), *steps]) and fds:
                 raise MalformedMessage("descriptors came with a hello")
             if len(self._hello_bytes) < HELLO_SIZE:
                 return None
@@ -220,24 +222,37 @@ class Connection:
             self.last_used = time.monotonic()
             if not self.received:
                 return
-        head = self._receive(min(self._to_skip, _CHUNK) or _CHUNK)
-        if head is not None:
-            take_head(self.received, head, self._steps(head))
+        settled = self._settled
+        head = self._receive(min(self._to_skip, _CHUNK) or _CHUNK, settled)
+        if head is None:
+            return
+        try:
+            steps = self._steps(head)
+        except (struct.error, ValueError):
+            if settled is not self._settled:
+                return  # a signal's handler has dispatched in the middle of it
+            raise
+        self._take(head, steps)
 
-    def _receive(self, size: int) -> _Received | float | None:
+    def _take(self, head: _Received | float, steps: list[Step]) -> bool:
+        """Settle the head, if it is still there.  Returns whether it was."""
+        return take_head(self.received, head, (partial(setattr, self, "_settled", object()), *steps))
+
+    def _receive(self, size: int, settled: object) -> _Received | float | None:
         """Receive once, unless something has been received already: into the long message, or so many bytes.
 
-        Returns what is to be settled, which stays in `received`; None if a signal's handler has settled it.  Raises
-        EOFError at the end of the stream.
+        Nothing is received if anything has been settled since `settled`, as then it may be something else that comes.
+        Returns what is to be settled, which stays in `received`; None if there is nothing.  Raises EOFError at the end
+        of the stream.
         """
         if not self.received:
             memory = self._memory
             try:
                 if memory is None:
-                    next(self._receiving(self._socket.recvmsg, size))
+                    next(self._receiving(self._socket.recvmsg, size, settled), None)
                 else:
                     with memory.getbuffer() as whole, whole[memory.tell() :] as room:
-                        next(self._receiving(self._socket.recvmsg_into, (room,)))
+                        next(self._receiving(self._socket.recvmsg_into, (room,), settled), None)
             except ConnectionError:
                 raise EOFError from None
             except OSError:
@@ -247,13 +262,15 @@ class Connection:
             self.last_used = time.monotonic()
         head: _Received | float | None = head_of(self.received)
         if isinstance(head, tuple) and not head[0]:
-            take_head(self.received, head, ())
+            self._take(head, [])
             raise EOFError
         return head
 
-    def _receiving(self, receive: Callable[..., _Received], room: object) -> Iterator[object]:
-        """Its next() receives into `received`, unless something is there, in one step."""
-        return if_empty(self.received, map(receive, (room,), (_ANCILLARY_SIZE,), (_CLOEXEC,)))
+    def _receiving(self, receive: Callable[..., _Received], room: object, settled: object) -> Iterator[object]:
+        """Its next() receives into `received`, in one step: if nothing is there and nothing has been settled since."""
+        received = map(receive, (room,), (_ANCILLARY_SIZE,), (_CLOEXEC,))
+        is_same = map(is_, map(getattr, (self,), ("_settled",)), (settled,))
+        return if_empty(self.received, chain.from_iterable(compress((received,), is_same)))
 
     def _steps(self, head: _Received | float) -> list[Step]:
         """The steps that take what has been received; see at_once.py."""

@@ -196,12 +196,16 @@ class Incoming:
     # The end of a stream
 
     def _refuse(self, connection: Connection, problem: str) -> None:
-        """Close a connection that cannot be understood, unread."""
+        """Close a connection that cannot be understood, unread, unless a signal's handler has closed it."""
+        if not self._pool.is_open(connection):
+            return
         self._drops("malformed or forged", f"on a connection of pid {connection.pid}: {problem}")
         self._pool.close(connection)
 
     def _handle_eof(self, connection: Connection) -> None:
-        """Close a connection that has been read to its end."""
+        """Close a connection that has been read to its end, unless a signal's handler has closed it."""
+        if not self._pool.is_open(connection):
+            return
         if connection.is_in_frame and not self._pool.is_writer_alive(connection):
             self._drops("the rest never came", f"pid {connection.pid} has ended in the middle of a message")
         self._pool.close(connection)

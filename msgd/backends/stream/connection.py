@@ -94,8 +94,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_begun", "_compiled", "_hello_bytes", "_memory", "_next_hello", "_settled", "_socket", "_to_skip", "ended", "fd",
-        "hello", "is_ours", "last_used", "pid", "reader", "received",
+        "_begun", "_compiled", "_hello_bytes", "_memory", "_next_hello", "_settled", "_socket", "_to_skip", "ended",
+        "fd", "hello", "is_ours", "last_used", "pid", "reader", "received",
     )  # fmt: skip
 
     def __init__(

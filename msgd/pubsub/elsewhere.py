@@ -35,9 +35,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from msgd.cluster.backend import ClusteredBackend
-from msgd.errors import MalformedMessage, MsgdError, NoSuchProcess, TransportError
+from msgd.errors import ContextClosed, MalformedMessage, MsgdError, NoSuchProcess, TransportError
 from msgd.messaging.context import Messaging
 from msgd.messaging.requests import PendingRequest
 from msgd.pubsub.events import Gap, GapReason
@@ -206,8 +207,9 @@ class OtherNodes:
         known[message.src._replace(task_id=EVERY_TASK)] = None
         if len(known) > _SUBSCRIBERS:
             del known[next(iter(known))]
-        self._table().tell_soon()
-        self._tell()
+        with _unless_replaced():
+            self._table().tell_soon()
+            self._tell()
 
     def on_numbers(self, message: Message) -> Gap | None:
         """The numbers of another node have come.  Returns the gap that they show.  Raises MalformedMessage."""
@@ -227,7 +229,8 @@ class OtherNodes:
     def _answer(self, message: Message) -> None:
         me = self._messaging.server_id
         members = [(one.pid, one.unique_id) for one in self._messaging._others(PUBLISH)]
-        self._table().note_roll()
+        with _unless_replaced():
+            self._table().note_roll()
         self._messaging.reply(message, MEMBERS, pack_members([*members, (me.pid, me.unique_id)]))
 
     # What does not come
@@ -242,12 +245,13 @@ class OtherNodes:
         mirrors = list(self._mirrors.values())
         if left & {mirror.node for mirror in mirrors}:
             gaps.append(Gap(GapReason.NODE))
-        if has_changed:
-            self._table().tell_soon()
+        with _unless_replaced():
+            if has_changed:
+                self._table().tell_soon()
+            self._tell()
+            self._answer_others_rolls()
         if self._is_subscribed and (has_changed or any(not mirror.is_known for mirror in mirrors)):
             self._send(HELLO, b"", SRVID_HUBS)
-        self._tell()
-        self._answer_others_rolls()
         overdue = [mirror for mirror in mirrors if mirror.progress.tick()]
         if overdue:
             with self._endpoint.lock, contextlib.suppress(TransportError):  # then the next look asks again
@@ -337,3 +341,8 @@ class OtherNodes:
         """These do not subscribe any more."""
         for one in gone:
             self._subscribers.get(one.vnn, {}).pop(one, None)
+
+
+def _unless_replaced() -> AbstractContextManager[object]:
+    """Another thread may have replaced the table just now: then there is nothing to do before the next look."""
+    return contextlib.suppress(ContextClosed)

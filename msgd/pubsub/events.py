@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from msgd.errors import HandlerFailed, MsgdError, NoSuchProcess, ReplyTimeout
@@ -33,8 +32,7 @@ class GapReason(enum.Enum):
     SLOW = "the queue of this subscription was full"
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(NamedTuple):
     """Something may have been missed: what was made of earlier publications is to be made again.
 
     `missed`: how many publications, to whatever topics; 0 if that is not known.
@@ -51,7 +49,6 @@ Callback = Callable[[Event], object]
 OnGap = Callable[[Gap], object]
 
 
-@dataclass(frozen=True, slots=True)
 class Publication(Broadcast):
     """What became of a publication: true if anybody took it.
 
@@ -61,8 +58,21 @@ class Publication(Broadcast):
     `nodes`: which other nodes were sent it, or why not; with wait="acked", those where nobody can say who subscribes.
     """
 
-    acked: Mapping[int, int] = field(default_factory=dict)
-    elsewhere: Mapping[ServerID, int | MsgdError] = field(default_factory=dict)
+    __slots__ = ("acked", "elsewhere")
+
+    acked: Mapping[int, int]
+    elsewhere: Mapping[ServerID, int | MsgdError]
+
+    def __init__(
+        self,
+        delivered: int,
+        failures: Mapping[int, MsgdError] | None = None,
+        nodes: Mapping[int, MsgdError | None] | None = None,
+        acked: Mapping[int, int] | None = None,
+        elsewhere: Mapping[ServerID, int | MsgdError] | None = None,
+    ) -> None:
+        super().__init__(delivered, failures, nodes)
+        self._set(acked=acked or {}, elsewhere=elsewhere or {})
 
     @property
     def is_complete(self) -> bool:

@@ -33,7 +33,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import secrets
 import stat
 import struct
 import time
@@ -238,7 +237,7 @@ def _make(directory_fd: int, flags: int) -> int:
     try:
         os.fchmod(fd, 0o600)
         os.posix_fallocate(fd, 0, _SIZE)
-        os.pwrite(fd, _HEADER.pack(_MAGIC, secrets.randbits(64)), 0)
+        os.pwrite(fd, _HEADER.pack(_MAGIC, int.from_bytes(os.urandom(8))), 0)
         if os.geteuid() == 0:  # root was the first, in the directory of another user
             os.fchown(fd, os.fstat(directory_fd).st_uid, -1)
         os.rename(new, FILE, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)

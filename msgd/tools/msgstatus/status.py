@@ -8,9 +8,7 @@ import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, TransportError, UnsafeDirectory
@@ -19,7 +17,7 @@ from msgd.messaging.loading import check_cluster
 from msgd.presence import RendezvousDirectory
 from msgd.presence.lock_file import Entry
 from msgd.presence.samba3 import Samba3Processes
-from msgd.tools.msgstatus.hung import HungProcesses, wait_channel
+from msgd.tools.msgstatus.hung import HungProcesses, proc_text, wait_channel
 from msgd.wire.message_types import class_names
 from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
 
@@ -29,8 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One process.  None means unknown: not recorded, not readable, or not visible from outside."""
 
     pid: int
@@ -68,8 +65,7 @@ class Row:
         return str(ServerID(self.pid, vnn=vnn, unique_id=self.unique_id))
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """The rows in order of pid, and a note for each thing that could not be read.
 
     `nodes`: those of the cluster, as this node's ctdbd sees them; None without a cluster.  `own_node`: this one.
@@ -98,7 +94,7 @@ def read_status(config: Config, hung: HungProcesses | None = None) -> Status:
     if not config.clustering:
         return Status(config.lock_directory, tuple(rows), tuple(notes))
     own, nodes = _unless_denied(lambda: _ask_ctdbd(config), notes) or (None, ())
-    return Status(config.lock_directory, tuple(replace(row, node=own) for row in rows), tuple(notes), nodes, own)
+    return Status(config.lock_directory, tuple(row._replace(node=own) for row in rows), tuple(notes), nodes, own)
 
 
 def _ask_ctdbd(config: Config) -> tuple[int, tuple[Node, ...]]:
@@ -129,7 +125,7 @@ def _samba3_rows(config: Config, directory: RendezvousDirectory, depths: Mapping
 def _with_hung(row: Row, seconds: float | None) -> Row:
     if seconds is None or row.state != "alive":
         return row
-    return replace(row, hung=round(seconds, 1), waits_in=wait_channel(row.pid))
+    return row._replace(hung=round(seconds, 1), waits_in=wait_channel(row.pid))
 
 
 def _unless_denied(read: Callable[[], T], notes: list[str]) -> T | None:
@@ -177,6 +173,6 @@ def _kernels_name(pid: int | None) -> str | None:
     if not pid:
         return None
     try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+        return proc_text(pid, "comm").rstrip("\n")
     except OSError:
         return None

@@ -190,6 +190,10 @@ class ClusteredBackend(Backend):
         del self._tasks[srvid]
         self._link.deregister(srvid)
 
+    def look_at_nodes(self) -> None:
+        """Have the map of the nodes read again if it is old; the answer comes by dispatch."""
+        self._link.look_at_nodes()
+
     @property
     def trouble(self) -> str:
         """Why no other node can be reached; empty if they can."""

@@ -302,6 +302,11 @@ class Link:
             self._read_ahead += 1
             self._read(1)
 
+    def look_at_nodes(self) -> None:
+        """Ask for the node map if it is old: a node that cannot recover, in a minority, is announced no change."""
+        if not self.trouble and self.nodes.is_old:
+            self.nodes.ask_again()
+
     def wake_in(self, seconds: float) -> None:
         """Have `on_timer` called in so many seconds, if the link is ready then."""
         if not self.trouble:

@@ -238,6 +238,8 @@ class OtherNodes:
     def tick(self) -> list[Gap]:
         """Look at what has changed, and tell the other nodes what is due.  Returns the gaps that show here."""
         cluster, connections, gaps = self._cluster, self._cluster.connections, []
+        with self._endpoint.lock:
+            cluster.look_at_nodes()
         connected = frozenset() if cluster.trouble else frozenset(cluster.others())
         left, joined = self._connected - connected, connected - self._connected
         has_changed = bool(joined) or connections != self._connections

@@ -144,7 +144,7 @@ def test_msgcontrol_publishes_to_all_nodes(clustered: Place, cluster: Cluster) -
         worker.call(refuse, "t")
         status, _, complaint = msgcontrol("--acked", "t", "no")
         assert status == 1
-        assert complaint.startswith(f"msgcontrol publish: pid 1:{worker.pid}: a subscriber in pid 1:{worker.pid}: ")
+        assert complaint.startswith(f"msgcontrol: pid 1:{worker.pid}: a subscriber in pid 1:{worker.pid}: ")
 
 
 def refuse(notes: Notes, topic: str) -> None:

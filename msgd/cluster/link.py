@@ -126,10 +126,7 @@ class Link:
             self._lose(reason(error))
         deadline = time.monotonic() + wait
         while self._connection is not None and self.trouble and (left := deadline - time.monotonic()) > 0:
-            poll = new_poll()
-            poll.register(self._epoll.fileno(), select.POLLIN)
-            poll.poll(left * 1000)
-            self.receive()
+            self._receive_within(left)
 
     def _prepare(self) -> None:
         unanswered: set[str] = set()
@@ -368,10 +365,13 @@ class Link:
         if self._is_drained or not self.ask_if_ready(Opcode.GET_PNN, answered.append):
             return
         while not answered and not self.trouble and (left := deadline - time.monotonic()) > 0:
-            poll = new_poll()
-            poll.register(self._epoll.fileno(), select.POLLIN)
-            poll.poll(left * 1000)
-            self.receive()
+            self._receive_within(left)
+
+    def _receive_within(self, seconds: float) -> None:
+        poll = new_poll()
+        poll.register(self._epoll.fileno(), select.POLLIN)
+        poll.poll(seconds * 1000)
+        self.receive()
 
     def give_up(self) -> int:
         """Drop what waits, count and log it, and return the number of messages.  Only close() may follow."""

@@ -40,6 +40,7 @@ from contextlib import AbstractContextManager
 from msgd.cluster.backend import ClusteredBackend
 from msgd.errors import ContextClosed, MalformedMessage, MsgdError, NoSuchProcess, TransportError
 from msgd.messaging.context import Messaging
+from msgd.messaging.handlers import about
 from msgd.messaging.requests import PendingRequest
 from msgd.pubsub.events import Gap, GapReason
 from msgd.pubsub.progress import Progress
@@ -121,10 +122,16 @@ class Mirror:
 
 
 class OtherNodes:
-    """The other nodes of the cluster, for one hub.  `table` gives its own table."""
+    """The other nodes of the cluster, for one hub.  `table` gives its own table, and `tell` gets the gaps that show."""
 
-    def __init__(self, messaging: Messaging, cluster: ClusteredBackend, table: Callable[[], Table]) -> None:
-        self._messaging, self._cluster, self._table = messaging, cluster, table
+    def __init__(
+        self,
+        messaging: Messaging,
+        cluster: ClusteredBackend,
+        table: Callable[[], Table],
+        tell: Callable[[Gap], None],
+    ) -> None:
+        self._messaging, self._cluster, self._table, self._tell_gap = messaging, cluster, table, tell
         self._endpoint = messaging._endpoint
         self._mirrors: dict[int, Mirror] = {}
         self._subscribers: dict[int, dict[ServerID, None]] = {}
@@ -140,6 +147,8 @@ class OtherNodes:
         self.roll_timeout = ROLL_TIMEOUT
         self.last_heard = 0.0
         """When a publication of another node was last heard, on the monotonic clock."""
+        for message_type, handler in ((HELLO, self._on_hello), (ROLL, self._on_roll), (NUMBERS, self._on_numbers)):
+            messaging.register(message_type, handler)
         self._listen(SRVID_HUBS)
 
     def _listen(self, srvid: int) -> None:
@@ -199,7 +208,7 @@ class OtherNodes:
             mirror = self._mirrors[table] = Mirror(table, node)
         return mirror
 
-    def on_hello(self, message: Message) -> None:
+    def _on_hello(self, message: Message) -> None:
         """A process of another node subscribes, and wants to know the numbers."""
         node = message.src.vnn
         self._silent.discard(node)
@@ -211,14 +220,19 @@ class OtherNodes:
             self._table().tell_soon()
             self._tell()
 
-    def on_numbers(self, message: Message) -> Gap | None:
-        """The numbers of another node have come.  Returns the gap that they show.  Raises MalformedMessage."""
-        numbers = unpack_numbers(message.data, SLOTS)
-        if not self._is_subscribed:
-            return None
-        return self._mirror(numbers.table, message.src.vnn).take(numbers, self._since)
+    def _on_numbers(self, message: Message) -> None:
+        """The numbers of another node have come."""
+        try:
+            numbers = unpack_numbers(message.data, SLOTS)
+        except MalformedMessage as error:
+            self._endpoint.drops("a bad publication", str(error), about_it=about(message))
+            return
+        if self._is_subscribed:
+            gap = self._mirror(numbers.table, message.src.vnn).take(numbers, self._since)
+            if gap is not None:
+                self._tell_gap(gap)
 
-    def on_roll(self, message: Message) -> None:
+    def _on_roll(self, message: Message) -> None:
         """Answer for all that subscribe here, unless that is another one's turn (Rule 6)."""
         others = self._messaging._others(PUBLISH)
         if not others or self._messaging.server_id.pid < others[0].pid:

@@ -206,6 +206,7 @@ class OtherNodes:
             if len(self._mirrors) >= _MIRRORS:
                 del self._mirrors[next(iter(self._mirrors))]
             mirror = self._mirrors[table] = Mirror(table, node)
+            self._connected |= {node}  # if it has left before the next look, that is a gap
         return mirror
 
     def _on_hello(self, message: Message) -> None:

@@ -68,11 +68,19 @@ class Survey(Immutable):
         return bool(self.answers)
 
 
+class NodeTraffic(NamedTuple):
+    """The messages that have been sent to a node, each broadcast once, and those that have come from it."""
+
+    sent: int
+    received: int
+
+
 class Statistics(NamedTuple):
     """What an endpoint has done since it was opened, and what waits in it.
 
     sent, received: messages; sent_bytes, received_bytes: their data.  queued_messages, queued_bytes: accepted and not
-    yet taken by the receiver, for blocked_destinations processes.  drops: messages given up, by reason.
+    yet taken by the receiver, for blocked_destinations processes.  drops: messages given up, by reason.  nodes: the
+    messages of each other node of the cluster, by its number.
     """
 
     sent: int
@@ -84,3 +92,4 @@ class Statistics(NamedTuple):
     blocked_destinations: int
     handler_errors: int
     drops: Mapping[str, int]
+    nodes: Mapping[int, NodeTraffic] = {}

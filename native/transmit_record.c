@@ -93,7 +93,7 @@ static int is_alive(Sender *self, PyObject *destination)
 {
 	PyObject *seen = value(self, destination, D_SEEN_ALIVE), *object;
 	int64_t fd = slot_number(self, destination, D_LOCK_FD), pid = slot_number(self, destination, D_PID);
-	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET}; /* a write lock alone is in its way */
 	struct timespec now;
 	double seconds;
 

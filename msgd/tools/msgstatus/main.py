@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.names:
         sys.stdout.writelines(f"{name}\n" for name in sorted({name for row in status.rows for name in row.names or ()}))
         return 0
-    if not (sys.stdout.isatty() and status.rows and print_rich(status, is_wide=arguments.wide)):
+    if not (sys.stdout.isatty() and (status.rows or status.nodes) and print_rich(status, is_wide=arguments.wide)):
         print(plain_table(status, is_wide=arguments.wide))
     for note in status.notes:
         sys.stderr.write(f"{PROGRAM}: {note}\n")
@@ -57,5 +57,14 @@ def _as_json(status: Status) -> dict[str, object]:
     return {
         "directory": status.directory,
         "processes": [{"server_id": row.server_id} | row._asdict() for row in status.rows],
+        "nodes": [
+            {
+                "number": node.number,
+                "address": node.address,
+                "state": node.state,
+                "is_own": node.number == status.own_node,
+            }
+            for node in status.nodes or ()
+        ],
         "notes": status.notes,
     }

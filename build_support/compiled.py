@@ -7,6 +7,9 @@
 `make` runs this.  Nothing needs the extension (msgd/native.py), so a failure is a warning, unless the tree was
 configured with --enable-compiled=yes.  An extension that is older than its sources, or that was made for another
 interpreter, is removed before the compiler runs: the tree never runs an old one.
+
+CC, CPPFLAGS, CFLAGS and LDFLAGS of the environment are used, as by every build of C: those who build packages harden
+the code with them, and keep the directory where it was built out of it.
 """
 
 from __future__ import annotations
@@ -53,7 +56,9 @@ class Compiler:
 
     def line(self, sources: Sequence[str], target: str, flags: Sequence[str] = FLAGS) -> list[str]:
         """The command that makes the extension `target`."""
-        return [*self.command, *flags, f"-I{self.include}", "-shared", *sources, "-o", target]
+        given = [*_words("CPPFLAGS"), *_words("CFLAGS")]
+        include = f"-I{self.include}"
+        return [*self.command, *flags, *given, include, "-shared", *sources, "-o", target, *_words("LDFLAGS")]
 
 
 def compiler(python: str, report: Report) -> Compiler | None:
@@ -61,12 +66,17 @@ def compiler(python: str, report: Report) -> Compiler | None:
     answer = report.run([python, "-I", "-c", _ASK])
     if answer.returncode:
         return None
-    found = Compiler(tuple(shlex.split(os.environ.get("CC", "cc"))), **json.loads(answer.stdout))
+    found = Compiler(tuple(_words("CC", "cc")), **json.loads(answer.stdout))
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory, "trial.c")
         source.write_text(_TRIAL)
         made = report.run(found.line([str(source)], f"{directory}/trial.so"))
     return None if made.returncode else found
+
+
+def _words(variable: str, default: str = "") -> list[str]:
+    """The words of a variable of the environment."""
+    return shlex.split(os.environ.get(variable, default))
 
 
 def check(wanted: str, python: str, report: Report) -> bool:

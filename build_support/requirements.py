@@ -65,6 +65,7 @@ TEST_PACKAGES = (
     SuitePackage("systemd-container", "systemd-nspawn", "the tests in a systemd container"),
     SuitePackage("dpkg-dev", "dpkg-buildpackage", "tests/packages"),
     SuitePackage("debhelper", "dh", "tests/packages"),
+    SuitePackage("python3-dev", "python3-config", "tests/native, tests/packages"),
     SuitePackage("dh-python", "dh_python3", "tests/packages"),
     SuitePackage("lintian", "lintian", "tests/packages"),
     SuitePackage("debootstrap", "debootstrap", ".ci/debian-13"),

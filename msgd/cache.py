@@ -198,7 +198,7 @@ class Cache:
         self._forget(scope)
         publication = self.pubsub.publish(self._topic, scope, wait=wait, timeout=timeout, include_self=False)
         if wait is not None and not publication.is_complete:
-            reasons = "; ".join(str(error) for error in publication.failures.values())
+            reasons = "; ".join(map(str, publication.reasons()))
             raise NotAcknowledged(f"not all caches have forgotten {' '.join(scope)}: {reasons}", publication.failures)
         return publication
 

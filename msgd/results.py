@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from msgd.errors import MsgdError
+from msgd.immutable import Immutable
 from msgd.wire.header import Message
 
 
@@ -23,8 +24,7 @@ class SendStatus(enum.Enum):
     """An identical message is still pending, and duplicates_allowed was False."""
 
 
-@dataclass(frozen=True, slots=True)
-class Broadcast:
+class Broadcast(Immutable):
     """What became of a broadcast: true if anybody took it.
 
     `delivered`: the number of processes of this node that took it.  `failures`: why each of the others did not, by pid.
@@ -32,34 +32,55 @@ class Broadcast:
     many of them there are, ctdb cannot tell.
     """
 
+    __slots__ = ("delivered", "failures", "nodes")
+
     delivered: int
-    failures: Mapping[int, MsgdError] = field(default_factory=dict)
-    nodes: Mapping[int, MsgdError | None] = field(default_factory=dict)
+    failures: Mapping[int, MsgdError]
+    nodes: Mapping[int, MsgdError | None]
+
+    def __init__(
+        self,
+        delivered: int,
+        failures: Mapping[int, MsgdError] | None = None,
+        nodes: Mapping[int, MsgdError | None] | None = None,
+    ) -> None:
+        self._set(delivered=delivered, failures=failures or {}, nodes=nodes or {})
 
     def __bool__(self) -> bool:
         return self.delivered > 0 or None in self.nodes.values()
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(Immutable):
     """What became of a question to everybody: true if anybody answered.
 
     `answers`: the answer of each process, by pid.  `failures`: why each of the others gave none, by pid.
     """
 
+    __slots__ = ("answers", "failures")
+
     answers: Mapping[int, Message]
-    failures: Mapping[int, MsgdError] = field(default_factory=dict)
+    failures: Mapping[int, MsgdError]
+
+    def __init__(self, answers: Mapping[int, Message], failures: Mapping[int, MsgdError] | None = None) -> None:
+        self._set(answers=answers, failures=failures or {})
 
     def __bool__(self) -> bool:
         return bool(self.answers)
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class NodeTraffic(NamedTuple):
+    """The messages that have been sent to a node, each broadcast once, and those that have come from it."""
+
+    sent: int
+    received: int
+
+
+class Statistics(NamedTuple):
     """What an endpoint has done since it was opened, and what waits in it.
 
     sent, received: messages; sent_bytes, received_bytes: their data.  queued_messages, queued_bytes: accepted and not
-    yet taken by the receiver, for blocked_destinations processes.  drops: messages given up, by reason.
+    yet taken by the receiver, for blocked_destinations processes.  drops: messages given up, by reason.  nodes: the
+    messages of each other node of the cluster, by its number.
     """
 
     sent: int
@@ -71,3 +92,4 @@ class Statistics:
     blocked_destinations: int
     handler_errors: int
     drops: Mapping[str, int]
+    nodes: Mapping[int, NodeTraffic] = {}

@@ -4,9 +4,12 @@
  * dgram: many datagrams in one system call (recvmmsg), with the kernel's word on the sender of each.
  *
  * A plain datagram is a whole message without descriptors, from a process whose credentials have been checked before,
- * and that process is its source; or a batch of such messages.  Those in front of the first that is anything else are delivered at once.  That one
- * and all behind it are kept, as recvmsg() would have returned them, and Receiver checks each.  The format is in
- * msgd/wire/dgram.py, the checks in msgd/backends/dgram/receiving.py.
+ * and that process is its source; or a batch of such messages.  Those in front of the first that is anything else are
+ * delivered at once.  That one and all behind it are kept, as recvmsg() would have returned them, and Receiver checks
+ * each.  The format is in msgd/wire/dgram.py, the checks in msgd/backends/dgram/receiving.py.
+ *
+ * Nothing is received while something is kept, and no Python code runs before all of it is delivered or kept: neither
+ * `deliver` nor the garbage collector lets any in, so no signal's handler comes in between.
  */
 #define _GNU_SOURCE
 #include "native.h"
@@ -165,7 +168,7 @@ static PyObject *ancillary_of(struct msghdr *header)
 	return list;
 }
 
-/* (datagram, ancillary, flags), for Receiver to check. */
+/* (datagram, ancillary, flags, None), for Receiver to check. */
 static PyObject *unchecked(struct mmsghdr *received)
 {
 	PyObject *ancillary = ancillary_of(&received->msg_hdr);
@@ -173,8 +176,8 @@ static PyObject *unchecked(struct mmsghdr *received)
 
 	if (!ancillary)
 		return NULL;
-	return Py_BuildValue("(y#Ni)", (const char *)received->msg_hdr.msg_iov->iov_base, length, ancillary,
-			     received->msg_hdr.msg_flags);
+	return Py_BuildValue("(y#NiO)", (const char *)received->msg_hdr.msg_iov->iov_base, length, ancillary,
+			     received->msg_hdr.msg_flags, Py_None);
 }
 
 static void close_rights(struct msghdr *header)
@@ -253,38 +256,60 @@ static int take_one(Addresses *addresses, PyObject *known_senders, PyObject *del
 	return 1;
 }
 
+static int take_all(Addresses *addresses, PyObject *known_senders, PyObject *deliver, PyObject *keep, int number)
+{
+	int kept = 0, lost = 0;
+
+	for (int i = 0; i < number; i++) {
+		int missing = take_one(addresses, known_senders, deliver, keep, &kept, &headers[i]);
+
+		if (missing < 0) {
+			while (++i < number)
+				close_rights(&headers[i].msg_hdr);
+			return -1;
+		}
+		lost += missing;
+	}
+	return lost;
+}
+
 /*
- * receive_datagrams(addresses, fd, known_senders, deliver, keep) -> (whether there may be more, how many were lost)
+ * receive_datagrams(addresses, fd, known_senders, deliver, received) -> (whether there may be more, how many were lost)
  *
- * Raises OSError.  A message for which there is no memory is lost, and no other.
+ * `deliver` is a builtin; the deque `received` takes what is kept.  Does nothing, and there may be more, if it is not
+ * empty.  Raises OSError.  A message for which there is no memory is lost, and no other.
  */
 PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
-	int fd, number, kept = 0, lost = 0;
+	int fd, number, lost, was_collecting;
+	PyObject *keep;
+	Py_ssize_t left;
 
 	(void)module;
-	if (count != 5 || !Py_IS_TYPE(args[0], &AddressesType) || !PyDict_Check(args[2])) {
-		PyErr_SetString(PyExc_TypeError, "receive_datagrams(addresses, fd, known_senders, deliver, keep)");
+	if (count != 5 || !Py_IS_TYPE(args[0], &AddressesType) || !PyDict_Check(args[2]) ||
+	    !PyCFunction_Check(args[3])) {
+		PyErr_SetString(PyExc_TypeError, "receive_datagrams(addresses, fd, known_senders, deliver, received)");
 		return NULL;
 	}
 	fd = (int)PyLong_AsLong(args[1]);
 	if (PyErr_Occurred())
 		return NULL;
+	left = PyObject_Size(args[4]);
+	if (left)
+		return left < 0 ? NULL : Py_BuildValue("(Oi)", Py_True, 0);
+	keep = PyObject_GetAttrString(args[4], "append");
+	if (!keep)
+		return NULL;
+	was_collecting = PyGC_Disable();
 	prepare_headers();
 	number = recvmmsg(fd, headers, DATAGRAMS, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, NULL);
 	if (number < 0 && errno == EAGAIN)
 		number = 0;
 	if (number < 0)
-		return PyErr_SetFromErrno(PyExc_OSError);
-	for (int i = 0; i < number; i++) {
-		int missing = take_one((Addresses *)args[0], args[2], args[3], args[4], &kept, &headers[i]);
-
-		if (missing < 0) {
-			while (++i < number)
-				close_rights(&headers[i].msg_hdr);
-			return NULL;
-		}
-		lost += missing;
-	}
-	return Py_BuildValue("(Ni)", PyBool_FromLong(number == DATAGRAMS), lost);
+		PyErr_SetFromErrno(PyExc_OSError);
+	lost = number < 0 ? -1 : take_all((Addresses *)args[0], args[2], args[3], keep, number);
+	if (was_collecting)
+		PyGC_Enable();
+	Py_DECREF(keep);
+	return lost < 0 ? NULL : Py_BuildValue("(Ni)", PyBool_FromLong(number == DATAGRAMS), lost);
 }

@@ -182,16 +182,28 @@ static int run_handlers(Deliverer *self, PyObject *delivery, PyObject *handlers,
 	return 0;
 }
 
+/* Whether the message is still there; the search for its handlers may have run Python code, and that a signal's. */
+static int is_head(PyObject *inbox, PyObject *message)
+{
+	Py_ssize_t left = PyObject_Size(inbox);
+	PyObject *head = left > 0 ? PySequence_GetItem(inbox, 0) : NULL;
+
+	Py_XDECREF(head);
+	return left > 0 && !head ? -1 : head == message;
+}
+
 /* Deliver the message at the head of the inbox.  Returns 1; 0 if it is not plain; -1 with an exception. */
 static int deliver_one(Deliverer *self, PyObject *delivery, PyObject *inbox, PyObject *popleft)
 {
-	PyObject *message = PySequence_GetItem(inbox, 0);
+	PyObject *head = PySequence_GetItem(inbox, 0), *message = Py_XNewRef(head);
 	PyObject *handlers = message ? handlers_of(self, delivery, &message) : NULL, *popped;
-	int result = -1;
+	int result = -1, is_there = handlers ? is_head(inbox, head) : 0;
 
-	if (!handlers) {
+	Py_XDECREF(head);
+	if (is_there <= 0) {
+		Py_XDECREF(handlers);
 		Py_XDECREF(message);
-		return PyErr_Occurred() ? -1 : 0;
+		return PyErr_Occurred() ? -1 : handlers != NULL;
 	}
 	if (!count(delivery, self->delivery[RECEIVED], 1) && !count(delivery, self->delivery[HANDLED], 1) &&
 	    !count(delivery, self->delivery[RECEIVED_BYTES], PyBytes_GET_SIZE(PyTuple_GET_ITEM(message, 3)))) {

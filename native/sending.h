@@ -39,6 +39,7 @@ struct Sender {
 	PyObject *queued;	/* SendStatus.QUEUED */
 	PyObject *objects[SENDER_OBJECTS];
 	Py_ssize_t slots[SENDER_SLOTS];
+	unsigned int node;	/* this node's number in its cluster; NONCLUSTER_VNN if it has none */
 	Py_ssize_t longest;	/* data that is plain, in bytes */
 	PyObject *last_dst;	/* the addresses that `last` holds packed */
 	PyObject *last_src;

@@ -100,7 +100,7 @@ static int is_plain(const struct outgoing *message)
 static int holds_lock(Sender *self, PyObject *destination)
 {
 	int64_t fd = slot_number(self, destination, D_LOCK_FD), pid = slot_number(self, destination, D_PID);
-	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET}; /* a write lock alone is in its way */
 
 	return pid > 0 && (fd < 0 || (!fcntl((int)fd, F_GETLK, &lock) && lock.l_type != F_UNLCK && lock.l_pid == pid));
 }

@@ -40,7 +40,7 @@ class Ends:
         key = request.dst.pid, request.dst.unique_id
         watched = self._watched.get(key)
         if watched is None or watched.has_ended:
-            watched = self._watched[key] = _Watched(messaging.watch(request.dst))
+            watched = self._watched[key] = _Watched(messaging._watch_for_answer(request.dst))
             self._loop.add_reader(watched.pidfd, self._has_ended, watched)
         watched.requests.add(request)
         try:

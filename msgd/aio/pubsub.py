@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Literal, Self, TypeVar, overload
 
@@ -25,6 +25,7 @@ from msgd.pubsub.face import CHECK_INTERVAL, BaseFace, warn
 from msgd.pubsub.hub import Hub, Parcel
 from msgd.wire.message_types import MessageClass
 from msgd.wire.pubsub import ACK, ASK, PUBLISH, TOPICS, Data, unpack_topics
+from msgd.wire.server_id import ServerID
 
 QUEUE_MAX = 1000
 """Events that wait in one subscription before it misses some."""
@@ -116,8 +117,11 @@ class PubSub(BaseFace):
 
     async def _publish_acked(self, hub: Hub, parcel: Parcel, include_self: bool, timeout: float | None) -> Publication:
         assert self._messaging is not None
+        deadline = None if timeout is None else self._loop.time() + timeout
         asked: list[PendingRequest] = []
-        failures: dict[int, MsgdError] = {}
+        failures: dict[ServerID, MsgdError] = {}
+        elsewhere: list[ServerID] = []
+        nodes: dict[int, MsgdError] = {}
         has_news = asyncio.Event()
 
         def note() -> None:
@@ -126,20 +130,21 @@ class PubSub(BaseFace):
 
         with contextlib.ExitStack() as in_flight:
             in_flight.enter_context(self._messaging._driver.urgent())
-            with hub.numbered(parcel, include_self=include_self) as (frame, subscribers):
+            if hub.others is not None:
+                with hub.others.rolls(note) as rolls:
+                    latest = self._loop.time() + hub.others.roll_timeout
+                    await _settled(rolls, has_news, latest if deadline is None else min(deadline, latest))
+                    elsewhere, nodes = hub.others.take_rolls(rolls)
+            with hub.numbered(parcel, elsewhere, include_self=include_self) as (frame, subscribers):
                 for dst in subscribers:
                     try:
                         request = in_flight.enter_context(hub.messaging.begin_request(dst, PUBLISH, frame, ACK, note))
                         in_flight.enter_context(self._messaging._ends.watching(hub.messaging, request))
                         asked.append(request)
                     except (NoSuchProcess, QueueFull, TransportError) as error:
-                        failures[dst.pid] = error
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    while not all(request.is_settled for request in asked):
-                        has_news.clear()
-                        await has_news.wait()
-            return collected(asked, failures, timeout)
+                        failures[dst] = error
+            await _settled(asked, has_news, deadline)
+            return collected(hub, asked, failures, nodes, timeout)
 
     async def publish_many(self, publications: Iterable[tuple[str, Data]], *, include_self: bool = True) -> Publication:
         """As PubSub.publish_many."""
@@ -278,3 +283,12 @@ class PubSub(BaseFace):
             undelivered = await messaging.aclose(seconds)
             undelivered += self._close(0)
         return undelivered
+
+
+async def _settled(requests: Sequence[PendingRequest], has_news: asyncio.Event, deadline: float | None) -> None:
+    """Wait until all are settled, or until the deadline on the loop's clock."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(deadline):
+            while not all(request.is_settled for request in requests):
+                has_news.clear()
+                await has_news.wait()

@@ -52,6 +52,9 @@ class PlainSender(Protocol):
     thread has the endpoint's lock, or if anything else needs a decision: then send() is to be called.
     """
 
+    node: int
+    """The number of this node in its cluster: messages to it are local; NONCLUSTER_VNN if it has none."""
+
     @property
     def sent(self) -> int:
         """Messages sent."""

@@ -5,10 +5,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 
-from msgd.bench.command import Command, check_fits
+from msgd._registry import WITH_CLUSTER
+from msgd.bench import ctdb_nodes
+from msgd.bench.cluster import FIGURES as CLUSTER_FIGURES
+from msgd.bench.cluster import broadcast
+from msgd.bench.command import BadRequest, Command, check_fits
 from msgd.bench.endpoints import answer_pings
 from msgd.bench.exchange import CPU, RATE, Load, Tally, exchange, with_cpu
 from msgd.bench.options import add_types, at_least, size
@@ -16,7 +23,7 @@ from msgd.bench.peers.base import START_TIMEOUT, Peer
 from msgd.bench.peers.table import PEERS
 from msgd.bench.results import Figure, Outcome, Result, Row
 from msgd.bench.runner import Case, Session, interleave
-from msgd.bench.subjects import Subject
+from msgd.bench.subjects import Subject, choose, compiled_in
 from msgd.bench.workers import Team
 from msgd.config import Config
 from msgd.messaging import Messaging
@@ -50,6 +57,8 @@ examples:
   msgbench ping --peers --runs 5    and other ways to exchange messages
   msgbench ping --types tdb,dgram --pin 0
                                     both processes on one CPU
+  msgbench ping --cluster           also between three nodes of ctdb, which it
+                                    starts on the loopback (needs root and ctdb)
 
 Exit status: 0, 1 if a message was missing, 2 for wrong usage.
 """
@@ -57,6 +66,11 @@ Exit status: 0, 1 if a message was missing, 2 for wrong usage.
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_types(parser, variants=True)
+    parser.add_argument(
+        "--cluster",
+        action="store_true",
+        help="also measure from node to node of a ctdb cluster, and broadcasts to two nodes",
+    )
     parser.add_argument("--peers", action="store_true", help="also measure other ways to exchange messages")
     parser.add_argument(
         "--window",
@@ -87,13 +101,60 @@ def _run(session: Session, arguments: argparse.Namespace) -> Result:
         cases += [_peer_case(peer, load, single_process=arguments.single_process) for peer in PEERS]
     where = "within one process" if arguments.single_process else "between two processes"
     title = f"ping: messages per second {where}, {arguments.size} and 0 bytes, window {arguments.window}"
-    rows = interleave(session, "ping", _FIGURES[0], cases)
+    with contextlib.ExitStack() as opened:
+        figures: tuple[Figure, ...] = _FIGURES
+        if arguments.cluster:
+            cases += _cluster_cases(opened, session, load, single_process=arguments.single_process)
+            figures += CLUSTER_FIGURES
+        rows = interleave(session, "ping", _FIGURES[0], cases)
     settings = {
         "window": arguments.window,
         "size": arguments.size,
         "single process": arguments.single_process,
     }
-    return Result("ping", title, _FIGURES, rows, settings)
+    return Result("ping", title, figures, rows, settings)
+
+
+def _cluster_cases(
+    opened: contextlib.ExitStack, session: Session, load: Load, *, single_process: bool
+) -> Iterator[Case]:
+    """Three nodes of ctdb: within the first one, from it to the second, and a broadcast to the second and third."""
+    if single_process:
+        raise BadRequest("--cluster: it measures between processes of several nodes, not with --single-process")
+    missing = ctdb_nodes.missing() or _not_clusterable()
+    if missing:
+        raise BadRequest(f"--cluster: {missing}")
+    directory = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="msgbench", dir=session.directory)))
+    nodes = opened.enter_context(ctdb_nodes.Nodes(ctdb_nodes.Node, directory)).nodes
+
+    def configs(scratch: Path) -> list[Config]:
+        [dgram] = choose(("dgram",))
+        return [
+            dgram.config(session.config, scratch / str(node.number)).replace(
+                clustering=True, ctdbd_socket=str(node.socket)
+            )
+            for node in nodes
+        ]
+
+    def node_to_node(team: Team, scratch: Path, server: int) -> Outcome:
+        here, there = configs(scratch)[0], configs(scratch)[server]
+        ctdbd = [node.pid for node in nodes[: server + 1]] if server else []
+        return _run_in_two_processes(team, there, load, here, ctdbd)
+
+    yield Case(
+        Row("dgram, clustered", note="clustering = yes, on one node"), lambda team, path: node_to_node(team, path, 0)
+    )
+    yield Case(Row("node to node", note="through two ctdbd"), lambda team, path: node_to_node(team, path, 1))
+    yield Case(
+        Row("broadcast", note="messages to processes of two other nodes"),
+        lambda team, path: broadcast(team, configs(path), [node.pid for node in nodes], session),
+    )
+
+
+def _not_clusterable() -> str:
+    if not WITH_CLUSTER:
+        return "this msgd was configured --without-cluster"
+    return "" if "dgram" in compiled_in() else "messaging type dgram is not compiled in"
 
 
 def _case(subject: Subject, config: Config, load: Load, run: _RunPing) -> Case:
@@ -106,10 +167,13 @@ def _peer_case(peer: Peer, load: Load, *, single_process: bool) -> Case:
     return Case(Row(peer.name, note=peer.note, missing=missing), lambda team, path: peer.run(team, path, load))
 
 
-def _run_in_two_processes(team: Team, config: Config, load: Load) -> Outcome:
+def _run_in_two_processes(
+    team: Team, config: Config, load: Load, client_config: Config | None = None, others: Sequence[int] = ()
+) -> Outcome:
+    """`client_config`: that of the pinging process, if it is on another node.  `others`: whose CPU time counts, too."""
     server = team.start("the ponging process", answer_pings, config)
     dst: ServerID = server.receive(START_TIMEOUT)
-    client = team.start("the pinging process", _ping, config, dst, load)
+    client = team.start("the pinging process", _ping, client_config or config, dst, load, others)
     tally: Tally = client.receive(load.seconds + 2 * load.patience)
     return tally.outcome()
 
@@ -120,11 +184,11 @@ def _run_in_one_process(team: Team, config: Config, load: Load) -> Outcome:
     return tally.outcome()
 
 
-def _ping(_: Connection, config: Config, dst: ServerID, load: Load) -> Tally:
+def _ping(_: Connection, config: Config, dst: ServerID, load: Load, others: Sequence[int]) -> Tally:
     with Messaging(config) as messaging:
         messaging.register(MessageType.PONG, lambda pong: None)
         send = _sender(messaging, dst, load)
-        return with_cpu(lambda: exchange(send, lambda: messaging.dispatch(load.patience), load), (dst.pid,))
+        return with_cpu(lambda: exchange(send, lambda: messaging.dispatch(load.patience), load), (dst.pid, *others))
 
 
 def _ping_itself(_: Connection, config: Config, load: Load) -> Tally:

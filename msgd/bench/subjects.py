@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from msgd._registry import MESSAGING_MODULES
-from msgd.config import Config, ConfigValues
+from msgd.config import Config
+from msgd.config.values import ConfigValues
 
 
 class Subject(NamedTuple):

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import select
 import threading
-from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
 from msgd.cluster.asking import is_registered
@@ -25,10 +25,10 @@ from msgd.cluster.places import timeout_of
 from msgd.cluster.watching import Watches
 from msgd.config import Config
 from msgd.drops import Drops
-from msgd.errors import MalformedMessage, MessageTooLarge, MsgdError, NoSuchProcess
+from msgd.errors import MalformedMessage, MessageTooLarge, MsgdError, NoSuchProcess, TransportError
 from msgd.presence import Presence
-from msgd.results import SendStatus
-from msgd.wire.ctdb import SRVID_BROADCAST, Node, NodeMessage
+from msgd.results import NodeTraffic, SendStatus
+from msgd.wire.ctdb import SRVID_BROADCAST, Node, NodeMessage, Opcode, Reply
 from msgd.wire.header import Message, MessageDecoder, pack_header
 from msgd.wire.message_types import message_class
 from msgd.wire.server_id import EVERY_TASK, NONCLUSTER_VNN, ServerID
@@ -39,6 +39,9 @@ _WAIT_AT_OPEN = 2.0
 
 _DRAIN = 1.0
 """Seconds that closing waits for ctdbd to handle the last messages."""
+
+_PASSED_OVER = 8
+"""Rounds in a row in which local messages have come after which the link is looked at in any case."""
 
 _NOBODY = ServerID(0, 0, 0, 0)
 """The destination in the header of a broadcast, as Samba has it."""
@@ -63,6 +66,13 @@ class ClusteredBackend(Backend):
         self._on_number = on_number
         self._arrived: deque[Message] = deque()
         self._is_receiving = False
+        self._plain: PlainSender | None = None
+        self._passed_over = 0
+        """Rounds in which the link was passed over, since local messages had come."""
+        self._sent, self._received = Counter[int](), Counter[int]()
+        """The messages to and from each other node."""
+        self._tasks: dict[int, int] = {}
+        """By srvid that a context listens to: its task id."""
         self._decoder = MessageDecoder()
         srvids = (local.presence.pid, local.presence.unique_id)
         self._link = Link(
@@ -90,7 +100,13 @@ class ClusteredBackend(Backend):
         self._watches.start()
         if number is not None and number != self.presence.vnn:
             self.presence.vnn = number
+            self._note_number()
             self._on_number()
+
+    def _note_number(self) -> None:
+        """The compiled twin of the local send() declines every destination on another node."""
+        if self._plain is not None:
+            self._plain.node = self.presence.vnn
 
     def _note_nodes(self) -> None:
         self._watches.note_nodes()
@@ -114,24 +130,84 @@ class ClusteredBackend(Backend):
         if fds:
             raise MessageTooLarge(f"{dst} is on another node, and file descriptors go to processes of this one only")
         header = pack_header(dst, src, message_type)
-        return self._link.send(dst, dst.pid, header, message_type, data, duplicates_allowed)
+        status = self._link.send(dst, dst.pid, header, message_type, data, duplicates_allowed)
+        self._sent[dst.vnn] += status is not SendStatus.MERGED
+        return status
 
-    def broadcast(self, src: ServerID, message_type: int, data: bytes) -> dict[int, MsgdError | None]:
-        """Send to all processes of each other node that is connected.  By node: None, or why it was not sent."""
+    def broadcast(
+        self,
+        src: ServerID,
+        message_type: int,
+        data: bytes,
+        srvid: int = SRVID_BROADCAST,
+        to: Collection[int] | None = None,
+    ) -> dict[int, MsgdError | None]:
+        """Send to all processes that are registered for the srvid, on each other node that is connected.
+
+        By node: None, or why it was not sent.  `to`: the numbers of the nodes (None: all the others).
+        """
         header = pack_header(_NOBODY, src, message_type)
         nodes: dict[int, MsgdError | None] = {}
-        for node in tuple(self._link.nodes.by_number.values()):
-            if node.number != self._link.number and node.is_connected:
-                dst = ServerID(1, 0, node.number)
-                try:
-                    self._link.send(dst, SRVID_BROADCAST, header, message_type, data, True)
-                    nodes[node.number] = None
-                except MsgdError as error:
-                    nodes[node.number] = error
+        for number in self.others() if to is None else to:
+            try:
+                self._link.send(ServerID(1, 0, number), srvid, header, message_type, data, True)
+                self._sent[number] += 1
+                nodes[number] = None
+            except MsgdError as error:
+                nodes[number] = error
         return nodes
 
+    def others(self) -> list[int]:
+        """The numbers of the other nodes that are connected, as far as they are known."""
+        nodes = tuple(self._link.nodes.by_number.values())
+        return [one.number for one in nodes if one.is_connected and one.number != self._link.number]
+
+    def send_around(self, src: ServerID, message_type: int, data: bytes) -> None:
+        """Send to this process itself, through ctdbd, behind what ctdbd has for it already.  Raises TransportError."""
+        if self._link.number is None:
+            raise TransportError(self._link.trouble)
+        dst = ServerID(self.presence.pid, src.task_id, self._link.number, self.presence.unique_id)
+        header = pack_header(dst, src, message_type)
+        self._link.send(dst, dst.pid, header, message_type, data, True)
+
+    def ask_whether_there(self, number: int, note: Callable[[], None]) -> bool:
+        """Have `note` called when the node's ctdbd has answered: what it had been given before has come by then.
+
+        Returns False if nobody can be asked.
+        """
+
+        def answered(reply: Reply) -> None:
+            note()
+
+        return self._link.ask_if_ready(Opcode.GET_PNN, answered, node=number)
+
+    def listen(self, srvid: int, task_id: int) -> None:
+        """Give a context what comes for a srvid, whatever classes it listens to."""
+        self._tasks[srvid] = task_id
+        self._link.register(srvid)
+
+    def listen_no_more(self, srvid: int) -> None:
+        """The context is not interested any more."""
+        del self._tasks[srvid]
+        self._link.deregister(srvid)
+
+    @property
+    def trouble(self) -> str:
+        """Why no other node can be reached; empty if they can."""
+        return self._link.trouble
+
+    @property
+    def connections(self) -> int:
+        """How often ctdbd has been connected: another number means that messages may have been lost."""
+        return self._link.connections
+
     def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
-        return self._local.plain_sender(lock)  # it declines every destination that names a node
+        self._plain = self._local.plain_sender(lock)
+        self._note_number()
+        return self._plain
+
+    def send_batch(self, dst: ServerID, src: ServerID, messages: Sequence[tuple[int, bytes]]) -> bool:
+        return self.presence.is_here(dst) and self._local.send_batch(dst, src, messages)
 
     def poll_for_room(self) -> select.poll:
         poll = self._local.poll_for_room()
@@ -155,13 +231,17 @@ class ClusteredBackend(Backend):
         return self._local.take_wake()
 
     def receive(self, deliver: Deliver) -> None:
-        self._local.receive(deliver)
+        arrived = self._arrived
         self._is_receiving = True
         try:
-            self._link.receive()
+            self._local.receive(arrived.append)
+            self._passed_over += 1
+            if not arrived or self._passed_over >= _PASSED_OVER:
+                self._passed_over = 0
+                self._link.receive()  # one system call more, which most rounds of local messages do without
         finally:
             self._is_receiving = False
-            move_all(self._arrived, deliver)
+            move_all(arrived, deliver)
 
     def _take(self, packet: NodeMessage) -> None:
         """Keep a message that has come, unless it is none of ours."""
@@ -172,12 +252,18 @@ class ClusteredBackend(Backend):
         except MalformedMessage as error:
             self.drops("malformed or forged", f"through ctdbd: {error}")
             return
-        if packet.srvid == SRVID_BROADCAST:
+        if packet.srvid in self._tasks:
+            message = message._replace(
+                dst=ServerID(self.presence.pid, self._tasks[packet.srvid], self.presence.vnn, self.presence.unique_id)
+            )
+        elif packet.srvid == SRVID_BROADCAST:
             if self._is_own(message.src) or message_class(message.type) not in self.presence.classes:
                 return
             message = message._replace(
                 dst=ServerID(self.presence.pid, EVERY_TASK, self.presence.vnn, self.presence.unique_id)
             )
+        if message.src.vnn in self._link.nodes.by_number:
+            self._received[message.src.vnn] += 1
         self._arrived.append(message)
         if not self._is_receiving:
             self.wake()
@@ -212,6 +298,11 @@ class ClusteredBackend(Backend):
         messages, size, blocked = self._local.statistics()
         waiting, waiting_size = self._link.queued
         return BackendStatistics(messages + waiting, size + waiting_size, blocked + bool(waiting))
+
+    def traffic(self) -> dict[int, NodeTraffic]:
+        """The messages to and from each other node, by its number."""
+        others = self._link.nodes.by_number.keys() - {self._link.number}
+        return {number: NodeTraffic(self._sent[number], self._received[number]) for number in sorted(others)}
 
     def pending(self, pid: int) -> int:
         return self._local.pending(pid)

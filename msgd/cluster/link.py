@@ -83,11 +83,13 @@ class Link:
         self.nodes = NodeMap(lambda: self.ask_if_ready(Opcode.GET_NODEMAP, self.nodes.note), on_nodes)
         self.trouble = "not connected yet"
         """Why the link is not ready; empty if it is."""
+        self.connections = 0
+        """How often the link has become ready."""
         self._path = ctdbd_socket(config)
         self._timeout = timeout_of(config)
         self._longest = HEADER_SIZE + config.max_message_size
         self._bounds = config.send_queue_messages, config.send_queue_bytes
-        self._srvids = (*srvids, SRVID_BROADCAST, SRVID_RECONFIGURE)
+        self._srvids = [*srvids, SRVID_BROADCAST, SRVID_RECONFIGURE]
         self._drops = drops
         self._take, self._on_ready, self._on_timer = take, on_ready, on_timer
         self._connection: Connection | None = None
@@ -155,6 +157,7 @@ class Link:
 
     def _become_ready(self) -> None:
         self.trouble, self._retry, self._is_logged = "", _RETRY_FIRST, False
+        self.connections += 1
         self._timer.acknowledge()
         self._timer.start(_FAR)
         logger.info("connected to ctdbd at %s as node %s of %d", self._path, self.number, len(self.nodes.by_number))
@@ -246,6 +249,27 @@ class Link:
         self._epoll.modify(connection, select.EPOLLIN | (select.EPOLLOUT if connection.waiting else 0))
 
     # Asking ctdbd
+
+    def register(self, srvid: int) -> None:
+        """Get what comes for a srvid from now on, and after each new connection.  Raises nothing."""
+        self._srvids.append(srvid)
+        self._note_srvid(Opcode.REGISTER_SRVID, srvid)
+
+    def deregister(self, srvid: int) -> None:
+        """Get it no longer."""
+        self._srvids.remove(srvid)
+        self._note_srvid(Opcode.DEREGISTER_SRVID, srvid)
+
+    def _note_srvid(self, opcode: Opcode, srvid: int) -> None:
+        def note(reply: Reply) -> None:
+            if reply.error or reply.status:
+                raise MalformedMessage(f"it refused srvid {srvid:#x}: {reply.error or f'status {reply.status}'}")
+
+        if self._connection is not None:
+            try:
+                self.ask(opcode, note, srvid=srvid)
+            except OSError as error:
+                self._lose(reason(error))
 
     def ask(
         self, opcode: Opcode, answered: Answered, data: bytes = b"", node: int = CURRENT_NODE, srvid: int = 0

@@ -6,6 +6,5 @@ from __future__ import annotations
 
 from msgd.config.config import Config, changes_on_reload, reloaded
 from msgd.config.parameters import PARAMETERS, Parameter
-from msgd.config.values import ConfigValues
 
-__all__ = ["PARAMETERS", "Config", "ConfigValues", "Parameter", "changes_on_reload", "reloaded"]
+__all__ = ["PARAMETERS", "Config", "Parameter", "changes_on_reload", "reloaded"]

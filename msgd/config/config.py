@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from msgd import _registry
 from msgd.config.kinds import Boolean, LogLevel
@@ -19,8 +18,11 @@ from msgd.config.problems import Origin, Problem, Weight, shown
 from msgd.config.reader import Setting, read
 from msgd.config.substitution import server_names
 from msgd.config.tolerance import Found, find_value
-from msgd.config.values import ConfigValues
 from msgd.errors import ConfigError
+from msgd.immutable import Immutable
+
+if TYPE_CHECKING:
+    from msgd.config.values import ConfigValues
 
 DEFAULT_PATH = os.path.join(_registry.CONFIGDIR, "smb.conf")
 """The file that `Config.load()` reads unless another is named."""
@@ -28,13 +30,14 @@ DEFAULT_PATH = os.path.join(_registry.CONFIGDIR, "smb.conf")
 _BY_ATTRIBUTE = {parameter.attribute: parameter for parameter in PARAMETERS}
 
 
-@dataclass(frozen=True, init=False, slots=True)
-class Config:
+class Config(Immutable):
     """The values of all parameters in the table of `msgd.config.parameters`, under their Python names.
 
     Two configurations are equal if all values are equal, whatever their source.  docs/parameters.md says what each
     parameter means.  Times are in seconds and sizes in bytes.
     """
+
+    __slots__ = (*_BY_ATTRIBUTE, "_given", "source", "warnings")
 
     messaging_type: str
     lock_directory: str
@@ -83,11 +86,11 @@ class Config:
     client_memory: int
     user_memory: int
     metrics: str
-    source: str | None = field(compare=False)
+    source: str | None
     """The absolute path of the smb.conf that was read; None if none was."""
-    warnings: tuple[Problem, ...] = field(compare=False, repr=False)
+    warnings: tuple[Problem, ...]
     """What msgd passed over in the file, with the file and line of each, in their order; msgparm shows them."""
-    _given: frozenset[str] = field(compare=False, repr=False)
+    _given: frozenset[str]
     """The attributes that were set by the file or by the caller, and not by default."""
 
     def __init__(self, **overrides: Unpack[ConfigValues]) -> None:
@@ -118,7 +121,7 @@ class Config:
             values = _without_contradiction(values)
         config = cls.__new__(cls)
         config._fill(values, os.path.abspath(source), origins)
-        object.__setattr__(config, "warnings", tuple(sorted((*problems, *remarks))))
+        config._set(warnings=tuple(sorted((*problems, *remarks))))
         return config
 
     def replace(self, **overrides: Unpack[ConfigValues]) -> Config:
@@ -126,13 +129,17 @@ class Config:
         values = {name: getattr(self, name) for name in self._given} | _check(overrides)
         config = type(self).__new__(type(self))
         config._fill(values, self.source, origins={})
-        object.__setattr__(config, "warnings", self.warnings)
+        config._set(warnings=self.warnings)
         return config
 
     def items(self) -> Iterator[tuple[Parameter, Any, bool]]:
         """Yield each parameter of the table with its value and whether that was set, as opposed to the default."""
         for parameter in PARAMETERS:
             yield parameter, getattr(self, parameter.attribute), parameter.attribute in self._given
+
+    @classmethod
+    def _compared(cls) -> tuple[str, ...]:
+        return tuple(_BY_ATTRIBUTE)
 
     def _fill(self, values: Mapping[str, Any], source: str | None, origins: Mapping[str, Origin]) -> None:
         """Set all attributes to the checked values or the defaults.
@@ -143,11 +150,7 @@ class Config:
         for parameter in PARAMETERS:
             name = parameter.attribute
             everything[name] = values[name] if name in values else parameter.default_value(everything)
-        for name, value in everything.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "source", source)
-        object.__setattr__(self, "warnings", ())
-        object.__setattr__(self, "_given", frozenset(values))
+        self._set(**everything, source=source, warnings=(), _given=frozenset(values))
         if self.send_queue_bytes < self.max_message_size:
             raise ConfigError(_queue_too_small(everything, origins))
 

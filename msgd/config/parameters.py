@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgd import _registry
 from msgd.config.kinds import (
@@ -42,8 +41,7 @@ def fold(name: str) -> str:
     return "".join(name.split()).lower()
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter of smb.conf.
 
     `default` is in smb.conf's syntax; `<lock directory>` in it stands for the value of that other parameter.

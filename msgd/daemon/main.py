@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from msgd import _registry, native
-from msgd.config import Config, ConfigValues
+from msgd.config import Config
 from msgd.config.kinds import LogLevel
+from msgd.config.values import ConfigValues
 from msgd.daemon.detach import run_detached
 from msgd.daemon.logs import STDERR, STDOUT, SYSLOG, Log
 from msgd.daemon.server import Server

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +16,9 @@ Destination = ServerID | int | str
 
 Type = int | str
 """A message type: a MessageType, a number, or a name such as `PING` in any case."""
+
+_CO_COROUTINE = 0x80
+"""inspect.CO_COROUTINE: the flag of the code of an `async def`."""
 
 Data = bytes | bytearray | memoryview
 """The data of a message: any buffer."""
@@ -44,5 +47,13 @@ def check_handler(handler: Callable[..., Any]) -> None:
     """TypeError for what cannot be called, and for an `async def` that nobody would await."""
     if not callable(handler):
         raise TypeError(f"a handler must be callable, not {type(handler).__name__}")
-    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
+    if _is_async(handler) or _is_async(getattr(handler, "__call__", None)):  # noqa: B004
         raise TypeError("an async handler never runs here; register it with msgd.aio.AsyncMessaging")
+
+
+def _is_async(function: object) -> bool:
+    """inspect.iscoroutinefunction(), without importing that module and all that it needs."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & _CO_COROUTINE)

@@ -395,6 +395,7 @@ class Endpoint:
                 *self.backend.statistics(),
                 delivery.handler_errors,
                 dict(self.drops.counts),
+                {} if self.cluster is None else self.cluster.traffic(),
             )
 
     # Fork

@@ -39,6 +39,14 @@ def backend_class(messaging_type: str) -> type[Backend]:
     raise BackendUnavailable(f"messaging type {messaging_type} is not compiled in{because}; compiled in: {known}")
 
 
+def check_cluster() -> None:
+    """Raise BackendUnavailable if this msgd was configured without what `clustering = yes` needs."""
+    if not WITH_CLUSTER:
+        raise BackendUnavailable(
+            "clustering = yes, but this msgd was configured --without-cluster: configure it --with-cluster"
+        )
+
+
 def open_backend(
     config: Config, presence: Presence, drops: Drops, on_number: Callable[[], None]
 ) -> tuple[Backend, ClusteredBackend | None]:
@@ -50,8 +58,7 @@ def open_backend(
     local = backend_class(config.messaging_type)
     if not config.clustering:
         return local(config, presence, drops), None
-    if not WITH_CLUSTER:
-        raise BackendUnavailable("clustering = yes, and msgd was configured --without-cluster; configure with it")
+    check_cluster()
     from msgd.cluster.backend import open_clustered  # only a process in a cluster pays for it
 
     clustered = open_clustered(local, config, presence, drops, on_number)

@@ -19,7 +19,6 @@ import contextlib
 import errno
 import os
 import random
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -48,7 +47,7 @@ _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 def new_unique_id() -> int:
     """A random 64-bit unique id that is none of the values which mean "whoever has this pid" (Rule 2)."""
     while True:
-        unique_id = secrets.randbits(64)
+        unique_id = int.from_bytes(os.urandom(8))
         if unique_id not in ANY_UNIQUE_ID:
             return unique_id
 

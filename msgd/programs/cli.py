@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import logging
 import math
@@ -37,6 +38,29 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that ask a program to end."""
 
 _STDOUT = "stdout"
+_COLUMNS = 80
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal.
+
+    argparse asks the module shutil for the width, once for each argument that a parser gets, and that module imports
+    those for all kinds of archives.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_terminal_columns() - 2)
+
+
+def _terminal_columns() -> int:
+    """What shutil.get_terminal_size() finds: what the environment says, or the width of the terminal at stdout."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size().columns or _COLUMNS
+    except OSError:  # stdout is closed, or no terminal
+        return _COLUMNS
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +77,7 @@ class Parser(argparse.ArgumentParser):
             usage=usage,
             description=description,
             epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
             allow_abbrev=False,
         )
         self.completion_words: list[str] = []
@@ -90,6 +114,7 @@ def run(program: str, body: Callable[[], int]) -> int:
     """Run a program's body and return its exit status.  Report an error that it raises, and return its status."""
     if sys.stdout is sys.__stdout__:  # a Python caller may have replaced it
         _open_standard_streams()
+        gc.freeze()  # what has been imported stays to the end, so no collection has to look through it
     try:
         status = _status(body)
         sys.stdout.flush()

@@ -12,7 +12,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from msgd.errors import (
     HandlerFailed,
@@ -38,32 +38,63 @@ ACK_TIMEOUT = 10.0
 def publish_acked(hub: Hub, parcel: Parcel, *, include_self: bool, timeout: float | None) -> Publication:
     """Publish, and wait until every living subscriber has answered; at most `timeout` seconds (None: for ever)."""
     deadline = math.inf if timeout is None else time.monotonic() + timeout
+    elsewhere, nodes = _call_rolls(hub, deadline)
     asked: dict[int, PendingRequest] = {}
-    failures: dict[int, MsgdError] = {}
+    failures: dict[ServerID, MsgdError] = {}
     with contextlib.ExitStack() as in_flight:
-        with hub.numbered(parcel, include_self=include_self) as (frame, subscribers):
+        with hub.numbered(parcel, elsewhere, include_self=include_self) as (frame, subscribers):
             for dst in subscribers:
                 try:
-                    watched = hub.messaging.watch(dst)
+                    watched = hub.messaging._watch_for_answer(dst)
                     in_flight.callback(os.close, watched)
                     beginning = hub.messaging.begin_request(dst, PUBLISH, frame, ACK, _nothing)
                     asked[watched] = in_flight.enter_context(beginning)
                 except (NoSuchProcess, QueueFull, TransportError) as error:
-                    failures[dst.pid] = error
+                    failures[dst] = error
         wait_for_answers(hub.messaging._endpoint, asked, deadline)
-    return collected(asked.values(), failures, timeout)
+    return collected(hub, asked.values(), failures, nodes, timeout)
 
 
-def collected(asked: Collection[PendingRequest], failures: dict[int, MsgdError], timeout: float | None) -> Publication:
+def _call_rolls(hub: Hub, deadline: float) -> tuple[list[ServerID], dict[int, MsgdError]]:
+    """Wait until the other nodes have said who subscribes there; see OtherNodes.take_rolls()."""
+    others = hub.others
+    if others is None:
+        return [], {}
+    with contextlib.ExitStack() as opened:
+        asked = opened.enter_context(others.rolls(_nothing))
+        by_fd: dict[int, PendingRequest] = {}
+        for request in asked:
+            read_end, write_end = os.pipe()  # nothing of the node itself can be watched
+            opened.callback(os.close, read_end)
+            opened.callback(os.close, write_end)
+            by_fd[read_end] = request
+        if by_fd:
+            wait_for_answers(hub.messaging._endpoint, by_fd, min(deadline, time.monotonic() + others.roll_timeout))
+        return others.take_rolls(asked)
+
+
+def collected(
+    hub: Hub,
+    asked: Collection[PendingRequest],
+    failures: Mapping[ServerID, MsgdError],
+    nodes: Mapping[int, MsgdError],
+    timeout: float | None,
+) -> Publication:
     """What the requests have come to; those that are not settled are late."""
-    acked: dict[int, int] = {}
-    for request in asked:
-        outcome = _outcome(request, timeout)
-        if isinstance(outcome, MsgdError):
-            failures[request.dst.pid] = outcome
-        else:
-            acked[request.dst.pid] = outcome
-    return Publication(len(acked), failures, acked=acked)
+    outcomes: dict[ServerID, int | MsgdError] = dict(failures)
+    outcomes |= {request.dst: _outcome(request, timeout) for request in asked}
+    is_here = hub.messaging._endpoint.presence.is_here
+    if hub.others is not None:
+        gone = [one.dst for one in asked if isinstance(one.error, NoHandler)]
+        hub.others.forget([*gone, *(dst for dst, one in outcomes.items() if isinstance(one, NoSuchProcess))])
+    here = {dst.pid: outcome for dst, outcome in outcomes.items() if is_here(dst)}
+    return Publication(
+        sum(not isinstance(outcome, MsgdError) for outcome in outcomes.values()),
+        {pid: outcome for pid, outcome in here.items() if isinstance(outcome, MsgdError)},
+        nodes,
+        acked={pid: outcome for pid, outcome in here.items() if not isinstance(outcome, MsgdError)},
+        elsewhere={dst._replace(task_id=0): outcome for dst, outcome in outcomes.items() if not is_here(dst)},
+    )
 
 
 def _outcome(request: PendingRequest, timeout: float | None) -> int | MsgdError:
@@ -78,11 +109,13 @@ def _outcome(request: PendingRequest, timeout: float | None) -> int | MsgdError:
         return error
     if ack.outcome is Outcome.HANDLED:
         return ack.callbacks
-    return HandlerFailed(f"a subscriber in pid {request.dst.pid}: {ack.text}", dst=request.dst, message_type=PUBLISH)
+    return HandlerFailed(
+        f"a subscriber in pid {request.dst.process}: {ack.text}", dst=request.dst, message_type=PUBLISH
+    )
 
 
 def _late(dst: ServerID, timeout: float | None) -> ReplyTimeout:
-    text = f"pid {dst.pid} has not handled it within {timeout:g} seconds"
+    text = f"pid {dst.process} has not handled it within {timeout:g} seconds"
     return ReplyTimeout(text, dst=dst, message_type=PUBLISH)
 
 

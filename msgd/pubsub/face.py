@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import Protocol
 
 from msgd.config import Config
@@ -49,6 +50,8 @@ class BaseFace:
         self._sinks: tuple[GapSink, ...] = ()
         self._on_gap: tuple[OnGap, ...] = ()
         self._is_closed = False
+        self._since = time.monotonic()
+        """What was published after this may not be known to the program, on the monotonic clock."""
         self._mark = self._note()
 
     def _note(self) -> State | None:
@@ -83,6 +86,7 @@ class BaseFace:
         if self._is_closed:
             raise ContextClosed("this PubSub has been closed")
         hub = process.join(place(self._directory, self._name), self)
+        hub.since = min(hub.since, self._since)
         try:
             for sink in self._sinks:
                 hub.attach(sink)
@@ -100,8 +104,9 @@ class BaseFace:
 
         For those who subscribe after opening: call it once, when all have subscribed.
         """
-        mark, self._mark = self._mark, None
-        if _is_stale(mark, self._open().progress.state()):
+        mark, self._mark, hub = self._mark, None, self._open()
+        was_heard = hub.others is not None and hub.others.last_heard > self._since
+        if was_heard or _is_stale(mark, hub.progress.state()):
             self.miss(Gap(GapReason.BEFORE))
 
     def _begin(self, hub: Hub) -> None:
@@ -154,7 +159,7 @@ class BaseFace:
 
     def leave_parent(self, state: State) -> None:
         """This process has been forked: what its memory reflects is what the parent had handled."""
-        self._hub, self._mark = None, state
+        self._hub, self._mark, self._since = None, state, time.monotonic()
 
     def reopen(self) -> None:
         """In a forked child: open a hub of its own."""

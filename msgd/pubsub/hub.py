@@ -17,9 +17,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgd.config import Config
 from msgd.errors import ContextClosed, MalformedMessage, MessageTooLarge, MsgdError, QueueFull, TransportError
@@ -37,7 +38,10 @@ from msgd.wire.pubsub import (
     ASK,
     CHECK,
     HEADER_SIZE,
+    HELLO,
+    NUMBERS,
     PUBLISH,
+    ROLL,
     TOPICS,
     Ack,
     Data,
@@ -52,6 +56,9 @@ from msgd.wire.pubsub import (
 )
 from msgd.wire.refusal import FIRST_REQUEST_TASK
 from msgd.wire.server_id import ServerID
+
+if TYPE_CHECKING:
+    from msgd.pubsub.elsewhere import OtherNodes
 
 
 class Parcel(NamedTuple):
@@ -86,6 +93,8 @@ class Hub:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.since = time.monotonic()
+        """What was published after this, on the monotonic clock, is not to be missed by anybody who has opened it."""
         self.faces: list[Face] = []
         self.subscriptions = Subscriptions()
         self.lock = threading.RLock()
@@ -94,6 +103,7 @@ class Hub:
             self.progress = Progress(Table(config.lock_directory))
             for message_type, handler in ((PUBLISH, self._on_publish), (CHECK, self._on_check), (ASK, self._on_ask)):
                 self.messaging.register(message_type, handler)
+            self.others = self._find_other_nodes()
         except BaseException:
             self.messaging.close()
             raise
@@ -106,6 +116,17 @@ class Hub:
         """The thread that runs callbacks, as threading.get_ident() gives it; 0: none."""
         self._background: Background | None = None
         self.is_closed = False
+
+    def _find_other_nodes(self) -> OtherNodes | None:
+        """The other nodes of the cluster; None if this machine is not clustered."""
+        if self.messaging._endpoint.cluster is None:
+            return None
+        from msgd.pubsub.elsewhere import OtherNodes  # only in a cluster
+
+        others = OtherNodes(self.messaging, self.messaging._endpoint.cluster, lambda: self.progress.table)
+        for message_type, handler in ((HELLO, others.on_hello), (ROLL, others.on_roll), (NUMBERS, self._on_numbers)):
+            self.messaging.register(message_type, handler)
+        return others
 
     # Subscribing
 
@@ -121,6 +142,8 @@ class Hub:
                 self.subscriptions.remove(sink)
                 raise
             self.progress.begin()
+            if self.others is not None:
+                self.others.begin(self.since)
 
     def detach(self, sink: Sink) -> None:
         """Give a subscription nothing more."""
@@ -128,6 +151,8 @@ class Hub:
             self.subscriptions.remove(sink)
             if not len(self.subscriptions) and not self.is_closed:
                 self.progress.end()
+                if self.others is not None:
+                    self.others.end()
                 self.messaging.listen(MessageClass(0))
 
     @property
@@ -163,16 +188,23 @@ class Hub:
                     delivered += 1
                 else:
                     failures[self.messaging.server_id.pid] = error
-            return Publication(delivered, failures)
+            return Publication(delivered, failures, sent.nodes)
 
     @contextlib.contextmanager
-    def numbered(self, parcel: Parcel, *, include_self: bool) -> Iterator[tuple[bytes, list[ServerID]]]:
-        """A publication that is to be asked about: its bytes, and who is to be asked, under the lock."""
+    def numbered(
+        self, parcel: Parcel, elsewhere: Sequence[ServerID] = (), *, include_self: bool
+    ) -> Iterator[tuple[bytes, list[ServerID]]]:
+        """A publication that is to be asked about: its bytes, and who is to be asked, under the lock.
+
+        `elsewhere`: who is to be asked of the other nodes.
+        """
         with self.lock:
             is_for_itself = include_self and len(self.subscriptions) > 0
             frame = self._number(parcel, is_for_itself=is_for_itself)
-            others = self.messaging._others(PUBLISH)
-            yield frame, [*others, self.messaging.server_id] if is_for_itself else others
+            if self.others is not None:
+                self.others.send_plainly(frame, elsewhere)
+            asked = [*self.messaging._others(PUBLISH), *elsewhere]
+            yield frame, [*asked, self.messaging.server_id] if is_for_itself else asked
 
     def _number(self, parcel: Parcel, *, is_for_itself: bool) -> bytes:
         """Count a publication in the table, and pack it.  Call it with the lock held."""
@@ -183,7 +215,12 @@ class Hub:
         table, slot = self.progress.table, self._slot
         if slot is None:
             slot = self._slot = table.take_slot()
-        number = slot.advance()
+        if self.others is None:
+            number = slot.advance()
+        else:
+            table.note_time()
+            number = slot.advance()
+            table.note_time()
         self.progress.note_own(slot.index, number, is_for_itself=is_for_itself)
         return pack_publish(slot.index, table.id, number, *parcel)
 
@@ -203,14 +240,18 @@ class Hub:
             publication = unpack_publish(message.data)
             sinks = self.subscriptions.wanting(publication.topic)
             event = Event(publication.topic, publication.data(), _publisher(message.src)) if sinks else None
-            if not self.progress.is_credible(publication):
+            others = self.others
+            if others is not None and not others.is_elsewhere(message.src):
+                others = None
+            if others is None and not self.progress.is_credible(publication):
                 raise MalformedMessage(f"number {publication.number} of slot {publication.slot} has not been published")
+            gap = None if others is None else others.expect(publication, message.src)
         except MalformedMessage as error:
             self.messaging._endpoint.drops("a bad publication", str(error), about_it=about(message))
             return
         before, self._in_callbacks = self._in_callbacks, threading.get_ident()
         try:
-            gap = self._gap_before(publication)
+            gap = self._gap_before(publication) if others is None else gap
             if gap is not None or self._gaps:
                 self._tell_gaps(gap)
             if message.src.task_id >= FIRST_REQUEST_TASK:
@@ -218,7 +259,25 @@ class Hub:
             elif event is not None:
                 self._deliver(event, sinks, NOBODY_ASKS)
         finally:
-            self.progress.note(publication)
+            (self.progress if others is None else others).note(publication)
+            self._in_callbacks = before
+
+    def _on_numbers(self, message: Message) -> None:
+        assert self.others is not None
+        try:
+            gap = self.others.on_numbers(message)
+        except MalformedMessage as error:
+            self.messaging._endpoint.drops("a bad publication", str(error), about_it=about(message))
+            return
+        if gap is not None:
+            self._in_dispatch(lambda: self._tell_gaps(gap))
+
+    def _in_dispatch(self, tell: Callable[[], None]) -> None:
+        """Run callbacks in this thread."""
+        before, self._in_callbacks = self._in_callbacks, threading.get_ident()
+        try:
+            tell()
+        finally:
             self._in_callbacks = before
 
     def _deliver(self, event: Event | None, sinks: Sequence[Sink], receipt: Receipt) -> None:
@@ -262,7 +321,11 @@ class Hub:
 
         Raises ContextClosed, TransportError.
         """
-        if self.is_closed or not len(self.subscriptions):
+        if self.is_closed:
+            return
+        if self.others is not None:
+            self._gaps += self.others.tick()
+        if not len(self.subscriptions):
             return
         if self.progress.table.is_unlinked:
             with self.lock:
@@ -276,13 +339,15 @@ class Hub:
                 self._is_checking = False  # there is enough to do; the next tick asks again
 
     def _on_check(self, message: Message) -> None:
-        self._is_checking = False
-        if message.src.pid == os.getpid():
-            before, self._in_callbacks = self._in_callbacks, threading.get_ident()
-            try:
-                self._tell_gaps(self.progress.overdue())
-            finally:
-                self._in_callbacks = before
+        if message.src.pid != os.getpid() or not self.messaging._endpoint.presence.is_here(message.src):
+            return
+        if message.data:  # it has come through ctdbd, behind what other nodes have sent
+            assert self.others is not None
+            self._gaps += self.others.overdue()
+            self._in_dispatch(lambda: self._tell_gaps(None))
+        else:
+            self._is_checking = False
+            self._in_dispatch(lambda: self._tell_gaps(self.progress.overdue()))
 
     def _tell_gaps(self, gap: Gap | None) -> None:
         if gap is not None:
@@ -318,6 +383,8 @@ class Hub:
         if self._background is not None:
             self._background.stop()
         try:
+            if self.others is not None:
+                self.others.close()
             return self.messaging.close(timeout)
         finally:
             with self.lock:

@@ -21,20 +21,39 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Mapping
+from typing import Generic, Protocol, TypeVar
 
 from msgd.errors import ContextClosed
 from msgd.pubsub.events import Gap, GapReason
-from msgd.pubsub.table import SLOTS, Table
+from msgd.pubsub.table import SLOTS
 from msgd.wire.pubsub import Publish
 
 State = tuple[int | None, bytes]
 """The id of a table (None: there was none) and its slots: what a process's memory reflects."""
 
 
-class Progress:
+class Numbered(Protocol):
+    """What Progress needs of a table: the real one, or the mirror of one on another node."""
+
+    @property
+    def id(self) -> int:
+        """The random id of the table."""
+
+    def snapshot(self) -> bytes:
+        """All slots."""
+
+    def number(self, slot: int) -> int:
+        """The number of the last publication of a slot."""
+
+
+T = TypeVar("T", bound=Numbered)
+
+
+class Progress(Generic[T]):
     """What this process has handled of the publications of one table.  Any thread may call anything."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: T) -> None:
         self.table = table
         self.lock = threading.Lock()
         """Held for moments, and over a fork."""
@@ -57,6 +76,12 @@ class Progress:
             self._own_in_flight.clear()
             self._suspect = self._overdue = None
             self._is_tracking = True
+
+    def assume(self, handled: Mapping[int, int]) -> None:
+        """Count what there was of these slots, up to these numbers, as handled."""
+        with self.lock:
+            for slot, number in handled.items():
+                self._words[slot] = max(self._words[slot], number)
 
     def end(self) -> None:
         """This process hears nothing from here on."""

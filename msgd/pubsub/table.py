@@ -3,6 +3,9 @@
 """The table of publishers: a small mapped file that says how much has been published in a directory, and by which slot.
 
     offset 0    8 bytes "msgdpub\\x01", u64 a random id of this table, in native byte order
+    offset 16   four words of 8 bytes, in native byte order, used in a cluster: when the last publication was counted,
+                when the other nodes were told the numbers, and when a roll was answered (nanoseconds of
+                CLOCK_MONOTONIC); the sum of the numbers that were told, and 1; 0: they are to be told
     offset 64   1024 words of 8 bytes, in native byte order: the slots
 
 A publisher takes a slot, and adds 1 to it before each publication, which carries slot and number.  So what a subscriber
@@ -18,6 +21,8 @@ Rule 3.  The descriptor that has the lock is not the one that is mapped: a mappi
 Rule 4.  The file is private (0600) and whole from its first moment: it is filled, and given its name afterwards.  Its
     room on the disk is taken then, since a full disk would kill who touches it (SIGBUS).
 Rule 5.  A table that somebody has unlinked is replaced by a new one, which has another id.
+Rule 6.  In a cluster, the time of a publication is in the table before its number is, and numbers are read before the
+    time.  So a number that is seen was counted at that time or before it.
 
 Rejected: one counter for all, which needs an atomic addition that Python does not have, or a lock, for which a stopped
 process would hold up everybody; the size of a file to which everybody appends a byte, which grows without bound.
@@ -28,14 +33,15 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import secrets
 import stat
 import struct
+import time
 
 from msgd.errors import ContextClosed, TransportError, UnsafeDirectory
 from msgd.linux import try_lock
 from msgd.presence.open_directory import open_existing
 from msgd.presence.private_lock import PUBLISHERS_FILE, PrivateLock, refused
+from msgd.wire.pubsub import Numbers
 
 FILE = "publishers"
 
@@ -49,6 +55,12 @@ _SIZE = _FIRST + SLOTS * 8
 
 NOTHING = bytes(SLOTS * 8)
 """The slots of a table in which nothing has been published."""
+
+
+_PAUSE, _SHORT_PAUSE = 1_000_000_000, 50_000_000
+"""Nanoseconds."""
+
+_LAST_COUNTED, _LAST_TOLD, _LAST_ROLL, _TOLD_SUM = range(4)
 
 
 class Table:
@@ -76,6 +88,7 @@ class Table:
             raise TransportError(f"{self.path}: {error.strerror}") from error
         self.id: int = _HEADER.unpack_from(self._map)[1]
         self._words = memoryview(self._map)[_FIRST:].cast("Q")
+        self._cluster = memoryview(self._map)[_HEADER.size : _HEADER.size + 32].cast("Q")
 
     def snapshot(self) -> bytes:
         """All slots as they are now.  A publication that began before this call is counted.  Raises ContextClosed."""
@@ -91,6 +104,42 @@ class Table:
     def generation(self) -> int:
         """How much has been published in the directory, by all its publishers."""
         return sum(self._words)
+
+    # For other nodes
+
+    def note_time(self) -> None:
+        """A publication is about to be counted, or has just been (Rule 6)."""
+        self._cluster[_LAST_COUNTED] = time.monotonic_ns()
+
+    def numbers(self) -> Numbers:
+        """What the other nodes are told: the numbers, and how long nothing has been counted.  Raises ContextClosed."""
+        words = memoryview(self.snapshot()).cast("Q")
+        quiet = max(0, time.monotonic_ns() - self._cluster[_LAST_COUNTED])
+        return Numbers(self.id, quiet / 1e9, {slot: number for slot, number in enumerate(words) if number})
+
+    def tell_soon(self) -> None:
+        """Somebody on another node wants to know the numbers."""
+        self._cluster[_TOLD_SUM] = 0
+
+    def is_to_be_told(self) -> bool:
+        """Whether this process is to tell the other nodes the numbers now, and note that it does.
+
+        They are told after a change, at most once in _PAUSE, and when somebody asks, at most once in _SHORT_PAUSE.
+        """
+        now, number, told = time.monotonic_ns(), self.generation() + 1, self._cluster[_TOLD_SUM]
+        pause = _PAUSE if told else _SHORT_PAUSE
+        if told == number or 0 <= now - self._cluster[_LAST_TOLD] < pause:
+            return False
+        self._cluster[_LAST_TOLD], self._cluster[_TOLD_SUM] = now, number
+        return True
+
+    def note_roll(self) -> None:
+        """This process answers a roll."""
+        self._cluster[_LAST_ROLL] = time.monotonic_ns()
+
+    def last_roll(self) -> int:
+        """When a roll was last answered, in nanoseconds of the monotonic clock."""
+        return self._cluster[_LAST_ROLL]
 
     @property
     def is_unlinked(self) -> bool:
@@ -125,6 +174,7 @@ class Table:
         fd, self._fd = self._fd, -1
         os.close(fd)
         self._words.release()
+        self._cluster.release()
         self._map.close()
 
 
@@ -174,7 +224,7 @@ def _make(directory_fd: int, flags: int) -> int:
     try:
         os.fchmod(fd, 0o600)
         os.posix_fallocate(fd, 0, _SIZE)
-        os.pwrite(fd, _HEADER.pack(_MAGIC, secrets.randbits(64)), 0)
+        os.pwrite(fd, _HEADER.pack(_MAGIC, int.from_bytes(os.urandom(8))), 0)
         if os.geteuid() == 0:  # root was the first, in the directory of another user
             os.fchown(fd, os.fstat(directory_fd).st_uid, -1)
         os.rename(new, FILE, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -102,10 +101,10 @@ def _output(config: Config, arguments: argparse.Namespace) -> str:
     if arguments.parameter_name is not None:
         parameter = _named(arguments.parameter_name)
         value = getattr(config, parameter.attribute)
-        return json.dumps(_plain(value)) if arguments.json else _bare(parameter, value)
+        return _as_json(_plain(value), indent=None) if arguments.json else _bare(parameter, value)
     chosen = [(parameter, value) for parameter, value, is_set in config.items() if is_set or arguments.verbose]
     if arguments.json:
-        return json.dumps({parameter.name: _plain(value) for parameter, value in chosen}, indent=4)
+        return _as_json({parameter.name: _plain(value) for parameter, value in chosen}, indent=4)
     lines = ["[global]"]
     for parameter, value in chosen:
         if arguments.verbose:
@@ -124,6 +123,12 @@ def _named(name: str) -> Parameter:
 def _bare(parameter: Parameter, value: Any) -> str:
     """Return the value for scripts: a path is unescaped, without the %% of smb.conf."""
     return value if isinstance(value, str) else parameter.kind.format(value)
+
+
+def _as_json(value: Any, indent: int | None) -> str:
+    import json  # slow to import, and not needed as a rule
+
+    return json.dumps(value, indent=indent)
 
 
 def _plain(value: Any) -> Any:

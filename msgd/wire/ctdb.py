@@ -56,6 +56,12 @@ CURRENT_NODE: Final = 0xF0000001
 SRVID_BROADCAST: Final = 0xFE00000000000002
 """The srvid for which every process of Samba's is registered: one packet to it reaches all of a node."""
 
+SRVID_PUBLICATIONS: Final = int.from_bytes(b"msgdpubl", "big")
+"""The srvid for which msgd's subscribers to topics are registered: a publication reaches them, and nobody else."""
+
+SRVID_HUBS: Final = int.from_bytes(b"msgdhubs", "big")
+"""The srvid for which every process of msgd's that publishes or subscribes is registered."""
+
 SRVID_RECONFIGURE: Final = 0xF200000000000000
 """The srvid at which ctdbd announces that a recovery has ended: nodes may have come or gone."""
 
@@ -64,6 +70,7 @@ class Opcode(enum.IntEnum):
     """The controls that msgd sends.  GET_PNN asks for the number of a node: that is the status of its reply."""
 
     REGISTER_SRVID = 23
+    DEREGISTER_SRVID = 24
     GET_PNN = 35
     GET_NODEMAP = 91
     CHECK_PID_SRVID = 151

@@ -21,7 +21,7 @@ Rule 1. A total over the limit is refused at the first fragment.
 Rule 2. Memory is allocated only as bytes arrive.
 Rule 3. The unfinished messages of one sender are bounded in number; the oldest is abandoned for a new one.
 Rule 4. The bytes of all unfinished messages are bounded; the one that has made no progress for longest is abandoned.
-Rule 5. It can be interrupted at any moment, and used meanwhile: add() only says what is to be changed.
+Rule 5. It can be interrupted at any moment, and used meanwhile: add() and expire() only say what is to be changed.
 """
 
 from __future__ import annotations
@@ -131,6 +131,10 @@ class _Unfinished:
         return self.held != self.length
 
 
+_Key = tuple[int, int]
+"""The pid and the socket number of a sender."""
+
+
 class Reassembler:
     """Joins the fragments of any number of senders to messages.
 
@@ -146,7 +150,7 @@ class Reassembler:
         self._per_sender = per_sender
         self._timeout = timeout
         self._bytes = 0
-        self.unfinished: OrderedDict[tuple[int, int], _Unfinished] = OrderedDict()
+        self.unfinished: OrderedDict[_Key, _Unfinished] = OrderedDict()
         """The unfinished messages by (pid, socket number), the one without progress for longest first."""
         self._abandoned = 0
 
@@ -184,25 +188,25 @@ class Reassembler:
         key, payload = (pid, socket_number), memoryview(datagram)[FRAGMENT.size :]
         before = self.unfinished.get(key)
         if before is None or before.cookie != cookie or before.deadline < now:
-            return self._begin(key, _Unfinished(cookie, total, now + self._timeout, payload), steps)
+            return self._begin(key, before, _Unfinished(cookie, total, now + self._timeout, payload), steps)
         length = before.length + len(payload)
         if total != before.total or length > total:
-            self._remove([key], steps, abandoned=0)
+            self._remove({key: before}, steps, abandoned=0)
             raise MalformedMessage(f"fragments of {length} bytes for a message announced as {before.total}")
         if length == total:
-            self._remove([key], steps, abandoned=0)
+            self._remove({key: before}, steps, abandoned=0)
             return _join(before, payload)
         self._continue(key, before, payload, now, steps)
         return None
 
     def _begin(
-        self, key: tuple[int, int], new: _Unfinished, steps: list[Callable[[], object]]
+        self, key: _Key, before: _Unfinished | None, new: _Unfinished, steps: list[Callable[[], object]]
     ) -> tuple[bytes, bytes] | None:
         """A first fragment: it may be all of its message, and others may be abandoned for it."""
-        gone = [key] if key in self.unfinished else []
+        gone = {} if before is None else {key: before}
         if len(self.unfinished) >= self._per_sender:
-            others = [one for one in self.unfinished if one[0] == key[0] and one != key]
-            gone += others[: max(0, len(others) + 1 - self._per_sender)]
+            others = [one for one in self._all() if one[0][0] == key[0] and one[0] != key]
+            gone.update(others[: max(0, len(others) + 1 - self._per_sender)])
         if new.length >= new.total:
             self._remove(gone, steps, abandoned=len(gone))
             if new.length > new.total:
@@ -214,7 +218,7 @@ class Reassembler:
 
     def _continue(
         self,
-        key: tuple[int, int],
+        key: _Key,
         before: _Unfinished,
         payload: memoryview,
         now: float,
@@ -228,43 +232,45 @@ class Reassembler:
         )
         if before.received is None or before.is_lost:
             steps.append(partial(setattr, before, "received", None))
-            self._remove_for(key, -before.held, [], steps)
+            self._remove_for(key, -before.held, {}, steps)
         else:
             steps.append(partial(before.received.extend, payload))  # behind it, `_bytes` counts what is there
-            self._remove_for(key, len(payload), [], steps)
+            self._remove_for(key, len(payload), {}, steps)
 
     def _remove_for(
-        self, key: tuple[int, int], wanted: int, gone: list[tuple[int, int]], steps: list[Callable[[], object]]
+        self, key: _Key, wanted: int, gone: dict[_Key, _Unfinished], steps: list[Callable[[], object]]
     ) -> None:
         """Abandon those in `gone`, and the oldest others if `wanted` more bytes for this one are more than may be."""
-        held = self._bytes + wanted - sum(self.unfinished[one].held for one in gone)
+        held = self._bytes + wanted - sum(one.held for one in gone.values())
         if held > self._max_bytes:
-            for other, unfinished in self.unfinished.items():
+            for other, unfinished in self._all():
                 if held > self._max_bytes and other != key and other not in gone:
-                    gone.append(other)
+                    gone[other] = unfinished
                     held -= unfinished.held
         self._remove(gone, steps, abandoned=len(gone), wanted=wanted)
 
     def _remove(
-        self, keys: list[tuple[int, int]], steps: list[Callable[[], object]], *, abandoned: int, wanted: int = 0
+        self, gone: dict[_Key, _Unfinished], steps: list[Callable[[], object]], *, abandoned: int, wanted: int = 0
     ) -> None:
         """Forget these messages, and hold `wanted` more bytes."""
-        held = self._bytes + wanted - sum(self.unfinished[one].held for one in keys)
-        steps += [partial(self.unfinished.pop, one) for one in keys]
+        held = self._bytes + wanted - sum(one.held for one in gone.values())
+        steps += [partial(self.unfinished.pop, one) for one in gone]
         if held != self._bytes:
             steps.append(partial(setattr, self, "_bytes", held))
         if abandoned:
             steps.append(partial(setattr, self, "_abandoned", self._abandoned + abandoned))
 
-    def expire(self, now: float) -> None:
-        """Abandon the messages whose last fragment is older than the timeout."""
-        while self.unfinished:
-            key, unfinished = next(iter(self.unfinished.items()))
-            if unfinished.deadline >= now:
-                break
-            if self.unfinished.pop(key, None) is not None:
-                self._abandoned += 1
-            self._bytes = sum(one.held for one in self.unfinished.values())
+    def expire(self, now: float, steps: list[Callable[[], object]]) -> None:
+        """Abandon the messages whose last fragment is older than the timeout.  `steps` is what it is for add()."""
+        gone = {key: one for key, one in self._all() if one.deadline < now}
+        self._remove(gone, steps, abandoned=len(gone))
+
+    def _all(self) -> tuple[tuple[_Key, _Unfinished], ...]:
+        """The unfinished messages; none if a signal's handler has changed them meanwhile, as nobody needs them then."""
+        try:
+            return tuple(self.unfinished.items())
+        except RuntimeError:
+            return ()
 
 
 def _join(unfinished: _Unfinished, last: memoryview) -> tuple[bytes, bytes]:

@@ -11,6 +11,14 @@ All numbers are little-endian.
     ASK       nothing: which topics do you subscribe to?
     TOPICS    a JSON array of strings: the answer to ASK
 
+and between the nodes of a cluster (pubsub/elsewhere.py):
+
+    HELLO     nothing: the sender subscribes from now on, and asks for NUMBERS
+    NUMBERS   u8 version = 1, 3 bytes unused, u32 count, u64 table, u64 milliseconds since the last publication in it;
+              then, for each slot in which something has been published, u32 slot, u64 number
+    ROLL      nothing: which processes of your node subscribe?
+    MEMBERS   u8 version = 1, 3 bytes unused, u32 count; then, for each of these, u64 pid, u64 unique id
+
 `table` and `slot` say whose number it is: publications of a slot are numbered without a break, whichever process has
 the slot (pubsub/table.py).
 
@@ -23,12 +31,15 @@ from __future__ import annotations
 import enum
 import json
 import struct
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from msgd.errors import MalformedMessage
 from msgd.wire.message_types import PUBSUB_BLOCK
+from msgd.wire.server_id import PID_MAX
 
-PUBLISH, ACK, CHECK, ASK, TOPICS = range(PUBSUB_BLOCK << 8, (PUBSUB_BLOCK << 8) + 5)
+_FIRST_TYPE = PUBSUB_BLOCK << 8
+PUBLISH, ACK, CHECK, ASK, TOPICS, HELLO, NUMBERS, ROLL, MEMBERS = range(_FIRST_TYPE, _FIRST_TYPE + 9)
 """The message types, all of the class PUBSUB."""
 
 TOPIC_MAX = 1024
@@ -40,6 +51,10 @@ WILDCARDS = frozenset("*?")
 _VERSION = 1
 _PUBLISH = struct.Struct("<BBHIQQ")
 _ACK = struct.Struct("<BBHI")
+_NUMBERS = struct.Struct("<B3xIQQ")
+_NUMBER = struct.Struct("<IQ")
+_MEMBERS = struct.Struct("<B3xI")
+_MEMBER = struct.Struct("<QQ")
 HEADER_SIZE = _PUBLISH.size
 """Bytes of a publication besides its topic and its data."""
 
@@ -94,6 +109,17 @@ class Publish(NamedTuple):
             return text if self.kind is Kind.TEXT else json.loads(text)
         except (ValueError, RecursionError) as error:
             raise MalformedMessage(f"the data of a publication to {self.topic!r}: {error}") from None
+
+
+class Numbers(NamedTuple):
+    """How much has been published in a directory of another node.
+
+    `quiet`: seconds since the last publication.  `by_slot`: the number of the last publication of each slot.
+    """
+
+    table: int
+    quiet: float
+    by_slot: Mapping[int, int]
 
 
 class Ack(NamedTuple):
@@ -189,3 +215,41 @@ def unpack_topics(data: bytes) -> list[str]:
     if not isinstance(topics, list) or len(topics) > _TOPICS_MAX or not all(isinstance(one, str) for one in topics):
         raise MalformedMessage("a list of topics is an array of strings")
     return topics
+
+
+def pack_numbers(numbers: Numbers) -> bytes:
+    """What has been published here, for other nodes."""
+    quiet = min(int(numbers.quiet * 1000), (1 << 64) - 1)
+    head = _NUMBERS.pack(_VERSION, len(numbers.by_slot), numbers.table, quiet)
+    return head + b"".join(_NUMBER.pack(*one) for one in numbers.by_slot.items())
+
+
+def unpack_numbers(data: bytes, slots: int) -> Numbers:
+    """Read it; `slots`: how many a table has.  Raises MalformedMessage."""
+    if len(data) < _NUMBERS.size:
+        raise MalformedMessage(f"numbers of publications have at least {_NUMBERS.size} bytes, not {len(data)}")
+    version, count, table, quiet = _NUMBERS.unpack_from(data)
+    if version != _VERSION or count > slots or len(data) != _NUMBERS.size + count * _NUMBER.size:
+        raise MalformedMessage(f"numbers of publications, version {version}: {count} of them in {len(data)} bytes")
+    by_slot = dict(_NUMBER.iter_unpack(data[_NUMBERS.size :]))
+    if any(slot >= slots for slot in by_slot):
+        raise MalformedMessage(f"the number of a publication in slot {max(by_slot)}")
+    return Numbers(table, quiet / 1000, by_slot)
+
+
+def pack_members(members: Collection[tuple[int, int]]) -> bytes:
+    """The processes of this node that subscribe, each by its pid and its unique id."""
+    return _MEMBERS.pack(_VERSION, len(members)) + b"".join(_MEMBER.pack(*one) for one in members)
+
+
+def unpack_members(data: bytes) -> list[tuple[int, int]]:
+    """Read the answer to ROLL.  Raises MalformedMessage."""
+    if len(data) < _MEMBERS.size:
+        raise MalformedMessage(f"a list of subscribers has at least {_MEMBERS.size} bytes, not {len(data)}")
+    version, count = _MEMBERS.unpack_from(data)
+    if version != _VERSION or len(data) != _MEMBERS.size + count * _MEMBER.size:
+        raise MalformedMessage(f"a list of subscribers, version {version}: {count} of them in {len(data)} bytes")
+    members = list(_MEMBER.iter_unpack(data[_MEMBERS.size :]))
+    if not all(0 < pid <= PID_MAX for pid, _ in members):
+        raise MalformedMessage("a list of subscribers with a number that is no pid")
+    return members

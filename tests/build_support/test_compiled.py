@@ -107,3 +107,14 @@ def test_an_old_one_is_not_kept(tree: Tree) -> None:
     os.utime(source, (2**31, 2**31))
     compile_in(tree)
     assert not extensions(tree)
+
+
+@pytest.mark.usefixtures("has_compiler")
+def test_the_flags_of_the_environment_are_used(tree: Tree) -> None:
+    """Those who build packages harden the code with them."""
+    tree.configure("--quiet")
+    given = {"CPPFLAGS": "-DONE=1", "CFLAGS": "-fstack-protector-strong -ffile-prefix-map=/a=/b", "LDFLAGS": "-Wl,-z,now"}
+    compile_in(tree, **given)
+    line = (tree.path / "build" / "compile.log").read_text()
+    assert all(word in line for text in given.values() for word in text.split())
+    assert describe(tree) == "yes"

@@ -8,9 +8,11 @@ Nobody local notices any of it, and messages to other nodes fail with a clear er
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ import pytest
 from msgd import Config, MessageType, Messaging, NoSuchProcess, QueueFull, SendStatus, ServerID, TransportError
 from tests.cluster.conftest import MakeConfig, StartPeer, await_link, trouble
 from tests.support.ctdb_nodes import Cluster, await_true
-from tests.support.harness import PATIENCE, TEXT, Session, dispatch_until, drain, serve, take_data
+from tests.support.harness import PATIENCE, TEXT, Session, dispatch_until, drain, send_many, serve, take_data
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +194,41 @@ def test_ctdbd_ends_while_messages_wait_and_comes_later(
         assert remote.call(take_data, 1) == [b"again"]
         here.remove_name("early")
         assert here.lookup("early") == []
+
+
+@contextlib.contextmanager
+def recovery(cluster: Cluster) -> Iterator[None]:
+    """A recovery that is in progress inside: it waits for a lock on one of ctdb's databases."""
+    node = cluster.nodes[0]
+    assert node.ctdb("attach", "held.tdb", "persistent") == (0, "")
+    [database] = (node.directory / "persistent").glob("held.tdb*")
+    with database.open("r+b") as held:
+        fcntl.lockf(held, fcntl.LOCK_EX)
+        recovering = threading.Thread(target=node.ctdb, args=("recover",))
+        recovering.start()
+        try:
+            await_true(lambda: "RECOVERY (1)" in cluster.nodes[1].ctdb("status")[1])
+            yield
+            assert "RECOVERY (1)" in cluster.nodes[1].ctdb("status")[1]
+        finally:
+            held.close()
+            recovering.join()
+
+
+def test_a_recovery_stops_no_message(cluster: Cluster, on_node: MakeConfig, start: StartPeer) -> None:
+    """Neither those of processes that were there before, nor of one that comes meanwhile."""
+    sender, remote, answering = start(0), start(1), start(2)
+    answering.begin(serve)
+    with recovery(cluster), Messaging(on_node(0)) as here:
+        remote.begin(take_data, 1002)
+        sender.call(send_many, remote.server_id, [b"%d" % one for one in range(1000)])
+        here.send(remote.server_id, TEXT, b"from a newcomer")
+        assert here.is_alive(remote.server_id)
+        assert here.request(answering.server_id, MessageType.PING, timeout=PATIENCE).src == answering.server_id
+        assert here.send_all(TEXT, b"to all").nodes == {1: None, 2: None}
+        came = remote.hear()
+        assert [data for data in came if data.isdigit()] == [b"%d" % one for one in range(1000)]
+        assert sorted(data for data in came if not data.isdigit()) == [b"from a newcomer", b"to all"]
 
 
 class Impostor:

@@ -24,6 +24,7 @@ from msgd import (
     SendStatus,
     ServerID,
 )
+from msgd.native import native
 from tests.cluster.conftest import MakeConfig, StartPeer
 from tests.support.harness import (
     PATIENCE,
@@ -200,6 +201,40 @@ def test_this_node_has_two_numbers(here: Messaging, start: StartPeer) -> None:
     for vnn in (0, 0xFFFFFFFF):
         address = peer.server_id._replace(vnn=vnn)
         assert here.request(address, TEXT, b"x", TEXT + 1, timeout=PATIENCE).src == peer.server_id
+
+
+@pytest.mark.skipif(native is None, reason="the compiled hot path is not there: install a C compiler and run make")
+def test_local_messages_take_the_compiled_path(here: Messaging, start: StartPeer) -> None:
+    """Whichever way the local address is written; messages to other nodes do not."""
+    local, remote = start(0), start(1)
+    sender = here._endpoint.plain_sender
+    assert sender is not None
+    assert sender.node == 0
+    for vnn in (0, 0xFFFFFFFF):
+        address = local.server_id._replace(vnn=vnn)
+        here.send(address, TEXT, b"finds the destination")
+        before = sender.sent
+        here.send(address, TEXT, b"plain")
+        assert sender.sent == before + 1
+    here.send(remote.server_id, TEXT, b"far")
+    here.send(remote.server_id, TEXT, b"far")
+    assert sender.sent == before + 1
+    assert local.call(take_data, 4)[-1] == b"plain"
+    assert remote.call(take_data, 2) == [b"far", b"far"]
+
+
+def test_a_flood_of_local_messages_does_not_hold_up_those_of_other_nodes(here: Messaging, start: StartPeer) -> None:
+    """In each of these rounds a local message has come."""
+    remote = start(1)
+    texts: list[Message] = []
+    here.register(TEXT, texts.append)
+    remote.call(send_many, here.server_id, [b"far"])
+    assert here._endpoint.cluster is not None
+    assert select.select([here._endpoint.cluster._link.fileno()], [], [], PATIENCE)[0]
+    for _ in range(100):
+        here.send(here.server_id, TEXT, b"local")
+        here.dispatch()
+    assert sum(message.data == b"far" for message in texts) == 1
 
 
 def test_names_are_of_this_node(here: Messaging, start: StartPeer) -> None:

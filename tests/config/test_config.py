@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from msgd import _registry
-from msgd.config import PARAMETERS, Config, ConfigValues, changes_on_reload, config
+from msgd.config import PARAMETERS, Config, changes_on_reload, config
 from msgd.config.kinds import Boolean, Groups, Level, LogLevel, Number, Seconds, SocketAddress, TypeRules, Users
 from msgd.config.parameters import Parameter, find, no_such_parameter
 from msgd.config.problems import Weight
+from msgd.config.values import ConfigValues
 from msgd.errors import ConfigError
 
 OFFICE = Path(__file__).with_name("office.conf")

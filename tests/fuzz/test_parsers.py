@@ -42,7 +42,7 @@ from msgd.wire.tdb_record import (
     segment_number,
 )
 from msgd.wire.tdb_space import rebuilt_free_list
-from tests.wire.joined import add, fragment
+from tests.wire.joined import add, expire, fragment
 from tests.wire.strategies import server_ids, uint32
 
 SECONDS = float(os.environ.get("MSGD_FUZZ_SECONDS", "1"))
@@ -132,7 +132,7 @@ def datagrams(received: list[bytes]) -> None:
             assert len(header) == HEADER_SIZE
             assert len(header) + len(payload) <= _TOTAL_MAX
         assert sum(one.held for one in reassembler.unfinished.values()) <= _KEPT_MAX
-    reassembler.expire(1e9)
+    expire(reassembler, 1e9)
     assert not reassembler
     assert reassembler._bytes == 0
 

@@ -116,7 +116,7 @@ def test_close_closes_what_is_kept(config: Config) -> None:
         receiver: Receiver = messaging._endpoint.backend._receiver  # type: ignore[attr-defined]
         reading, writing = os.pipe()
         receiver._received.append(
-            (whole(b""), [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [reading]).tobytes())], 0)
+            (whole(b""), [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [reading]).tobytes())], 0, None)
         )
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(reading)

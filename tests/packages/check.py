@@ -57,7 +57,7 @@ def as_the_version_before(packages: Path, target: Path) -> None:
         unpacked = target / package.stem
         run("dpkg-deb", "-R", package, unpacked)
         control = unpacked / "DEBIAN" / "control"
-        control.write_text(re.sub(r"(Version: |\(= )([\d.]+)-1", r"\1\2~before-1", control.read_text()))
+        control.write_text(re.sub(r"(Version: |\((?:>=|<<) )([\d.]+)-1", r"\1\2~before-1", control.read_text()))
         run("dpkg-deb", "--root-owner-group", "-b", unpacked, target / f"{package.stem}_before.deb")
         shutil.rmtree(unpacked)
 

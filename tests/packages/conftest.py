@@ -14,7 +14,15 @@ import pytest
 from build_support.project import ROOT
 
 BUILD_TIMEOUT = 600.0
-BUILD_DEPENDENCIES = ("debhelper", "dh-python", "python3-daemon", "python3-iniconfig", "python3-systemd", "python3-tdb")
+BUILD_DEPENDENCIES = (
+    "debhelper",
+    "dh-python",
+    "python3-daemon",
+    "python3-dev",
+    "python3-iniconfig",
+    "python3-systemd",
+    "python3-tdb",
+)
 
 
 def unfit() -> str | None:
@@ -27,12 +35,8 @@ def unfit() -> str | None:
     return asked.stderr.strip() or None
 
 
-@pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the packages, which were built with the network cut off and Debian's programs alone."""
-    if reason := unfit():
-        pytest.skip(reason)
-    target = tmp_path_factory.mktemp("packages")
+def build(target: Path) -> None:
+    """Build the packages in a directory, with the network cut off and Debian's programs alone."""
     done = subprocess.run(
         ["unshare", "--net", "/usr/bin/python3", "-B", "-m", "build_support.deb", str(target)],
         cwd=ROOT,
@@ -43,4 +47,13 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the packages."""
+    if reason := unfit():
+        pytest.skip(reason)
+    target = tmp_path_factory.mktemp("packages")
+    build(target)
     return target

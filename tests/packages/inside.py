@@ -81,6 +81,7 @@ def the_version_before_is_installed_and_runs() -> None:
     assert run("systemctl", "is-enabled", "msgd.service", "msgd.socket") == "enabled\nenabled"
     assert run("msgcontrol", "msgd", "ping") == f"PONG from pid {main_pid()}"
     assert run("sysctl", "-n", "net.unix.max_dgram_qlen") == "4096"
+    assert "compiled hot path: yes" in run("msgd", "-b")
 
 
 @check

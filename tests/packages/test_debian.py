@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from build_support import project
 from build_support.project import ROOT
 from tests.packages import check
-from tests.packages.conftest import BUILD_TIMEOUT
+from tests.packages.conftest import BUILD_TIMEOUT, build
 from tests.support import container
 
 NAMES = ("msgd", "msgd-bench", "python3-msgd")
@@ -22,7 +23,7 @@ REASON = container.unfit()
 UNITS = ROOT / "tests" / "systemd" / "inside.py"
 
 pytestmark = [
-    pytest.mark.timeout(BUILD_TIMEOUT + container.TIMEOUT),
+    pytest.mark.timeout(2 * BUILD_TIMEOUT + container.TIMEOUT),
     pytest.mark.skipif(not (ROOT / "debian").exists(), reason="this is an unpacked source archive, without debian/"),
 ]
 
@@ -34,7 +35,10 @@ def contents(packages: Path, name: str) -> set[str]:
 
 def test_there_are_source_and_binary_packages(packages: Path) -> None:
     version = project.read(ROOT).version
-    assert {path.name for path in packages.glob("*.deb")} == {f"{name}_{version}-1_all.deb" for name in NAMES}
+    here = check.run("dpkg", "--print-architecture").strip()
+    architectures = {name: here if name == "python3-msgd" else "all" for name in NAMES}
+    wanted = {f"{name}_{version}-1_{architecture}.deb" for name, architecture in architectures.items()}
+    assert {path.name for path in packages.glob("*.deb")} == wanted
     assert (packages / f"msgd_{version}.orig.tar.gz").exists()
     assert "Format: 3.0 (quilt)" in (packages / f"msgd_{version}-1.dsc").read_text()
 
@@ -50,10 +54,21 @@ def test_each_file_is_in_its_package(packages: Path) -> None:
     daemon, library, bench = (contents(packages, name) for name in ("msgd", "python3-msgd", "msgd-bench"))
     assert {"/usr/sbin/msgd", "/usr/bin/msgcontrol", "/etc/msgd/smb.conf", "/usr/share/doc/msgd/gateway.md"} < daemon
     assert "/usr/lib/python3/dist-packages/msgd/messaging/context.py" in library
+    extensions = {path for path in library if path.startswith("/usr/lib/python3/dist-packages/msgd/_native.")}
+    assert len(extensions) == (sys.byteorder == "little")
     assert {"/usr/bin/msgbench", "/usr/lib/python3/dist-packages/msgd/bench/main.py"} < bench
     assert not [path for path in daemon | library | bench if path.endswith(".pyc") or "manifest.json" in path]
     for one, other in ((daemon, library), (daemon, bench), (library, bench)):
         assert all(path.endswith("/") for path in one & other)
+
+
+def test_the_same_packages_are_built_in_another_directory(packages: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "another" / "directory"
+    elsewhere.mkdir(parents=True)
+    build(elsewhere)
+    for pattern in ("*.deb", "*.tar.*"):
+        for package in packages.glob(pattern):
+            assert (elsewhere / package.name).read_bytes() == package.read_bytes(), package.name
 
 
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not installed")

@@ -1,110 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""Real ctdbd: the nodes of a cluster on addresses of the loopback, without systemd.
-
-Rule 1.  Each cluster has its own addresses, since ctdb's port is fixed.  A cluster that finds them taken (another
-worker of pytest) takes the next ones.
-Rule 2.  A node that hangs counts as dead after 4 seconds here.  ctdb's own defaults would make a test wait for 28.
-Rule 3.  A node's helpers do not always end with it, so each is found before the node ends, and killed by its pid.
-"""
+"""Real ctdbd that tests stop, kill and start again; msgd/bench/ctdb_nodes.py runs them."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
-import shutil
 import signal
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
 
-PORT = 4379
-PATIENCE = 60.0
-"""Seconds after which a cluster that is not ready fails the test."""
+from msgd.bench import ctdb_nodes
+from msgd.bench.ctdb_nodes import PATIENCE, await_true, missing
 
-_STEP = 0.05
-_TUNABLES = (
-    "KeepaliveInterval=1\nKeepaliveLimit=3\nMonitorInterval=1\n"
-    "RecoverInterval=1\nRerecoveryTimeout=1\nElectionTimeout=1\n"
-)
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+__all__ = ["PATIENCE", "Cluster", "Node", "await_true", "missing"]
 
 
-def missing() -> str | None:
-    """What is missing to run ctdb here, and how to get it; None if nothing is missing."""
-    if os.geteuid() != 0:
-        return "ctdbd needs root: run the tests as root"
-    if shutil.which("ctdbd", path=_PATH) is None:
-        return "ctdbd not found: apt-get install ctdb"
-    return None
-
-
-class Node:
-    """One ctdbd, in a directory of its own."""
-
-    def __init__(self, number: int, address: str, directory: Path, lock: Path, prefix: tuple[str, ...] = ()) -> None:
-        self.number = number
-        self.address = address
-        self.directory = directory
-        self.socket = directory / "run" / "ctdbd.socket"
-        self._prefix = prefix
-        """What the commands are run by: `ip netns exec NAME`, say."""
-        self._daemon: subprocess.Popen[bytes] | None = None
-        self._helpers: tuple[int, ...] = ()
-        for name in ("run", "events/legacy", "volatile", "persistent", "state"):
-            (directory / name).mkdir(parents=True)
-        (directory / "ctdb.tunables").write_text(_TUNABLES)
-        (directory / "ctdb.conf").write_text(
-            f"[logging]\n    location = file:{directory}/log\n"
-            f"[cluster]\n    node address = {address}\n    leader timeout = 2\n    cluster lock = {lock}\n"
-            f"[database]\n    volatile database directory = {directory}/volatile\n"
-            f"    persistent database directory = {directory}/persistent\n"
-            f"    state database directory = {directory}/state\n"
-            "[failover]\n    disabled = true\n"
-        )
-
-    @property
-    def pid(self) -> int:
-        """The pid of its ctdbd."""
-        assert self._daemon is not None
-        return self._daemon.pid
-
-    def start(self) -> None:
-        """Start ctdbd; await_ready() waits until it works."""
-        (self.directory / "run" / "ctdbd.pid").unlink(missing_ok=True)
-        with (self.directory / "output").open("ab") as output:
-            self._daemon = subprocess.Popen(
-                [*self._prefix, "ctdbd", "--interactive"],
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def is_ready(self) -> bool:
-        """Whether it runs, and all nodes are connected and healthy in its eyes."""
-        assert self._daemon is not None
-        if self._daemon.poll() is not None:
-            raise AssertionError(f"ctdbd of node {self.number} has exited:\n{self.log()}")
-        return self.socket.exists() and self.ctdb("nodestatus", "all")[0] == 0
-
-    def ctdb(self, *arguments: str) -> tuple[int, str]:
-        """Run the `ctdb` tool on this node; its exit status and output."""
-        done = subprocess.run(
-            [*self._prefix, "ctdb", *arguments],
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE,
-        )
-        return done.returncode, done.stdout
+class Node(ctdb_nodes.Node):
+    """One ctdbd, which a test may stop."""
 
     def hang(self) -> None:
         """Send SIGSTOP and wait until ctdbd has stopped."""
@@ -115,117 +26,18 @@ class Node:
         """Send SIGCONT."""
         os.kill(self.pid, signal.SIGCONT)
 
-    def kill(self) -> None:
-        """Kill ctdbd, as a crash of the node would, and its helpers."""
-        if self._daemon is None:
-            return
-        helpers = tuple(_descendants(self.pid))
-        self._daemon.kill()
-        self._daemon.wait()
-        self._daemon = None
-        for pid in helpers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
-    def log(self) -> str:
-        """The end of its log and its output."""
-        texts = [path.read_text(errors="replace") for path in (self.directory / "log", self.directory / "output")
-                 if path.exists()]  # fmt: skip
-        return "\n".join(text[-4000:] for text in texts)
-
-    def _environment(self) -> dict[str, str]:
-        return os.environ | {"PATH": _PATH, "CTDB_TEST_MODE": "yes", "CTDB_BASE": str(self.directory)}
-
-
-class Cluster:
-    """Some nodes on one machine; they run inside the `with` block.
-
-    `namespaces`: by address, the network namespace in which that node runs; by default, three nodes on the loopback.
-    """
+class Cluster(ctdb_nodes.Nodes[Node]):
+    """Some nodes on one machine; see Nodes."""
 
     def __init__(self, directory: Path, namespaces: dict[str, str] | None = None) -> None:
-        addresses = list(namespaces or _free_addresses(3))
-        self.nodes = [
-            Node(
-                number,
-                address,
-                directory / str(number),
-                directory / "lock",
-                ("ip", "netns", "exec", namespaces[address]) if namespaces else (),
-            )
-            for number, address in enumerate(addresses)
-        ]
-        for node in self.nodes:
-            (node.directory / "nodes").write_text("".join(f"{address}\n" for address in addresses))
-
-    def __enter__(self) -> Self:
-        try:
-            for node in self.nodes:
-                node.start()
-            self.await_ready()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for node in self.nodes:
-            node.kill()
-
-    def await_ready(self) -> None:
-        """Wait until every node sees every node healthy."""
-        await_true(lambda: all(node.is_ready() for node in self.nodes), self.report)
+        super().__init__(Node, directory, namespaces)
 
     def restore(self) -> None:
         """Make all nodes run again after a test that has stopped or killed some."""
         for node in self.nodes:
-            if node._daemon is None:
+            if node.daemon is None:
                 node.start()
             else:
                 node.resume()
         self.await_ready()
-
-    def report(self) -> str:
-        """What the nodes say of each other, for a test that fails."""
-        return "\n".join(f"node {node.number}: {node.ctdb('nodestatus', 'all')}\n{node.log()}" for node in self.nodes)
-
-
-def await_true(is_true: Callable[[], bool], report: Callable[[], str] = str, patience: float = PATIENCE) -> None:
-    """Wait until another program's state is as wanted, where nothing announces it.
-
-    Raises AssertionError with the report after `patience` seconds.
-    """
-    deadline = time.monotonic() + patience
-    while not is_true():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not so within {patience:g} seconds:\n{report()}")
-        select.select([], [], [], _STEP)
-
-
-def _free_addresses(number: int) -> list[str]:
-    """Addresses of the loopback on which no ctdbd listens; the choice begins with this process's pid."""
-    for attempt in range(200):
-        block = 1 + (os.getpid() + attempt) % 250
-        addresses = [f"127.0.{block}.{host}" for host in range(1, number + 1)]
-        if all(_is_free(address) for address in addresses):
-            return addresses
-    raise AssertionError(f"no addresses 127.0.x.x are free on port {PORT}")
-
-
-def _is_free(address: str) -> bool:
-    try:
-        socket.create_server((address, PORT)).close()
-    except OSError:
-        return False
-    return True
-
-
-def _descendants(pid: int) -> Iterator[int]:
-    """The living descendants of a process."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return
-    for child in map(int, children):
-        yield child
-        yield from _descendants(child)

@@ -82,6 +82,7 @@ def test_json(place: Place, peers: tuple[Peer, Peer]) -> None:
         "kind": "msgd",
         "hung": None,
         "waits_in": None,
+        "node": None,
     }
     row = found[dead.pid]
     assert (row["state"], row["classes"], row["names"]) == ("dead", ["PRINT"], [])

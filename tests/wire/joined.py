@@ -29,3 +29,11 @@ def add(
     finally:
         for step in steps:
             step()
+
+
+def expire(reassembler: Reassembler, now: float) -> None:
+    """Abandon what is too old, and make the changes that this calls for."""
+    steps: list[Callable[[], object]] = []
+    reassembler.expire(now, steps)
+    for step in steps:
+        step()

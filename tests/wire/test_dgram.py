@@ -26,7 +26,7 @@ from msgd.wire.dgram import (
     split_batch,
 )
 from msgd.wire.header import HEADER_SIZE
-from tests.wire.joined import add, fragment
+from tests.wire.joined import add, expire, fragment
 
 TIMEOUT = 60.0
 messages = st.binary(min_size=HEADER_SIZE, max_size=6000)
@@ -181,9 +181,9 @@ def test_expiry() -> None:
     first, second, third = fragment(bytes(2500), 1, 5, 3)
     add(reassembler, first, 5, 0)
     add(reassembler, second, 5, TIMEOUT)
-    reassembler.expire(2 * TIMEOUT)
+    expire(reassembler, 2 * TIMEOUT)
     assert len(reassembler) == 1
-    reassembler.expire(2 * TIMEOUT + 1)
+    expire(reassembler, 2 * TIMEOUT + 1)
     assert len(reassembler) == 0
     assert reassembler.take_abandoned() == 1
     add(reassembler, first, 5, 0)
@@ -258,7 +258,7 @@ class Hostile(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 100))
     def wait(self, seconds: float) -> None:
         self.now += seconds
-        self.reassembler.expire(self.now)
+        expire(self.reassembler, self.now)
 
     @invariant()
     def bounded(self) -> None:

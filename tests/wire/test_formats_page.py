@@ -31,7 +31,16 @@ from msgd.wire.gateway.replies import write_answer, write_event
 from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message, pack_header
 from msgd.wire.monitor import Event, Filter
-from msgd.wire.pubsub import Ack, Outcome, pack_ack, pack_data, pack_publish
+from msgd.wire.pubsub import (
+    Ack,
+    Numbers,
+    Outcome,
+    pack_ack,
+    pack_data,
+    pack_members,
+    pack_numbers,
+    pack_publish,
+)
 from msgd.wire.refusal import Reason, pack_refusal
 from msgd.wire.samba3_connections import connection_key, pack_connection
 from msgd.wire.stream import Hello, pack_frame
@@ -78,6 +87,8 @@ PACKED: dict[str, bytes] = {
     "refusal": pack_refusal(Reason.NO_HANDLER, 0xF200),
     "publish": pack_publish(2, DST.unique_id, 5, b"prices.eur", *pack_data({"eur": 1.1})),
     "ack": pack_ack(Ack(Outcome.FAILED, 1, "ValueError: no")),
+    "numbers": pack_numbers(Numbers(DST.unique_id, 1.5, {2: 5})),
+    "members": pack_members([(DST.pid, DST.unique_id)]),
     "monitor-packet": Event(1767225601.0, 3, True, PING, SRC, DST, 2, b"hi").pack(),
     "dgram-whole": WHOLE_COOKIE + pack_header(DST, SRC, PING) + b"hi",
     "dgram-first-fragment": FRAGMENTS[0],

@@ -23,13 +23,18 @@ from msgd.wire.pubsub import (
     TOPICS,
     Ack,
     Kind,
+    Numbers,
     Outcome,
     pack_ack,
     pack_data,
+    pack_members,
+    pack_numbers,
     pack_publish,
     pack_topics,
     topic_bytes,
     unpack_ack,
+    unpack_members,
+    unpack_numbers,
     unpack_publish,
     unpack_topics,
 )
@@ -111,8 +116,42 @@ def test_a_bad_list_of_topics_is_refused(bad: bytes) -> None:
         unpack_topics(bad)
 
 
+def test_what_nodes_tell_each_other() -> None:
+    numbers = Numbers(7, 2.5, {0: 1, 9: 1 << 60})
+    assert unpack_numbers(pack_numbers(numbers), 10) == numbers
+    assert unpack_numbers(pack_numbers(Numbers(7, 1e30, {})), 10).quiet > 1e15
+    assert unpack_members(pack_members([(1, 2), (4711, 1 << 63)])) == [(1, 2), (4711, 1 << 63)]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pack_numbers(Numbers(7, 0, {10: 1})),
+        pack_numbers(Numbers(7, 0, dict.fromkeys(range(11), 1))),
+        pack_numbers(Numbers(7, 0, {1: 1}))[:-1],
+        b"\2" + pack_numbers(Numbers(7, 0, {}))[1:],
+    ],
+    ids=["slot", "count", "short", "version"],
+)
+def test_bad_numbers_are_refused(bad: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        unpack_numbers(bad, 10)
+
+
+@pytest.mark.parametrize("bad", [pack_members([(0, 1)]), pack_members([(1 << 40, 1)]), pack_members([(1, 1)]) + b"x"])
+def test_a_bad_list_of_subscribers_is_refused(bad: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        unpack_members(bad)
+
+
 @given(st.binary(max_size=64))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    for unpack in (lambda: unpack_publish(data).data(), lambda: unpack_ack(data), lambda: unpack_topics(data)):
+    for unpack in (
+        lambda: unpack_publish(data).data(),
+        lambda: unpack_ack(data),
+        lambda: unpack_topics(data),
+        lambda: unpack_numbers(data, 1024),
+        lambda: unpack_members(data),
+    ):
         with contextlib.suppress(MalformedMessage):
             unpack()

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import array
 import errno
-import secrets
+import os
 import socket
 from collections.abc import Collection, Sequence
 
@@ -80,7 +80,7 @@ class Destination:
         """The datagram for the first messages of the queue, and how many they are; None if it is not made."""
         # A random start: an earlier socket with this number, in this process or in one that had its pid, may have left
         # an unfinished message at the receiver.
-        self._cookie = secrets.randbelow(COOKIE_MAX) + 1
+        self._cookie = int.from_bytes(os.urandom(8)) % COOKIE_MAX + 1
         self._sent_bytes = 0  # of the message under this cookie, in fragments
 
     def begin_message(self) -> None:

@@ -16,15 +16,16 @@ Nearly every datagram is a whole message without descriptors, from a sender whos
 receive() handles that case in its own loop; all others go through _receive_checked().
 
 What is received is in `_received` until it has been settled, or in the inbox: an exception that a signal's handler
-raises loses and doubles nothing, and the next receive() begins with what is left (at_once.py).  The compiled twin of
-the loop takes many datagrams in one call, and delivers those at once that are in front of the first that is not plain.
-That one and those behind it go into `_received`, too.
+raises loses and doubles nothing, and the next receive() begins with what is left (at_once.py).  A handler may dispatch,
+too, at any moment: an inner receive() goes on with the head of `_received`, and the outer one finds another head, or
+none.  What is there is settled before more is received.  The compiled twin of the loop takes many datagrams in one
+call, and delivers those at once that are in front of the first that is not plain.  That one and those behind it go into
+`_received`, too.
 """
 
 from __future__ import annotations
 
 import array
-import contextlib
 import os
 import socket
 import time
@@ -34,7 +35,7 @@ from functools import partial
 from itertools import repeat
 from typing import Any, Final
 
-from msgd.backends.at_once import Step, do, move_all, take_head
+from msgd.backends.at_once import Step, giving, head_of, if_empty, move_all, take_head
 from msgd.backends.base import Deliver
 from msgd.backends.sockets import bind_socket
 from msgd.config import Config
@@ -74,7 +75,7 @@ _WHOLE_MIN = len(WHOLE_COOKIE) + HEADER_SIZE
 Ancillary = list[tuple[int, int, bytes]]
 
 Datagram = tuple[Any, ...]
-"""What recvmsg() returns: the bytes, their ancillary data, flags, and an address that the compiled twin leaves out.
+"""What recvmsg() returns: the bytes, their ancillary data, flags, and an address that nobody needs.
 
 Where a datagram may be long, it is what recvmsg_into() returns: its length in place of the datagram.
 """
@@ -98,9 +99,12 @@ class Receiver:
         self._decoder = MessageDecoder()
         self._known_senders: dict[bytes, int] = {}
         self._received: deque[Any] = deque()
-        """Datagrams that have been received and not been settled, the oldest first; Messages are those checked."""
-        self._take = self._taking_short(self._received)
-        self._buffer: bytearray | None = None
+        """What has been received and not been settled, the oldest first.
+
+        A float is no datagram: it is the time at which unfinished messages are to be given up that are too old.
+        """
+        self._take_short = self._taking_short()
+        self._buffer = bytearray()
         """For a datagram that may be long; `_received` has only its length."""
         self._unwanted: deque[int] = deque()
         """Descriptors to be closed."""
@@ -119,124 +123,108 @@ class Receiver:
         self.socket.close()
         while self._received:
             one = self._received.popleft()
-            self._unwanted.extend(() if isinstance(one, Message) else _split_ancillary(one[1])[1])
+            self._unwanted.extend(() if isinstance(one, float) else _split_ancillary(one[1])[1])
         self._close_unwanted()
 
     def receive(self, deliver: Deliver) -> None:
         """Read datagrams until there are none, or a bounded number of them; pass on the messages they complete."""
-        if self._received:
-            self._take_over()
         self._close_unwanted()
-        received = self._received
-        try:
-            while self._received:
-                self._settle(deliver)
-            if self._decoder.addresses is None:
-                self._receive_singly(deliver)
-            else:
-                self._receive_together(deliver)
-        except IndexError:
-            if received:
-                raise
-            # otherwise a signal's handler has dispatched and settled what was here
+        if self._decoder.addresses is None:
+            self._receive_singly(deliver)
+        else:
+            self._receive_together(deliver)
         if self.reassembler.unfinished and not self.is_closed:
-            self.reassembler.expire(time.monotonic())
-            self._count_abandoned()
-
-    def _take_over(self) -> None:
-        """Begin with what an exception has left, or what an outer receive() is at; that one finds nothing any more."""
-        old: deque[Any] = self._received
-        new: deque[Any] = deque()
-        take = self._taking_short(new)
-        do((
-            partial(new.extend, old),
-            old.clear,
-            partial(setattr, self, "_received", new),
-            partial(setattr, self, "_take", take),
-        ))  # fmt: skip
+            self._received.append(time.monotonic())
+        self._settle_all(deliver)
 
     def _receive_together(self, deliver: Deliver) -> None:
         """Do what _receive_singly() does, many datagrams in one call, unless a long message is on its way."""
-        received, addresses, take = self._received, self._decoder.addresses, native.receive_datagrams
+        addresses, take = self._decoder.addresses, native.receive_datagrams
         for _ in range(_CALLS_PER_CALL):
-            if received is not self._received:
-                return  # an inner receive() has taken over what was here, and has gone on
+            self._settle_all(deliver)
+            if self.is_closed:
+                return
             if self.reassembler.unfinished:
                 self._receive_singly(deliver)  # it needs one buffer for all of them
                 return
-            more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, received.append)
+            more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, self._received)
             if lost:
                 self._drops("no memory left", "datagrams", lost)
-            while received:
-                self._settle(deliver)
-                if self.is_closed:
-                    return
-                more = True
-            if not more:
+            if not (more or self._received):
                 return
 
     def _receive_singly(self, deliver: Deliver) -> None:
         """Take one datagram after the other."""
-        received, take, unfinished = self._received, self._take, self.reassembler.unfinished
+        received, unfinished = self._received, self.reassembler.unfinished
         senders, decode = self._known_senders, self._decoder.decode
-        give = map(deliver, map(deque.popleft, repeat(received)))
+        pair: list[Any] = [None, None]
+        give, take_short = giving(received, pair, deliver), self._take_short
         for _ in range(_DATAGRAMS_PER_CALL):
             try:
-                if unfinished:
-                    next(self._taking_long(received))
-                    self._settle(deliver)
+                if not received:
                     if self.is_closed:
                         return
-                    continue
-                next(take)
+                    next(self._taking_long() if unfinished else take_short)
+                head = received[0]
             except BlockingIOError:
-                break
-            datagram, ancillary, flags, _ = received[0]
-            if len(ancillary) == 1 and flags == _CLOEXEC and _WHOLE_MIN <= len(datagram) <= DATAGRAM_MAX:
-                pid = senders.get(ancillary[0][2])
-                if pid is not None and datagram.startswith(WHOLE_COOKIE):
-                    message = decode(datagram, len(WHOLE_COOKIE))
-                    if message.src.pid == pid:
-                        received[0] = message
-                        next(give)
-                        if self.is_closed:
-                            return
-                        continue
-            self._settle(deliver)
-            if self.is_closed:
                 return
+            except IndexError:  # a signal's handler has dispatched
+                continue
+            if head.__class__ is tuple:
+                datagram, ancillary, flags, _ = head
+                if (
+                    len(ancillary) == 1
+                    and flags == _CLOEXEC
+                    and datagram.__class__ is bytes
+                    and _WHOLE_MIN <= len(datagram) <= DATAGRAM_MAX
+                ):
+                    pid = senders.get(ancillary[0][2])
+                    if pid is not None and datagram.startswith(WHOLE_COOKIE):
+                        message = decode(datagram, len(WHOLE_COOKIE))
+                        if message.src.pid == pid:
+                            pair[0], pair[1] = head, message
+                            next(give)
+                            continue
+            self._settle(head, deliver)
 
-    def _taking_short(self, queue: deque[Any]) -> Iterator[None]:
-        """Each next() receives one datagram, and puts it into the queue, in one step."""
-        return self._taking(queue, self.socket.recvmsg, repeat(LONG_DATAGRAM_MAX))
+    def _taking_short(self) -> Iterator[object]:
+        """Each next() receives one datagram, and puts it behind what is in `_received`, in one step."""
+        return map(self._received.append, self._receiving(self.socket.recvmsg, LONG_DATAGRAM_MAX))
 
-    def _taking(self, queue: deque[Any], receive: Callable[..., Any], room: Iterator[object]) -> Iterator[None]:
-        return map(queue.append, map(receive, room, repeat(_ANCILLARY_SIZE), repeat(_CLOEXEC)))
-
-    def _taking_long(self, queue: deque[Any]) -> Iterator[None]:
-        """The same for a datagram that is likely to be long.
+    def _taking_long(self) -> Iterator[object]:
+        """The same for a datagram that is likely to be long, unless something is in `_received`.
 
         It is read into one buffer that is used again.  With a new one each time, malloc would return its memory to the
         system and fetch it again, page by page.  Whoever receives settles first what is in it.
         """
-        if self._buffer is None:
+        if not self._buffer:
             self._buffer = bytearray(LONG_DATAGRAM_MAX)
-        return self._taking(queue, self.socket.recvmsg_into, repeat((self._buffer,)))
+        return if_empty(self._received, self._receiving(self.socket.recvmsg_into, (self._buffer,)))
 
-    def _settle(self, deliver: Deliver) -> None:
-        """Deliver the message at the head of `_received`, or do what that datagram calls for.
+    def _receiving(self, receive: Callable[..., Datagram], room: object) -> Iterator[Datagram]:
+        return map(receive, repeat(room), repeat(_ANCILLARY_SIZE), repeat(_CLOEXEC))
 
-        All that is to be changed is found out first.  Then it is changed in one step, in which the datagram leaves the
-        queue.  So an exception that a signal's handler raises leaves everything as it was, or settled.
-        """
+    def _settle_all(self, deliver: Deliver) -> None:
         received = self._received
-        head = received[0]
-        if isinstance(head, Message):
-            take_head(received, (partial(deliver, head),))
-        else:
-            self._receive_checked(received, head, deliver)
+        while received:
+            self._settle(head_of(received), deliver)
 
-    def _receive_checked(self, received: deque[Any], head: Datagram, deliver: Deliver) -> None:
+    def _settle(self, head: float | Datagram | None, deliver: Deliver) -> None:
+        """Do what the head of `_received` calls for (None: a signal's handler has).
+
+        All that is to be changed is found out first.  Then it is changed in one step, in which the head leaves the
+        queue, if it is still there.  So an exception that a signal's handler raises leaves everything as it was, or
+        settled.
+        """
+        if isinstance(head, float):
+            steps: list[Step] = []
+            self.reassembler.expire(head, steps)
+            take_head(self._received, head, steps)
+            self._count_abandoned()
+        elif head is not None:
+            self._receive_checked(head, deliver)
+
+    def _receive_checked(self, head: Datagram, deliver: Deliver) -> None:
         """Check everything about the datagram at the head, and deliver the message that it is or completes."""
         credentials, fds = _split_ancillary(head[1])
         steps: list[Step] = []
@@ -256,11 +244,12 @@ class Receiver:
         elif fds:
             steps.append(partial(self._unwanted.extend, fds))
         try:
-            take_head(received, steps)
+            was_there = take_head(self._received, head, steps)
         except MemoryError:
+            was_there = True
             if messages is not None:  # of others, a part is lost, which the Reassembler finds
                 reason, detail = "no memory left", f"a message of {_describe(credentials)}"
-        if reason is not None:
+        if was_there and reason is not None:
             self._drops(reason, detail)
         self._close_unwanted()
         self._count_abandoned()
@@ -272,8 +261,8 @@ class Receiver:
 
         `steps` gets what is to be done about it.  Raises MalformedMessage, _UntrustedUser.
         """
-        received, _, flags, *_ = head
-        datagram = received if isinstance(received, bytes) else memoryview(self._buffer or b"")[:received]
+        received, _, flags, _ = head
+        datagram = received if isinstance(received, bytes) else memoryview(self._buffer)[:received]
         pid = self._check_credentials(credentials)
         if flags & _TRUNCATED:
             raise MalformedMessage(f"it is longer than the {len(datagram)} bytes that may come here")
@@ -329,9 +318,8 @@ class Receiver:
 
     def _close_unwanted(self) -> None:
         """Close the descriptors that nobody takes; each leaves the list in the call that closes it."""
-        while self._unwanted:
-            with contextlib.suppress(OSError):  # EBADF was seen under raising alarms; its cause is not known yet
-                move_all(self._unwanted, os.close)
+        if self._unwanted:
+            move_all(self._unwanted, os.close)
 
     def _count_abandoned(self) -> None:
         abandoned = self.reassembler.take_abandoned()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 
-_ENTRIES = 127
+_ENTRIES = 255
 _NAME = 56
 _SIZE = (1 + _ENTRIES) * (_NAME + 8)
 _LARGEST = (1 << 64) - 1

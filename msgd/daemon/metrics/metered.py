@@ -20,6 +20,9 @@ MESSAGES, BYTES, DROPS = "messages ", "bytes ", "drops "
 
 BUCKET, NANOSECONDS = "handler bucket ", "handler nanoseconds"
 HANDLER_ERRORS = "handler errors"
+NODE = "node "
+"""Prefix of counter names; `in NUMBER` or `out NUMBER` follows."""
+
 QUEUED_MESSAGES, QUEUED_BYTES, BLOCKED = "queued messages", "queued bytes", "blocked destinations"
 GAUGES = (QUEUED_MESSAGES, QUEUED_BYTES, BLOCKED)
 """Counters that hold a current value, not a total."""
@@ -60,6 +63,9 @@ class Meter(Observer):
             counters.set(QUEUED_BYTES, statistics.queued_bytes)
             counters.set(BLOCKED, statistics.blocked_destinations)
             counters.set(HANDLER_ERRORS, statistics.handler_errors)
+            for number, traffic in statistics.nodes.items():
+                counters.set(f"{NODE}out {number}", traffic.sent)
+                counters.set(f"{NODE}in {number}", traffic.received)
 
     def _count(self, direction: str, message_type: int, length: int) -> None:
         name = f"{direction} {class_names(message_class(message_type)).lower()}"

@@ -34,6 +34,7 @@ from msgd.daemon.metrics.metered import (
     QUEUED_BYTES,
     QUEUED_MESSAGES,
 )
+from msgd.daemon.metrics.nodes import node_families
 from msgd.daemon.metrics.scrapes import Answer, Scrapes
 from msgd.errors import BackendUnavailable, MsgdError
 from msgd.messaging import backend_class
@@ -115,7 +116,7 @@ class Metrics:
         def collector() -> _Collector:
             note_request()
             everything = (*_queues(self._config, totals), *gauges)
-            return _Collector(totals, everything, self._config.messaging_type)
+            return _Collector(totals, everything, self._config)
 
         with contextlib.suppress(ConnectionError):  # the scraper has gone
             client.setblocking(True)
@@ -125,10 +126,10 @@ class Metrics:
 class _Collector:
     """The metrics, as prometheus_client asks for them."""
 
-    def __init__(self, totals: Counter[str], gauges: Sequence[Gauge], messaging_type: str) -> None:
+    def __init__(self, totals: Counter[str], gauges: Sequence[Gauge], config: Config) -> None:
         self._totals = totals
         self._gauges = gauges
-        self._messaging_type = messaging_type
+        self._config = config
         self._core = importlib.import_module("prometheus_client.core")
 
     def collect(self) -> Iterator[Metric]:
@@ -150,6 +151,8 @@ class _Collector:
         )
         for name, text, number in self._gauges:
             yield core.GaugeMetricFamily(f"msgd_{name}", text, value=number)
+        if self._config.clustering:
+            yield from node_families(self._config, self._totals)
 
     def _by_class(self, name: str, text: str, prefix: str) -> CounterMetricFamily:
         family: CounterMetricFamily = self._core.CounterMetricFamily(
@@ -157,7 +160,7 @@ class _Collector:
         )
         for labels, number in _beginning(self._totals, prefix):
             direction, kind = labels.split(" ", 1)
-            family.add_metric([direction, kind, self._messaging_type], number)
+            family.add_metric([direction, kind, self._config.messaging_type], number)
         return family
 
 

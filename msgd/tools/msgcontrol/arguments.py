@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from msgd.tools.msgcontrol.commands import COMMANDS, LEFT_TO_SMBCONTROL
 from msgd.tools.msgcontrol.commands.general import MSG_CLEANUP
 from msgd.tools.msgcontrol.destination import DAEMONS, check_destination
 from msgd.tools.msgcontrol.samba_options import add_samba_options
-from msgd.tools.msgcontrol.subprogram import Subprogram
+from msgd.tools.msgcontrol.subprogram import Actions, Subprogram
 from msgd.tools.msgcontrol.subprograms import SUBPROGRAMS
 from msgd.wire.message_types import type_number
 
@@ -76,7 +75,13 @@ cannot be known.
 
 
 def make_parser() -> cli.Parser:
-    """The parser of msgcontrol's arguments.  The manual page is generated from it."""
+    """The parser of msgcontrol's arguments and those of its subprograms, from which the manual page is generated."""
+    parser = _make_own_parser()
+    parser.subprograms = {one.name: _make_subprogram_parser(one, one.load()) for one in SUBPROGRAMS}
+    return parser
+
+
+def _make_own_parser() -> cli.Parser:
     epilog = _EPILOG.format(
         daemons=", ".join(DAEMONS),
         commands=_rows([(command.usage, command.help) for command in COMMANDS]),
@@ -103,35 +108,37 @@ def make_parser() -> cli.Parser:
     commands = [command.name for command in COMMANDS if command is not MSG_CLEANUP]  # whoever types ms wants msgd
     parser.completion_words = [*DAEMONS, "all", "self", *commands, *(one.name for one in SUBPROGRAMS)]
     parser.completion_command = "msgstatus --names"
-    parser.subprograms = {one.name: make_subprogram_parser(one) for one in SUBPROGRAMS}
     return parser
 
 
-def make_subprogram_parser(subprogram: Subprogram) -> cli.Parser:
+def _make_subprogram_parser(subprogram: Subprogram, actions: Actions) -> cli.Parser:
     """The parser of a subprogram's arguments."""
     name = f"{PROGRAM} {subprogram.name}"
     description = f"{subprogram.help[:1].upper()}{subprogram.help[1:]}."
     parser = cli.Parser(name, description, "", f"{PROGRAM} [OPTION...] {subprogram.usage}")
     add_samba_options(parser)
-    subprogram.add_arguments(parser)
+    actions.add_arguments(parser)
     return parser
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments.
 
-    Adds `subprogram` to the namespace; where that is None, `request` too: what is to be sent.  Raises Refused.
+    Adds `run` to the namespace: what runs the subprogram that is asked for.  Where that is None, `request` too: what is
+    to be sent.  Raises Refused.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser()
+    parser = _make_own_parser()
     position = _first_word(parser, words)
     for subprogram in SUBPROGRAMS:
         if position is not None and words[position].lower() == subprogram.name:
-            parsed = make_subprogram_parser(subprogram).parse_intermixed_args(words[:position] + words[position + 1 :])
-            parsed.subprogram = subprogram
+            actions = subprogram.load()
+            own = _make_subprogram_parser(subprogram, actions)
+            parsed = own.parse_intermixed_args(words[:position] + words[position + 1 :])
+            parsed.run = actions.run
             return parsed
     parsed = parser.parse_intermixed_args(words)
-    parsed.subprogram = None
+    parsed.run = None
     command: Command = parsed.command
     if not command.least_arguments <= len(parsed.arguments) <= len(command.arguments):
         wanted = " ".join(command.arguments) or "no arguments"
@@ -188,6 +195,8 @@ def _command(name: str) -> Command:
             return command
     if folded in LEFT_TO_SMBCONTROL:
         raise argparse.ArgumentTypeError(f"msgcontrol has no {folded}; smbcontrol has it")
+    import difflib  # slow to import, and needed only here
+
     names = [command.name for command in COMMANDS]
     near = [one for one in names if one.startswith(folded)] or difflib.get_close_matches(folded, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(names)}"

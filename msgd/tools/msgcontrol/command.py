@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from msgd.config import Config
@@ -63,8 +62,7 @@ def _show_nothing(message: Message) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command.
 
     `arguments` names the arguments; those in brackets may be left out.  `payload` makes the message's data from them:

@@ -25,7 +25,6 @@ import resource
 import select
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from msgd.errors import MsgdError, NoHandler, NoSuchProcess
@@ -46,15 +45,15 @@ _PROBE_AFTER = 0.3
 """Seconds: most answers come within a thousandth of that, and a probe is a line in the log of Samba's daemons."""
 
 
-@dataclass(eq=False)
 class _Target:
     """A destination that was sent the message: whether it has received it, its answer, and that to the probe."""
 
-    dst: ServerID
-    pidfd: int
-    taken: bool
-    request: PendingRequest | None = None
-    probe: PendingRequest | None = None
+    def __init__(self, dst: ServerID, pidfd: int) -> None:
+        self.dst = dst
+        self.pidfd = pidfd
+        self.taken = False
+        self.request: PendingRequest | None = None
+        self.probe: PendingRequest | None = None
 
 
 class Exchange:
@@ -106,7 +105,7 @@ class Exchange:
                 outcome.failures[dst] = str(error)
             return
         self._open.callback(os.close, pidfd)
-        target = _Target(dst, pidfd, taken=False)
+        target = _Target(dst, pidfd)
         try:
             if request.answer is None:
                 status = self._messaging.send(dst, request.type, request.data)

@@ -38,8 +38,8 @@ def _run(argv: Sequence[str] | None) -> int:
         arguments = parse(argv)
         start_log(PROGRAM, arguments)
         config = load_config(arguments)
-        if arguments.subprogram is not None:
-            status: int = arguments.subprogram.run(arguments, config)
+        if arguments.run is not None:
+            status: int = arguments.run(arguments, config)
             return status
         return _do_command(arguments, config)
     except Refused as refused:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from msgd.tools.msgcontrol.command import Command
 from msgd.wire.header import Message
@@ -15,29 +14,29 @@ _MOST_NAMED = 10
 """How many processes an error message names; there may be thousands."""
 
 
-@dataclass
 class Outcome:
     """The outcome of the exchange.
 
     Each destination is in one of: `delivered`; `gone` (it did not exist, or ended before the exchange was complete);
     `late` (it is alive, but did not take the message or did not answer in time); `unhandled` (it took the message and
     has no handler for it); `failures` (sending failed, with the reason).
+
+    `is_answered`: whether the message is one that is answered.  `place` is the lock directory, for error messages.
     """
 
-    command: Command
-    is_answered: bool
-    """Whether the message is one that is answered."""
-    place: str
-    """The lock directory, for error messages."""
-    timeout: float
-    delivered: list[ServerID] = field(default_factory=list)
-    gone: list[ServerID] = field(default_factory=list)
-    late: list[ServerID] = field(default_factory=list)
-    unhandled: list[ServerID] = field(default_factory=list)
-    failures: dict[ServerID, str] = field(default_factory=dict)
-    answers: list[Message] = field(default_factory=list)
-    text: str = ""
-    """What the receiver has written into the pipe."""
+    def __init__(self, command: Command, is_answered: bool, place: str, timeout: float) -> None:
+        self.command = command
+        self.is_answered = is_answered
+        self.place = place
+        self.timeout = timeout
+        self.delivered: list[ServerID] = []
+        self.gone: list[ServerID] = []
+        self.late: list[ServerID] = []
+        self.unhandled: list[ServerID] = []
+        self.failures: dict[ServerID, str] = {}
+        self.answers: list[Message] = []
+        self.text = ""
+        """What the receiver has written into the pipe."""
 
     def fault(self, to_all: bool) -> str | None:
         """One line that says what went wrong, or None if nothing did.

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-import base64
-import json
+import binascii
 
 from msgd.programs.debug_levels import read_text
 from msgd.tools.msgcontrol.command import Command
@@ -22,6 +21,8 @@ def print_answer(command: Command, message: Message) -> None:
 
 def print_json(destination: str, outcome: Outcome) -> None:
     """Print the outcome as one JSON object on one line.  `destination` is the one that the user gave."""
+    import json  # slow to import, and rarely needed
+
     print(json.dumps(_as_json(destination, outcome)), flush=True)
 
 
@@ -40,7 +41,7 @@ def _as_json(destination: str, outcome: Outcome) -> dict[str, object]:
                 "server_id": str(message.src),
                 "type": type_name(message.type),
                 "text": read_text(message.data),
-                "base64": base64.b64encode(message.data).decode(),
+                "base64": binascii.b2a_base64(message.data, newline=False).decode(),
             }
             for message in outcome.answers
         ],

@@ -2,7 +2,7 @@
 # Copyright: The msgd authors
 """What a subprogram of msgcontrol is: a word in the place of the destination, with arguments and options of its own.
 
-To add one, write it into a file of `subprograms/` and name it in the table there.  A process whose registered name is
+To add one, write it into a file of `subprograms/` and a row into the table there.  A process whose registered name is
 the same word is reached by its server id.
 """
 
@@ -10,22 +10,31 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from msgd.config import Config
 from msgd.programs import cli
 
 
-@dataclass(frozen=True)
-class Subprogram:
-    """One subprogram.
+class Actions(NamedTuple):
+    """What a subprogram does.
 
-    `usage` is what is typed after `msgcontrol [OPTION...]`; `help` is one clause.  `add_arguments` adds the arguments
-    and options to a parser that has Samba's already.  `run` does the work and returns the exit status.
+    `add_arguments` adds the arguments and options to a parser that has Samba's already.  `run` does the work, and
+    returns the exit status.
+    """
+
+    add_arguments: Callable[[cli.Parser], None]
+    run: Callable[[argparse.Namespace, Config], int]
+
+
+class Subprogram(NamedTuple):
+    """One subprogram: what help and completion say of it.
+
+    `usage` is what is typed after `msgcontrol [OPTION...]`; `help` is one clause.  `load` imports the rest, which the
+    commands to a destination start without.
     """
 
     name: str
     usage: str
     help: str
-    add_arguments: Callable[[cli.Parser], None]
-    run: Callable[[argparse.Namespace, Config], int]
+    load: Callable[[], Actions]

@@ -20,6 +20,9 @@ _DESCRIPTION = "Show the processes that use messaging, and what dead ones have l
 
 _EPILOG = """\
 columns:
+  NODE           with clustering = yes: the number of this node.  Below the table
+                 are all nodes, as this node's ctdbd sees them: ok, or
+                 disconnected, unhealthy, disabled, banned, deleted, stopped
   KIND           msgd, samba, or samba3 (see msgd:samba3)
   QUEUE          its backlog in messages; known only with messaging type tdb
   HUNG           for how many seconds a message waits that the process does not

@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from msgd.config import Config
@@ -91,6 +90,12 @@ class HungProcesses:
         return found
 
 
+def proc_text(pid: int, name: str) -> str:
+    """A file of the process in /proc (proc(5)).  Raises OSError if it has ended."""
+    with open(f"/proc/{pid}/{name}", errors="replace") as file:
+        return file.read()
+
+
 def wait_channel(pid: int) -> str | None:
     """Where the process waits: the kernel's wait channel if it is known, or its state; None if it has ended."""
     try:
@@ -98,7 +103,7 @@ def wait_channel(pid: int) -> str | None:
     except (OSError, ValueError):
         return None
     try:
-        channel = Path(f"/proc/{pid}/wchan").read_text()
+        channel = proc_text(pid, "wchan")
     except OSError:
         channel = ""
     return _STATES.get(state) or (channel if channel not in ("", "0") else "asleep")
@@ -115,5 +120,5 @@ def _ticks(pid: int) -> int | None:
 
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on.  Raises OSError, ValueError."""
-    text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    text = proc_text(pid, "stat")
     return text[text.rindex(")") + 2 :].split()

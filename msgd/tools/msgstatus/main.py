@@ -9,10 +9,8 @@ itself, and no process notices it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from msgd.programs import cli
 from msgd.programs.smb_conf import load_beside_daemon
@@ -20,7 +18,6 @@ from msgd.tools.msgstatus.arguments import PROGRAM, make_parser
 from msgd.tools.msgstatus.hung import HungProcesses
 from msgd.tools.msgstatus.status import Status, read_status
 from msgd.tools.msgstatus.tables import plain_table, print_rich
-from msgd.tools.msgstatus.watch import watch
 
 __all__ = ["main", "make_parser"]
 
@@ -35,17 +32,21 @@ def _run(arguments: argparse.Namespace) -> int:
     config = load_beside_daemon(PROGRAM, arguments.configfile)
     hung = HungProcesses(config, arguments.hung)
     if arguments.watch is not None:
+        from msgd.tools.msgstatus.watch import watch  # not needed as a rule
+
         return watch(config, arguments.watch, hung, is_wide=arguments.wide)
     if not arguments.names:
         hung.observe()
     status = read_status(config, hung)
     if arguments.json:
+        import json  # slow to import, and not needed as a rule
+
         print(json.dumps(_as_json(status)))
         return 0
     if arguments.names:
         sys.stdout.writelines(f"{name}\n" for name in sorted({name for row in status.rows for name in row.names or ()}))
         return 0
-    if not (sys.stdout.isatty() and status.rows and print_rich(status, is_wide=arguments.wide)):
+    if not (sys.stdout.isatty() and (status.rows or status.nodes) and print_rich(status, is_wide=arguments.wide)):
         print(plain_table(status, is_wide=arguments.wide))
     for note in status.notes:
         sys.stderr.write(f"{PROGRAM}: {note}\n")
@@ -55,6 +56,15 @@ def _run(arguments: argparse.Namespace) -> int:
 def _as_json(status: Status) -> dict[str, object]:
     return {
         "directory": status.directory,
-        "processes": [{"server_id": row.server_id} | asdict(row) for row in status.rows],
+        "processes": [{"server_id": row.server_id} | row._asdict() for row in status.rows],
+        "nodes": [
+            {
+                "number": node.number,
+                "address": node.address,
+                "state": node.state,
+                "is_own": node.number == status.own_node,
+            }
+            for node in status.nodes or ()
+        ],
         "notes": status.notes,
     }

@@ -8,25 +8,26 @@ import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, TransportError, UnsafeDirectory
 from msgd.messaging import backend_class
+from msgd.messaging.loading import check_cluster
 from msgd.presence import RendezvousDirectory
 from msgd.presence.lock_file import Entry
 from msgd.presence.samba3 import Samba3Processes
-from msgd.tools.msgstatus.hung import HungProcesses, wait_channel
+from msgd.tools.msgstatus.hung import HungProcesses, proc_text, wait_channel
 from msgd.wire.message_types import class_names
-from msgd.wire.server_id import ServerID
+from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
+
+if TYPE_CHECKING:
+    from msgd.wire.ctdb import Node
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One process.  None means unknown: not recorded, not readable, or not visible from outside."""
 
     pid: int
@@ -52,20 +53,29 @@ class Row:
     """For how many seconds a message is known to wait that the process does not take; None if it takes them."""
     waits_in: str | None = None
     """Where a process that is hung waits: the kernel's wait channel, or what /proc says of its state."""
+    node: int | None = None
+    """The number of its node; None without a cluster, or if ctdbd does not say it."""
 
     @property
     def server_id(self) -> str | None:
         """The address for msgcontrol that no later process with the same pid matches; None without a unique id."""
-        return None if self.unique_id is None else str(ServerID(self.pid, unique_id=self.unique_id))
+        if self.unique_id is None:
+            return None
+        vnn = NONCLUSTER_VNN if self.node is None else self.node
+        return str(ServerID(self.pid, vnn=vnn, unique_id=self.unique_id))
 
 
-@dataclass(frozen=True)
-class Status:
-    """The rows in order of pid, and a note for each thing that could not be read."""
+class Status(NamedTuple):
+    """The rows in order of pid, and a note for each thing that could not be read.
+
+    `nodes`: those of the cluster, as this node's ctdbd sees them; None without a cluster.  `own_node`: this one.
+    """
 
     directory: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    nodes: tuple[Node, ...] | None = None
+    own_node: int | None = None
 
 
 def read_status(config: Config, hung: HungProcesses | None = None) -> Status:
@@ -80,7 +90,19 @@ def read_status(config: Config, hung: HungProcesses | None = None) -> Status:
     rows = [*(_row(entry, names, depths or {}) for entry in entries), *samba3]
     if found:
         rows = [_with_hung(row, found.get(row.pid)) for row in rows]
-    return Status(config.lock_directory, tuple(sorted(rows, key=lambda row: row.pid)), tuple(notes))
+    rows.sort(key=lambda row: row.pid)
+    if not config.clustering:
+        return Status(config.lock_directory, tuple(rows), tuple(notes))
+    own, nodes = _unless_denied(lambda: _ask_ctdbd(config), notes) or (None, ())
+    return Status(config.lock_directory, tuple(row._replace(node=own) for row in rows), tuple(notes), nodes, own)
+
+
+def _ask_ctdbd(config: Config) -> tuple[int, tuple[Node, ...]]:
+    """The number of this node, and all nodes."""
+    check_cluster()
+    from msgd.cluster import asking  # only in a cluster
+
+    return asking.own_number(config), asking.nodes(config)
 
 
 def _samba3_rows(config: Config, directory: RendezvousDirectory, depths: Mapping[int, int]) -> list[Row]:
@@ -103,7 +125,7 @@ def _samba3_rows(config: Config, directory: RendezvousDirectory, depths: Mapping
 def _with_hung(row: Row, seconds: float | None) -> Row:
     if seconds is None or row.state != "alive":
         return row
-    return replace(row, hung=round(seconds, 1), waits_in=wait_channel(row.pid))
+    return row._replace(hung=round(seconds, 1), waits_in=wait_channel(row.pid))
 
 
 def _unless_denied(read: Callable[[], T], notes: list[str]) -> T | None:
@@ -151,6 +173,6 @@ def _kernels_name(pid: int | None) -> str | None:
     if not pid:
         return None
     try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+        return proc_text(pid, "comm").rstrip("\n")
     except OSError:
         return None

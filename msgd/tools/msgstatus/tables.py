@@ -30,15 +30,21 @@ class _Column(NamedTuple):
     is_number: bool = False
     wraps_from: int | None = None
     """The least width to which a terminal may wrap it."""
+    clustered: int | None = None
+    """The width in a cluster, if that is another one."""
 
+
+_NODE = _Column("NODE", 4, is_number=True)
+"""Shown in a cluster only."""
 
 _COLUMNS = (
+    _NODE,
     _Column("PID", 7, is_number=True),
     _Column("UNIQUE ID", is_number=True, wraps_from=10),
     _Column("UID", is_number=True),
     _Column("KIND", 6),
-    _Column("COMMAND", 13, wraps_from=8),
-    _Column("NAMES", 11, wraps_from=6),
+    _Column("COMMAND", 13, wraps_from=8, clustered=9),
+    _Column("NAMES", 11, wraps_from=6, clustered=9),
     _Column("LISTENS", wraps_from=7),
     _Column("TYPE"),
     _Column("QUEUE", 6, is_number=True),
@@ -49,14 +55,46 @@ _COLUMNS = (
 )
 """The widths and the two blanks between the columns of the narrow table make 80."""
 
+_NODE_COLUMNS = (_NODE, _Column("ADDRESS"), _Column("STATE"))
 
-def _columns(is_wide: bool) -> list[_Column]:
-    return [column for column in _COLUMNS if is_wide or column.width]
+
+class _Table(NamedTuple):
+    """What is shown: the columns, the cells of each line, and how each line looks on a terminal."""
+
+    columns: list[_Column]
+    lines: list[list[str]]
+    styles: list[str | None]
+
+
+def _process_table(status: Status, is_wide: bool) -> _Table:
+    is_clustered = status.nodes is not None
+    shown = [
+        column if column.clustered is None or not is_clustered else column._replace(width=column.clustered)
+        for column in _COLUMNS
+        if (is_wide or column.width) and (is_clustered or column is not _NODE)
+    ]
+    titles = {column.title for column in shown}
+    lines = []
+    for row in status.rows:
+        cells = zip(_cells(row, is_wide), _COLUMNS, strict=True)
+        lines.append([cell for cell, column in cells if column.title in titles])
+    styles = ["red" if row.hung is not None else None if row.state == "alive" else "dim" for row in status.rows]
+    return _Table(shown, lines, styles)
+
+
+def _node_table(status: Status) -> _Table:
+    nodes = status.nodes or ()
+    lines = [
+        [str(node.number), node.address, node.state + (" (this node)" if node.number == status.own_node else "")]
+        for node in nodes
+    ]
+    return _Table(list(_NODE_COLUMNS), lines, [None if node.state == "ok" else "red" for node in nodes])
 
 
 def _cells(row: Row, is_wide: bool) -> list[str]:
     """The row as text, with the control characters that a terminal would obey replaced."""
     cells = (
+        row.node,
         row.pid,
         row.unique_id,
         row.uid,
@@ -71,8 +109,7 @@ def _cells(row: Row, is_wide: bool) -> list[str]:
         _time(row.since, is_wide),
         row.state,
     )
-    shown = (_UNKNOWN if cell is None else _printable(str(cell)) for cell in cells)
-    return [cell for cell, column in zip(shown, _COLUMNS, strict=True) if is_wide or column.width]
+    return [_UNKNOWN if cell is None else _printable(str(cell)) for cell in cells]
 
 
 def _time(since: int, is_wide: bool) -> str:
@@ -93,19 +130,21 @@ def _empty(status: Status) -> str:
 
 
 def plain_table(status: Status, *, is_wide: bool = False) -> str:
-    """The table as plain text, each column as wide as its widest cell."""
-    if not status.rows:
-        return _empty(status)
-    columns = _columns(is_wide)
-    lines = [[column.title for column in columns]]
-    for row in status.rows:
-        cells = zip(_cells(row, is_wide), columns, strict=True)
+    """The table as plain text, each column as wide as its widest cell; in a cluster, the nodes below it."""
+    processes = _plain(_process_table(status, is_wide), is_wide) if status.rows else _empty(status)
+    return f"{processes}\n\n{_plain(_node_table(status), is_wide=True)}" if status.nodes else processes
+
+
+def _plain(table: _Table, is_wide: bool) -> str:
+    lines = [[column.title for column in table.columns]]
+    for line in table.lines:
+        cells = zip(line, table.columns, strict=True)
         lines.append([cell if is_wide else _cut(cell, column.width) for cell, column in cells])
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if column.is_number else cell.ljust(width)
-            for column, cell, width in zip(columns, line, widths, strict=True)
+            for column, cell, width in zip(table.columns, line, widths, strict=True)
         ).rstrip()
         for line in lines
     )
@@ -116,25 +155,30 @@ def _cut(text: str, width: int) -> str:
 
 
 def rich_table(status: Status, *, is_wide: bool = False) -> RenderableType:
-    """The table for a terminal.  ImportError if rich is not installed."""
+    """The table for a terminal, in a cluster with the nodes below it.  ImportError if rich is not installed."""
+    from rich.console import Group
+    from rich.text import Text
+
+    processes = _rich(_process_table(status, is_wide)) if status.rows else Text(_empty(status))
+    return Group(processes, Text(), _rich(_node_table(status))) if status.nodes else processes
+
+
+def _rich(table: _Table) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    if not status.rows:
-        return Text(_empty(status))
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for column in _columns(is_wide):
-        table.add_column(
+    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for column in table.columns:
+        shown.add_column(
             column.title,
             justify="right" if column.is_number else "left",
             min_width=column.wraps_from,
             no_wrap=column.wraps_from is None,
             overflow="fold",
         )
-    for row in status.rows:
-        style = "red" if row.hung is not None else None if row.state == "alive" else "dim"
-        table.add_row(*map(Text, _cells(row, is_wide)), style=style)
-    return table
+    for line, style in zip(table.lines, table.styles, strict=True):
+        shown.add_row(*map(Text, line), style=style)
+    return shown
 
 
 def print_rich(status: Status, *, is_wide: bool = False) -> bool:

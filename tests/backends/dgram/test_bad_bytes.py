@@ -315,7 +315,7 @@ def rebind(session: Session) -> None:
     backend._epoll.unregister(receiver.socket)
     receiver.socket.close()
     receiver.socket = new_socket()
-    receiver._take_over()
+    receiver._take_short = receiver._taking_short()
     receiver.bind()
     backend._epoll.register(receiver.socket, select.EPOLLIN)
 

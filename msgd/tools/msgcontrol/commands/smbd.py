@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
 from msgd.errors import MalformedMessage
@@ -20,6 +19,8 @@ def text_payload(arguments: Sequence[str]) -> bytes:
 
 
 def _address_payload(arguments: Sequence[str]) -> bytes:
+    import ipaddress  # slow to import, and rarely needed
+
     try:
         ipaddress.ip_address(arguments[0].partition("%")[0])  # IPv6 may name an interface behind %
     except ValueError:

@@ -28,7 +28,7 @@ from msgd.errors import ConfigError, MsgdError
 from msgd.messaging import Messaging
 from msgd.programs import cli
 from msgd.tools.msgcontrol.destination import ALL, check_directory
-from msgd.tools.msgcontrol.subprogram import Subprogram
+from msgd.tools.msgcontrol.subprogram import Actions
 from msgd.wire.control import unpack_text
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType
@@ -152,10 +152,4 @@ def _members(members: Mapping[str, object]) -> list[str]:
     ]
 
 
-EVENTS = Subprogram(
-    "events",
-    "events auth|dsdb|password|group [--json] [--count N]",
-    "print Samba's audit events as they happen",
-    _add_arguments,
-    _run,
-)
+EVENTS = Actions(_add_arguments, _run)

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import argparse
 
-from msgd.config import Config
 from msgd.programs import cli
-from msgd.tools.msgcontrol.subprogram import Subprogram
+from msgd.tools.msgcontrol.monitor import run
+from msgd.tools.msgcontrol.subprogram import Actions
 from msgd.wire.message_types import type_number
 
 
@@ -21,12 +21,6 @@ def _add_arguments(parser: cli.Parser) -> None:
     how.add_argument("--pcap", metavar="FILE", help="write a file for wireshark (link type 147); - is stdout")
 
 
-def _run(arguments: argparse.Namespace, config: Config) -> int:
-    from msgd.tools.msgcontrol.monitor import run  # the other commands start without it
-
-    return run(arguments, config)
-
-
 def _type(text: str) -> int:
     try:
         return type_number(text)
@@ -34,10 +28,4 @@ def _type(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-MONITOR = Subprogram(
-    "monitor",
-    "monitor [--type TYPE] [--from PROCESS] [--to PROCESS] [--json | --pcap FILE]",
-    "show the messages of the processes that allow it (msgd:monitor = yes), until Ctrl-C",
-    _add_arguments,
-    _run,
-)
+MONITOR = Actions(_add_arguments, run)

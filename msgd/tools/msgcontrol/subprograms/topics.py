@@ -21,7 +21,7 @@ from msgd.config import Config
 from msgd.errors import MsgdError
 from msgd.programs import cli
 from msgd.pubsub import Event, Gap, Publication, PubSub
-from msgd.tools.msgcontrol.subprogram import Subprogram
+from msgd.tools.msgcontrol.subprogram import Actions
 from msgd.wire.pubsub import Data
 
 _PROGRAM = "msgcontrol"
@@ -182,8 +182,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-TOPICS: tuple[Subprogram, ...] = (
-    Subprogram("publish", "publish TOPIC [DATA]", "publish to a topic", _add_publish, _runner(_publish)),
-    Subprogram("subscribe", "subscribe TOPIC", "print what is published", _add_subscribe, _runner(_subscribe)),
-    Subprogram("topics", "topics", "show who subscribes to which topics", _add_common, _runner(_topics)),
-)
+PUBLISH = Actions(_add_publish, _runner(_publish))
+SUBSCRIBE = Actions(_add_subscribe, _runner(_subscribe))
+TOPICS = Actions(_add_common, _runner(_topics))

@@ -6,7 +6,7 @@ Gathering
 
 Rule 1. What handlers send is gathered, and written once for each connection when the handlers have run.  Messages of
 other threads are not: nobody knows how long the handlers will take.  In a round with few messages, the first message
-for each connection is written at once, since it is mostly the only one.
+for each connection is written at once, since it is mostly the only one; not if it may be merged with another.
 
 Rule 2. Before the first gathered message a write of no bytes tells whether the process still reads, so that send()
 raises NoSuchProcess in time.
@@ -114,7 +114,7 @@ class Outgoing:
         written = 0
         if peer.pid not in self._blocked:
             if self._depth and not fds and size <= self._gather_bytes and self._gatherer == threading.get_ident():
-                if not self._first_at_once or peer.written_in == self._round:
+                if not (self._first_at_once and duplicates_allowed) or peer.written_in == self._round:
                     return self._gather(peer, dst, start + rest, duplicates_allowed)
                 peer.written_in = self._round
             if peer.gathered:

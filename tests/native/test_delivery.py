@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from msgd import Message, Messaging, ServerID
@@ -60,7 +60,6 @@ def ran(messaging: Messaging, messages: list[Message]) -> object:
 
 
 @given(st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_same_as_python(messaging: Messaging, data: st.DataObject) -> None:
     me = messaging.server_id
     dsts = [me, me, me, me._replace(unique_id=0), me._replace(unique_id=3), me._replace(pid=1), me._replace(task_id=7)]

@@ -63,9 +63,10 @@ def test_who_has_handled_it_on_all_nodes(on_node: MakeConfig, gateway: str) -> N
     here, there, bad, slow = workers
     try:
         with Client(gateway) as client:
-            slow.stop()
             there.begin(heard, 2)
             bad.begin(heard, "end")
+            assert list(client.publish("a", 0, wait="acked").acked) == [here.pid]
+            slow.stop()
             publication = client.publish("a", 1, wait="acked", timeout=5)
             assert publication.acked == {here.pid: 1}
             elsewhere = {server_id.pid: outcome for server_id, outcome in publication.elsewhere.items()}
@@ -77,7 +78,7 @@ def test_who_has_handled_it_on_all_nodes(on_node: MakeConfig, gateway: str) -> N
             slow.resume()
             bad.kill()
             assert client.publish("a", 2, wait="acked", timeout=20).is_complete
-            assert there.hear() == [1, 2]
+            assert there.hear() == [0, 1, 2]
     finally:
         for worker in workers:
             worker.kill()

@@ -13,8 +13,10 @@ INSTALLER = python3 -B -m build_support.install
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
 SECONDS = 60
+MINUTES = 5
+PROCESSES = 72
 
-.PHONY: all help compiled demo sanitize check fuzz docs bench benchmarks install uninstall dist deb deb-check clean distclean
+.PHONY: all help compiled demo sanitize check fuzz storm docs bench benchmarks install uninstall dist deb deb-check clean distclean
 
 all: $(ENVIRONMENT) compiled  ## set up the tree, so that the programs run as build/bin/msgd, build/bin/msgcontrol ...
 
@@ -52,6 +54,10 @@ check: all  ## run the linters, the type checker and the tests (PYTEST_ARGS= for
 fuzz: all  ## give any bytes to each parser, a minute each (SECONDS=60)
 	build/config.status --bootstrap=check --quiet
 	MSGD_FUZZ_SECONDS=$(SECONDS) $(PYTHON) -m pytest -n auto $(PYTEST_ARGS) tests/fuzz
+
+storm: all  ## kill, stop and starve processes that message each other, and check all that arrives (MINUTES=5 PROCESSES=72)
+	build/config.status --bootstrap=check --quiet
+	$(PYTHON) -m tests.storm --minutes $(MINUTES) --processes $(PROCESSES)
 
 docs: all  ## write docs/parameters.md from the table of parameters
 	@$(PYTHON) -m msgd.tools.manual.markdown >docs/parameters.md.new

@@ -68,6 +68,8 @@ TEST_PACKAGES = (
     SuitePackage("python3-dev", "python3-config", "tests/native, tests/packages"),
     SuitePackage("dh-python", "dh_python3", "tests/packages"),
     SuitePackage("lintian", "lintian", "tests/packages"),
+    SuitePackage("rpm", "rpmbuild", "tests/packages"),
+    SuitePackage("rpmlint", "rpmlint", "tests/packages"),
     SuitePackage("debootstrap", "debootstrap", ".ci/debian-13"),
 )
 """The Debian packages whose programs the test suite runs. --bootstrap=check installs them."""

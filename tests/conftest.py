@@ -16,13 +16,28 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.daemons import Place, scratch_place
 
-# A slow machine is no reason for a test to fail.
-settings.register_profile("patient", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
+# A slow machine is no reason for a test to fail, and no test here needs a fixture of its own for each example.
+_HEALTHY = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("patient", settings(deadline=None, suppress_health_check=_HEALTHY))
 settings.load_profile("patient")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell that starts the tests in the background ignores SIGINT. The programs under test must not inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+LONG = (
+    "tests/build_support/test_bootstrap.py",
+    "tests/build_support/test_install.py",
+    "tests/build_support/test_pip.py",
+    "tests/packages/test_debian.py",
+    "tests/systemd/test_booted.py",
+    "tests/tools/test_msgcontrol.py",
+    "tests/backends/contract/test_10_broadcast.py",
+    "tests/daemon/gateway/test_limits.py",
+    "tests/bench/test_measuring.py",
+    "tests/build_support/test_configure.py",
+)
+"""The files that take longest.  They come first, so that no worker has one of them left in the end."""
 
 NO_SKIP = os.environ.get("MSGD_NO_SKIP") == "1"
 
@@ -32,6 +47,21 @@ def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {reason}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: two workers for each processor, since tests wait half of the time."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # xdist's own order: files with few tests, however long, come last
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {path: number for number, path in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONG)))
 
 
 @pytest.hookimpl(wrapper=True)

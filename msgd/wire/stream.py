@@ -57,7 +57,7 @@ HEADER_OFFSET = _FRAME_START.size
 FRAME_SIZE = _FRAME.size
 """Bytes of a frame before the data: its own 12 and the message header's 52."""
 
-LONG = 1 << 16
+LONG = 1 << 17
 """Bytes; to a FrameReader, a longer frame that has not all arrived is a long one."""
 
 _HEADERS_MAX = 64

@@ -133,23 +133,23 @@ def test_many_peers_share_the_table_of_addresses() -> None:
     assert received(chunks) == fed(chunks)
 
 
-@pytest.mark.parametrize("before", [b"", frame(b"plain")])
+@pytest.mark.parametrize("before", [[], [b"plain"], [bytes(50_000), bytes(50_000)]])
 @pytest.mark.parametrize("number", [1, 127])
-def test_descriptors(before: bytes, number: int) -> None:
+def test_descriptors(before: list[bytes], number: int) -> None:
     """They arrive with their frame, in order, and none is lost or left open."""
     reader = FrameReader(MessageDecoder(), MAX, SRC.pid)
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     pipe = os.pipe()
     with here, there:
-        if before:
-            here.sendall(before)
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        here.sendall(b"".join(map(frame, before)))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pipe[0]] * number))]
         here.sendmsg([frame(b"with them", fds=number)], rights)
         messages: list[Message] = []
         with contextlib.suppress(BlockingIOError):
             while True:
                 messages += receive(reader, there.fileno())
-    assert [message.data for message in messages] == ([b"plain"] if before else []) + [b"with them"]
+    assert [message.data for message in messages] == [*before, b"with them"]
     fds = messages[-1].fds
     assert len(fds) == number
     assert not reader.fds
@@ -185,8 +185,8 @@ def test_end_of_the_stream() -> None:
     [
         (),
         (1, 2, 3, 4, 5, 6),
-        (MessageDecoder().addresses, -1, MAX, [].append, 0, None),
-        (MessageDecoder().addresses, 5, MAX, [].append, 0, None),
+        (MessageDecoder().addresses, -1, MAX, list[Message]().append, 0, None),
+        (MessageDecoder().addresses, 5, MAX, list[Message]().append, 0, None),
         (MessageDecoder().addresses, 5, MAX, print, "0", FrameReader(MessageDecoder(), MAX, 5)),
     ],
 )

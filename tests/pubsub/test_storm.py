@@ -3,12 +3,16 @@
 """A storm: publishers and subscribers are killed and started again; each survivor is complete, or told of a gap.
 
 MSGD_STORM_SECONDS is how long it lasts, 1 by default.
+
+A subscriber that is stopped stops itself, between two calls.  With tdb, one that is stopped at any instant may be in
+the middle of a change of messages.tdb, and holds up the publishers while it is stopped (SECURITY.md, known limit 1).
 """
 
 from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 
 import pytest
@@ -57,6 +61,11 @@ def blow(notes: Notes, number: int) -> int:
     return int(notes.others["number"])
 
 
+def pause(notes: Notes) -> None:
+    """Stop this process, until it is told to go on."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def report(notes: Notes) -> tuple[dict[int, int], list[tuple[int, int, int]]]:
     """What the books say once all has been handled."""
     settle(notes)
@@ -79,7 +88,8 @@ def test_survivors_are_complete_or_told(config: Config, start: StartWorker) -> N
             chance.choice(publishers).kill()
         elif victim == "slow":
             slow = chance.choice(subscribers)
-            slow.stop()
+            slow.begin(pause)
+            os.waitid(os.P_PID, slow.pid, os.WSTOPPED)
         for one in publishers:
             if one.status is None:
                 last[one.pid] = one.hear()
@@ -89,6 +99,7 @@ def test_survivors_are_complete_or_told(config: Config, start: StartWorker) -> N
             subscribers.append(start(config, first=subscriber))
         elif victim == "slow":
             slow.resume()
+            slow.hear()
         dead = [one for one in publishers if one.status is not None]
         for one in dead:
             publishers.remove(one)

@@ -43,8 +43,10 @@ PATIENCE = 30.0
 
 _PR_SET_PDEATHSIG = 1
 _SYS_CLONE3 = 435
+_SYS_SET_ROBUST_LIST, _SYS_GET_ROBUST_LIST = (99, 100) if os.uname().machine == "aarch64" else (273, 274)
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the GIL, so that the child of clone3 has it
 _libc.syscall.restype = ctypes.c_long
+_libc.pthread_self.restype = ctypes.c_void_p
 
 
 class ChildFailed(AssertionError):
@@ -128,16 +130,36 @@ def _fork_as(pid: int) -> int:
     """fork() with a chosen pid, by set_tid of clone3.  Raises OSError where the kernel does not permit it."""
     wanted = (ctypes.c_int * 1)(pid)
     arguments = struct.pack("11Q", 0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(wanted), 1, 0)
+    robust_list = (ctypes.c_void_p(), ctypes.c_size_t())
+    _libc.syscall(_SYS_GET_ROBUST_LIST, 0, *map(ctypes.byref, robust_list))
     ctypes.pythonapi.PyOS_BeforeFork()
     result: int = _libc.syscall(_SYS_CLONE3, arguments, ctypes.c_size_t(len(arguments)))
     error = ctypes.get_errno()
     if result == 0:
+        _be_a_thread_of_its_own(robust_list)
         ctypes.pythonapi.PyOS_AfterFork_Child()
         return 0
     ctypes.pythonapi.PyOS_AfterFork_Parent()
     if result < 0:
         raise OSError(error, f"clone3 with pid {pid}: {os.strerror(error)}")
     return result
+
+
+def _be_a_thread_of_its_own(robust_list: tuple[ctypes.c_void_p, ctypes.c_size_t]) -> None:
+    """After a clone3() that glibc knows nothing of: do for its mutexes what its fork() does in the child.
+
+    They name the thread that has locked them, by the number that glibc keeps, and the kernel unlocks those in the
+    robust list if the process is killed.  Without this, all processes with chosen pids pass for their parent, and what
+    one of them has locked when it is killed stays locked.
+    """
+    head, size = robust_list
+    assert head.value is not None
+    ctypes.c_void_p.from_address(head.value).value = head.value
+    _libc.syscall(_SYS_SET_ROBUST_LIST, head, size)
+    place = (ctypes.c_uint32 * 3).in_dll(_libc, "_thread_db_pthread_tid")[2]
+    thread = ctypes.c_int.from_address(_libc.pthread_self() + place)
+    assert thread.value == os.getppid()
+    thread.value = os.getpid()
 
 
 def _run(body: Callable[[Channel], None], parents: Channel, channel: Channel, parent: int | None) -> None:

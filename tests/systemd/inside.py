@@ -49,7 +49,11 @@ def check(body: Callable[[], object]) -> Callable[[], object]:
 def run(*command: str) -> str:
     """What a command prints; it must succeed."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 0, f"{command} exited {done.returncode}: {done.stdout}{done.stderr}"
+    if done.returncode:
+        shown = subprocess.run(
+            ("journalctl", "-n", "30", "-o", "cat"), capture_output=True, text=True, check=False
+        ).stdout
+        raise AssertionError(f"{command} exited {done.returncode}: {done.stdout}{done.stderr}{shown}")
     return done.stdout.strip()
 
 

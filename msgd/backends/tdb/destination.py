@@ -21,6 +21,7 @@ import mmap
 import os
 import signal
 import time
+from collections.abc import Callable
 
 from msgd.backends.sockets import check_addressed
 from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, SLEEP, TAKING
@@ -117,6 +118,40 @@ class Destination:
             self.words.release()
             self._memory.close()
             os.close(self._lock_fd)
+
+
+def _do_nothing(destination: Destination) -> None:
+    """The endpoint is not open yet."""
+
+
+class WakeUps:
+    """Wakes destinations up at once, or all together while messages are gathered."""
+
+    __slots__ = ("_destinations", "depth", "meet")
+
+    def __init__(self) -> None:
+        self.depth = 0
+        """How many gatherings are in force."""
+        self._destinations: list[Destination] = []
+        self.meet: Callable[[Destination], None] = _do_nothing
+        """Called with each destination that is added: whether it uses the same file (moving.py)."""
+
+    def __bool__(self) -> bool:
+        """Whether destinations wait for flush()."""
+        return bool(self._destinations)
+
+    def add(self, destination: Destination) -> None:
+        """Wake it up if it sleeps, or let flush() do so; the compiled Sender does the first by itself."""
+        self.meet(destination)
+        if self.depth:
+            self._destinations.append(destination)
+        else:
+            destination.wake_up()
+
+    def flush(self) -> None:
+        """Wake up all those that have been added while messages were gathered."""
+        while self._destinations:
+            self._destinations.pop().wake_up()
 
 
 def open_destination(dst: ServerID, presence: Presence, own_words: memoryview) -> Destination:

@@ -56,6 +56,7 @@ from msgd.backends.tdb.repair import SLACK, is_mostly_free, rebuild_file, rebuil
 from msgd.config import Config
 from msgd.errors import TransportError
 from msgd.linux import descriptor_of
+from msgd.native import native
 from msgd.presence import Presence
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND
 from msgd.wire.tdb_space import has_sound_head, is_cut_off
@@ -133,9 +134,10 @@ class MessagesFile:
         """We must not open the file a second time: closing that descriptor would drop the fcntl locks of this one."""
         self._deleted: int
         """Bytes that this process has deleted since it last checked whether the file is mostly free."""
-        self.appends: list[Callable[[bytes, bytes], object]] = []
-        """The file's append(), for the compiled sender."""
         self.use(self.open())
+        library = None if native is None else self.chains.addresses()
+        self.compiled = None if library is None else native.Library(library)
+        """libtdb for the compiled hot path; None without one."""
 
     def open(self) -> Opened:
         """Open the file that has the name now, or make it.  Raises BackendUnavailable, UnsafeDirectory, TransportError.
@@ -157,10 +159,20 @@ class MessagesFile:
     def use(self, opened: Opened, before: Before | None = None) -> None:
         """Use this file from now on, in one step: see at_once.py."""
         vars(self).update(opened._asdict(), before=before, _deleted=0)
-        self.appends[:] = [self.tdb.append]
+
+    def use_compiled(self) -> None:
+        """Let the compiled hot path use this file, too."""
+        if self.compiled is not None:
+            library = self.chains.addresses()
+            if library is None:
+                self.compiled.close()
+            else:
+                self.compiled.open(library)
 
     def close(self) -> None:
         """Close the file."""
+        if self.compiled is not None:
+            self.compiled.close()
         self.tdb.close()
 
     # Its state

@@ -122,7 +122,7 @@ class Mover:
     def _finish(self, before: Before) -> None:
         """Do the rest of it.  If an exception ends it, the next look does all of it again."""
         file = self._file
-        file.appends[:] = [file.tdb.append]
+        file.use_compiled()
         with tdb_errors():
             self._inbox.move(is_lost=not before.is_sound)
             for outgoing in self._destinations.open.values():

@@ -27,6 +27,7 @@ from msgd.backends.tdb.backend import TdbBackend
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, queue_key
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.backends.tdb.conftest import MODES, TDB_MAGIC, needs_tdb_tools
+from tests.support.disk import fill_disk, small_disk
 from tests.support.harness import (
     PATIENCE,
     TEXT,
@@ -471,24 +472,12 @@ def dispatch_once(session: Session) -> int:
 
 
 @pytest.fixture
-def small_disk(scratch: Path) -> Iterator[Path]:
+def disk(scratch: Path) -> Iterator[Path]:
     """A file system with room for a few thousand messages."""
     if os.geteuid() != 0:
         pytest.skip("mounting a tmpfs needs root")
-    disk = scratch / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "msgd-test", disk], check=True)
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
-def fill_disk(disk: Path) -> Path:
-    """Fill the disk completely."""
-    ballast = disk / "ballast"
-    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return ballast
+    with small_disk(scratch, 16 << 20) as disk:
+        yield disk
 
 
 def send_until_full(session: Session, dst: ServerID, sizes: list[int], prefix: bytes) -> tuple[list[bytes], str]:
@@ -511,12 +500,12 @@ def send_until_full(session: Session, dst: ServerID, sizes: list[int], prefix: b
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sizes", [[5], [5, 900, 50, 20_000, 0, 60_000]], ids=["small", "mixed"])
-def test_full_disk(make_config: MakeConfig, small_disk: Path, mode: str, sizes: list[int]) -> None:
+def test_full_disk(make_config: MakeConfig, disk: Path, mode: str, sizes: list[int]) -> None:
     """What was accepted arrives; what was refused got a clear error; with room again, everything continues."""
-    config = make_config(lock_directory=str(small_disk / "lock"), send_queue_messages=10_000_000, **MODES[mode])
+    config = make_config(lock_directory=str(disk / "lock"), send_queue_messages=10_000_000, **MODES[mode])
     with Peer(config) as receiver, Peer(config) as sender, Peer(config) as other:
         sender.call(send_many, receiver.server_id, [b"first"])
-        ballast = fill_disk(small_disk)
+        ballast = fill_disk(disk)
         accepted, line = sender.call(send_until_full, receiver.server_id, sizes, b"a")
         assert "file system full" in line
         others, _ = other.call(send_until_full, receiver.server_id, sizes, b"b")
@@ -529,13 +518,13 @@ def test_full_disk(make_config: MakeConfig, small_disk: Path, mode: str, sizes: 
         assert receiver.call(close) == 0
 
 
-def test_opening_on_a_full_disk(make_config: MakeConfig, small_disk: Path) -> None:
+def test_opening_on_a_full_disk(make_config: MakeConfig, disk: Path) -> None:
     """Whatever step fails, the error is clear; then, in the same process, opening succeeds."""
-    config = make_config(lock_directory=str(small_disk / "lock"))
+    config = make_config(lock_directory=str(disk / "lock"))
     with Peer(make_config(lock_directory=config.lock_directory)):
         pass
     (Path(config.lock_directory) / "messages.tdb").unlink()
-    ballast = fill_disk(small_disk)
+    ballast = fill_disk(disk)
     outcomes = []
     for _ in range(400):
         try:

@@ -13,12 +13,25 @@ from pathlib import Path
 import pytest
 
 from msgd import Config, Messaging
+from msgd.backends.tdb.backend import TdbBackend
 from msgd.errors import NoSuchProcess
 from msgd.presence.lock_file import LockFile
 from msgd.presence.private_lock import PrivateLock
 from msgd.wire.server_id import ServerID
 from tests.backends.conftest import StartPeer
-from tests.support.harness import TEXT, Channel, Child, Peer, Session, chosen_pids_reason, is_gone, take_data
+from tests.support.harness import (
+    TEXT,
+    Channel,
+    Child,
+    Peer,
+    Session,
+    chosen_pids_reason,
+    dead_pid,
+    is_gone,
+    send_many,
+    take_data,
+    wait_until_asleep,
+)
 
 NO_CHOSEN_PIDS = chosen_pids_reason()
 chosen_pids = pytest.mark.skipif(NO_CHOSEN_PIDS is not None, reason=str(NO_CHOSEN_PIDS))
@@ -182,3 +195,22 @@ def test_successor_of_a_source_in_the_middle_of_a_deep_queue(config: Config, pee
 def send_numbered(session: Session, dst: ServerID, name: bytes, number: int) -> None:
     for one in range(number):
         session.messaging.send(dst, TEXT, b"%b %d" % (name, one))
+
+
+def lock_everything(session: Session) -> None:
+    """Take the lock over the whole file and keep it."""
+    one = session.messaging._endpoint.backend
+    assert isinstance(one, TdbBackend)
+    one._file.tdb.lock_all()
+
+
+@chosen_pids
+def test_locks_of_a_process_with_a_chosen_pid(start: StartPeer) -> None:
+    """The harness itself: they are its own, and are free when it has been killed."""
+    sender, receiver, owner = start(), start(), start(pid=dead_pid())
+    owner.call(lock_everything)
+    sender.begin(send_many, receiver.server_id, [b"after"])
+    wait_until_asleep(sender.pid)
+    owner.kill()
+    assert sender.hear() is None
+    assert receiver.call(take_data, 1) == [b"after"]

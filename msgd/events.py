@@ -23,6 +23,8 @@ TYPE_REFUSED = "41bbe501ce6c4e7589b5c88eed3758d2"
 DROPPED = "0129f9a666844bf2ad2f0084856f3fee"
 SHORTAGE = "24039f6c729342acb3a12bc6567a182a"
 HANDLER_FAILED = "736b678075514c16bd9219db3d26ec3c"
+FILE_DAMAGED = "fb29eb96ce7cad8cd35eb890b4b5f7a7"
+FILE_REPLACED = "6006f9c347096933b611ff0621d7bc71"
 MISSED = "91bc5e5fd50c482194ba4fa4eba5d79a"
 """MESSAGE_IDs, as systemd defines them: 128 random bits in hex.  An id is never reused for another kind of event."""
 

@@ -89,6 +89,16 @@ def try_lock(fd: int, offset: int) -> bool:
     return True
 
 
+def descriptor_of(device: int, inode: int) -> int | None:
+    """A descriptor of this process that refers to this file; None if there is none.  Raises OSError."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed by now
+            status = os.stat(f"/proc/self/fd/{name}")
+            if (status.st_dev, status.st_ino) == (device, inode):
+                return int(name)
+    return None
+
+
 def wait_readable(fd: int, timeout: float | None, watched: int = -1) -> bool:
     """Wait until `fd` or `watched` is readable, and return whether `watched` is.
 

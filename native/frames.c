@@ -169,6 +169,16 @@ static int keep_rest(PyObject *reader, Py_ssize_t taken, Py_ssize_t size)
 	return result;
 }
 
+/* Whether a long frame is being received, or the descriptor is closed: a signal's handler has dispatched. */
+static int is_elsewhere(PyObject *reader)
+{
+	PyObject *in_long = PyObject_GetAttrString(reader, "long");
+	int result = in_long ? PyObject_IsTrue(in_long) : -1;
+
+	Py_XDECREF(in_long);
+	return result;
+}
+
 /*
  * A chunk has ended in the middle of a frame that is not long: receive what is behind it, which is there already, mostly.
  * What keeps that from being received now shows in the next call.  Returns the bytes received; -1 with an exception.
@@ -187,8 +197,10 @@ static Py_ssize_t receive_more(int fd, Py_ssize_t before, PyObject *fds, int *ca
 static int receive_into_reader(struct expected *expected, int fd, PyObject *reader, PyObject *partial, PyObject *fds)
 {
 	Py_ssize_t before = PyBytes_GET_SIZE(partial), received, taken, size;
-	int care;
+	int care = is_elsewhere(reader);
 
+	if (care)
+		return care < 0 ? -1 : NOTHING;
 	if (before > PARTIAL_MAX)
 		return FRAMES; /* never so: the beginning of a long frame is not left in a partial one */
 	memcpy(chunk_buffer, PyBytes_AS_STRING(partial), (size_t)before);
@@ -228,7 +240,7 @@ PyObject *receive_frames(PyObject *module, PyObject *const *args, Py_ssize_t cou
 {
 	struct expected expected;
 	PyObject *partial, *fds;
-	int fd, care = -1;
+	int fd, care = -1, was_collecting;
 
 	(void)module;
 	if (count != 6) {
@@ -242,8 +254,12 @@ PyObject *receive_frames(PyObject *module, PyObject *const *args, Py_ssize_t cou
 	fds = partial ? PyObject_GetAttrString(args[5], "fds") : NULL;
 	if (fds && (!PyBytes_Check(partial) || !PyList_Check(fds)))
 		PyErr_SetString(PyExc_TypeError, "the reader's _partial must be bytes and its fds a list");
-	else if (fds)
+	else if (fds) {
+		was_collecting = PyGC_Disable(); /* its callbacks would let signals' handlers in, which may dispatch */
 		care = receive_into_reader(&expected, fd, args[5], partial, fds);
+		if (was_collecting)
+			PyGC_Enable();
+	}
 	Py_XDECREF(partial);
 	Py_XDECREF(fds);
 	return care < 0 ? NULL : PyLong_FromLong(care);

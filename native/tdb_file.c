@@ -39,32 +39,46 @@ static char value_buffer[ROOM];
 
 /* Library */
 
-static PyObject *library_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+static int set_addresses(Library *self, PyObject *addresses)
 {
 	void *found[6];
-	PyObject *addresses;
-	Library *self;
 
-	(void)kwargs;
 	_Static_assert(sizeof(Library) == sizeof(PyObject) + sizeof(found), "the rest are pointers");
-	if (!PyArg_ParseTuple(args, "O!:Library", &PyTuple_Type, &addresses))
-		return NULL;
-	if (PyTuple_GET_SIZE(addresses) != 6) {
+	if (!PyTuple_Check(addresses) || PyTuple_GET_SIZE(addresses) != 6) {
 		PyErr_SetString(PyExc_TypeError, "the addresses of libtdb's handle and of five functions");
-		return NULL;
+		return -1;
 	}
 	for (int i = 0; i < 6; i++) {
 		found[i] = PyLong_AsVoidPtr(PyTuple_GET_ITEM(addresses, i));
 		if (!found[i]) {
 			if (!PyErr_Occurred())
 				PyErr_SetString(PyExc_ValueError, "an address is 0");
-			return NULL;
+			return -1;
 		}
 	}
+	memcpy(&self->handle, found, sizeof(found));
+	return 0;
+}
+
+static PyObject *library_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+	PyObject *addresses;
+	Library *self;
+
+	(void)kwargs;
+	if (!PyArg_ParseTuple(args, "O!:Library", &PyTuple_Type, &addresses))
+		return NULL;
 	self = (Library *)type->tp_alloc(type, 0);
-	if (self)
-		memcpy(&self->handle, found, sizeof(found));
+	if (self && set_addresses(self, addresses))
+		Py_CLEAR(self);
 	return (PyObject *)self;
+}
+
+static PyObject *library_open(Library *self, PyObject *addresses)
+{
+	if (set_addresses(self, addresses))
+		return NULL;
+	Py_RETURN_NONE;
 }
 
 static PyObject *library_close(Library *self, PyObject *Py_UNUSED(ignored))
@@ -74,6 +88,7 @@ static PyObject *library_close(Library *self, PyObject *Py_UNUSED(ignored))
 }
 
 static PyMethodDef library_methods[] = {
+	{"open", (PyCFunction)library_open, METH_O, "open(addresses): use another file from now on."},
 	{"close", (PyCFunction)library_close, METH_NOARGS, "close(): to be called before the file is closed."},
 	{NULL, NULL, 0, NULL},
 };

@@ -27,6 +27,8 @@ enum { EPOCH, TAKING, FIRST_GRANT, AFTER_GRANTS = FIRST_GRANT + 6, WORDS_READ = 
 #define CLOSED UINT64_MAX
 
 #define TRUST_ALIVE 20e-6
+#define LOOK_INTERVAL 0.25
+#define MOVE (UINT64_C(1) << 40) /* epochs from here on belong to a process that has moved to another file */
 #define SPINS 200
 
 enum { O_DESTINATION, O_OPEN_KEY, O_QUOTA, O_UNCHECKED, O_UNCHECKED_BYTES, O_KEY, O_IN_RECORD, O_IN_RECORD_BYTES,
@@ -105,6 +107,8 @@ static int holds_lock(Sender *self, PyObject *destination)
 	return pid > 0 && (fd < 0 || (!fcntl((int)fd, F_GETLK, &lock) && lock.l_type != F_UNLCK && lock.l_pid == pid));
 }
 
+static double looked; /* when a send was last left to the twin, which looks whether the file is the same (moving.py) */
+
 /* Whether the destination has been seen alive lately, or is now; Destination.is_alive(). */
 static int is_alive(Sender *self, PyObject *destination)
 {
@@ -118,6 +122,10 @@ static int is_alive(Sender *self, PyObject *destination)
 	seconds = (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 	if (seconds - PyFloat_AS_DOUBLE(seen) <= TRUST_ALIVE)
 		return 1;
+	if (seconds - looked > LOOK_INTERVAL) {
+		looked = seconds;
+		return 0;
+	}
 	if (!holds_lock(self, destination))
 		return 0;
 	object = PyFloat_FromDouble(seconds);
@@ -305,7 +313,7 @@ static PyObject *append(Sender *self, PyObject *outgoing, PyObject *destination,
 	if (epoch == AWAKE || epoch == CLOSED ||
 	    (signalled && PyLong_Check(signalled) && PyLong_AsUnsignedLongLong(signalled) == epoch))
 		return Py_NewRef(self->sent);
-	if (signal_now(self, destination, epoch))
+	if (epoch < MOVE && signal_now(self, destination, epoch))
 		return Py_NewRef(self->sent);
 	done = PyObject_CallMethodOneArg(self->objects[T_WAKE_UPS], self->objects[T_ADD], destination);
 	Py_XDECREF(done);

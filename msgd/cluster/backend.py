@@ -18,6 +18,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from msgd.backends.at_once import move_all
 from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
 from msgd.cluster.asking import is_registered
 from msgd.cluster.link import Link
@@ -32,7 +33,6 @@ from msgd.wire.ctdb import SRVID_BROADCAST, SRVID_PUBLICATIONS, Node, NodeMessag
 from msgd.wire.header import Message, MessageDecoder, pack_header
 from msgd.wire.message_types import MessageClass, message_class
 from msgd.wire.server_id import EVERY_TASK, NONCLUSTER_VNN, ServerID
-from msgd.wire.stream import move_all
 
 _WAIT_AT_OPEN = 2.0
 """Seconds that opening waits for ctdbd at most, if it is there and slow; the link goes on by itself."""

@@ -168,7 +168,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         "use mmap",
         Boolean(),
         default="yes",
-        help="whether tdb files are mapped into memory; set it to no on file systems that do not support that",
+        help="whether messages.tdb is mapped into memory; set it to no on file systems that do not support that, or to"
+        " survive that somebody cuts the file off while it is in use",
     ),
     Parameter(
         "msgd:tdb mutexes",

@@ -14,8 +14,9 @@ from msgd.daemon.children import Children
 from msgd.daemon.gateway.process import uid_served
 from msgd.daemon.loop import Loop
 from msgd.daemon.metrics.metrics import Metrics
+from msgd.daemon.shared_pace import SharedPace, Told
 from msgd.errors import MsgdError, NoSuchProcess
-from msgd.events import ADOPTED_ENDED, CONNECTION_FAILED, fields
+from msgd.events import ADOPTED_ENDED, CONNECTION_FAILED, and_others, fields
 from msgd.messaging import Messaging
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageType
@@ -39,6 +40,7 @@ class ConnectionProcesses:
         children: Children,
         loop: Loop,
         messaging: Messaging,
+        pace: SharedPace,
         metrics: Metrics | None,
         clean_up: Callable[[], None],
         ended: Callable[[Collection[int]], None],
@@ -46,6 +48,7 @@ class ConnectionProcesses:
         self._children = children
         self._loop = loop
         self._messaging = messaging
+        self._pace = pace
         self._metrics = metrics
         self._clean_up = clean_up
         self._ended = ended
@@ -68,8 +71,10 @@ class ConnectionProcesses:
             if status:
                 failed = True
                 how = f"was killed by {_signal_name(-status)}" if status < 0 else f"failed with status {status}"
-                about_it = fields(CONNECTION_FAILED, CONNECTION_PID=pid, PEER_UID=uid, STATUS=status)
-                logger.warning("the connection process %d of uid %d %s", pid, uid, how, extra=about_it)
+                if number := self._pace.due(Told.CONNECTION_ENDED, uid):
+                    about_it = fields(CONNECTION_FAILED, CONNECTION_PID=pid, PEER_UID=uid, STATUS=status, NUMBER=number)
+                    text = "the connection process %d of uid %d %s%s"
+                    logger.warning(text, pid, uid, how, and_others(number), extra=about_it)
         if failed:
             self._clean_up()
         self._ended(uids)

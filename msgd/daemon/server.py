@@ -84,7 +84,7 @@ class Server:
         ):
             loop, messaging = self._loop, self._messaging
             self._connections = ConnectionProcesses(
-                self._children, loop, messaging, self._metrics, self._clean_up, self._note_ended
+                self._children, loop, messaging, self._settings.pace, self._metrics, self._clean_up, self._note_ended
             )
             self._clean_up_timer = loop.call_every(config.clean_up_interval or NEVER, self._clean_up)
             self._end_timer = loop.call_later(NEVER, loop.stop)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from msgd.config import Config, changes_on_reload, reloaded
 from msgd.config.problems import Weight
 from msgd.daemon.logs import Log
+from msgd.daemon.shared_pace import SharedPace
 from msgd.errors import ConfigError
 from msgd.events import NOT_RELOADED, RELOADED, fields
 from msgd.programs.debug_levels import DebugLevels
@@ -33,6 +34,8 @@ class Settings:
         """What is in force.  A reload changes only the settings that a running daemon can change."""
         self.type_rules = TypeRules(config.allow_types)
         self.debug_levels = DebugLevels(config.log_level)
+        self.pace = SharedPace()
+        """Of the lines about a user's clients; forked children share it."""
         self.profile_mode = ProfileMode.OFF
         """What this process was last told to count; a forked child begins with it."""
         self._load = load

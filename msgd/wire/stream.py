@@ -28,9 +28,11 @@ as many as it announces, from those that have arrived and have not been taken.
 
 from __future__ import annotations
 
+import enum
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
@@ -61,8 +63,24 @@ LONG = 1 << 17
 _HEADERS_MAX = 64
 """Different headers that a reader remembers; the table is emptied when it is full."""
 
-_FRAMES, _DESCRIPTORS = 1, 2
-"""What the compiled receive_frames() returns if there are frames, or descriptors, that it has left to FrameReader."""
+_LOST_DESCRIPTORS = 3
+"""What the compiled receive_frames() returns if the kernel has kept descriptors.
+
+It returns other numbers, but 0, if there are frames or descriptors that it has left to FrameReader.
+"""
+
+
+class Lost(enum.Enum):
+    """What there was not enough of for a message that has come."""
+
+    MEMORY = enum.auto()
+    DESCRIPTORS = enum.auto()
+
+
+Step = Callable[[], object]
+
+CLOSED = -1
+"""FrameReader.long, once nothing more may be received: the number of the descriptor may be another's by now."""
 
 LOST_FD = -1
 """Stands in `fds` for a descriptor that the kernel could not give to this process."""
@@ -103,10 +121,14 @@ def pack_frame(dst: ServerID, src: ServerID, message_type: int, length: int, fds
 class FrameReader:
     """Turns the bytes of one stream, in chunks of any size, into messages.
 
-    Call feed() with each chunk.  When `long` is not 0, the frame that is arriving has that many bytes of data, so many
-    that they are better received into one piece of memory: begin_long() returns those that have arrived, and
-    finish_long() takes all of them.  A length is checked before anything is kept or allocated because of it.  A message
-    whose source is another pid than `pid` is malformed.
+    What is to be done about a chunk is worked out first, and comes back as steps: calls without arguments that change
+    this object.  The caller does them together with taking the chunk from where it is, in one call into C, so that an
+    exception of a signal's handler finds the chunk either untouched or done with.
+
+    When `long` is not 0, the frame that is arriving has that many bytes of data, so many that they are better received
+    into one piece of memory: begun_long() returns those that have arrived, and finished_long() takes all of them.  A
+    length is checked before anything is kept or allocated because of it.  A message whose source is another pid than
+    `pid` is malformed.
 
     `fds` are the descriptors that have arrived and that no complete frame has taken; whoever closes the connection
     closes them.  A frame whose descriptors the kernel could not give to this process has LOST_FD in their places.
@@ -114,7 +136,7 @@ class FrameReader:
 
     __slots__ = (
         "_addresses", "_decoder", "_headers", "_max_length", "_partial", "_pid", "_some_lost", "fds", "is_compiled",
-        "long",
+        "long", "lost", "problem", "ready",
     )  # fmt: skip
 
     def __init__(self, decoder: MessageDecoder, max_message_size: int, pid: int) -> None:
@@ -128,6 +150,12 @@ class FrameReader:
         self.fds: list[int] = []
         self.long = 0
         self.is_compiled = native is not None
+        self.ready: deque[Message] = deque()
+        """The messages that are complete, the oldest first; whoever takes one closes its descriptors."""
+        self.lost: deque[tuple[Lost, Message]] = deque()
+        """Those that are complete, but for what there was not enough of."""
+        self.problem = ""
+        """What is wrong with the bytes behind those messages; nothing more can be taken then."""
         self._addresses = decoder.addresses
 
     @property
@@ -135,67 +163,121 @@ class FrameReader:
         """Whether a frame has begun to arrive and is not complete."""
         return bool(self._partial)
 
-    def feed(self, chunk: bytes) -> Iterator[Message]:
-        """Yield the messages that a chunk completes.  Exhaust it before calling anything else.
+    def taken(
+        self, chunk: bytes, fds: Sequence[int] = (), *, complete: bool = True, long_begins: Step | None = None
+    ) -> list[Step]:
+        """The steps that take a chunk, and the descriptors that came with it.
 
-        Raises MalformedMessage where the bytes are no frame.
+        If these are not `complete`, the kernel has kept those after them.  `long_begins` is one of the steps if the
+        chunk is the beginning of a long frame.
         """
         data = self._partial + chunk if self._partial else chunk
-        position, size = 0, len(data)
+        held, some_lost = [*self.fds, *fds], not complete if fds or not complete else self._some_lost
+        messages: list[Message] = []
+        lost: list[tuple[Lost, Message]] = []
+        position, size, long, problem = 0, len(data), 0, ""
         headers, max_length = self._headers, self._max_length
-        while size - position >= HEADER_OFFSET:
-            start, length = _FRAME_START.unpack_from(data, position)
-            number = 0 if start == _PLAIN_START else _number_of_fds(start)
-            if not HEADER_SIZE <= length <= max_length:
-                raise MalformedMessage(f"a frame of {length} bytes; between {HEADER_SIZE} and {max_length} are allowed")
-            end = position + HEADER_OFFSET + length
-            if end > size:
-                if length > LONG and size - position >= FRAME_SIZE:
-                    self.long = length - HEADER_SIZE
-                break
-            body = position + FRAME_SIZE
-            header = data[position + HEADER_OFFSET : body]
-            addresses = headers.get(header) or self._decode_header(header)
-            yield new_message(Message, (*addresses, data[body:end], self._take_fds(number) if number else ()))
-            position = end
-        self._partial = data[position:]
-        if self.fds:
-            self._check_fds()
+        try:
+            while size - position >= HEADER_OFFSET:
+                start, length = _FRAME_START.unpack_from(data, position)
+                number = 0 if start == _PLAIN_START else _number_of_fds(start)
+                if not HEADER_SIZE <= length <= max_length:
+                    problem = f"a frame of {length} bytes; between {HEADER_SIZE} and {max_length} are allowed"
+                    break
+                end = position + HEADER_OFFSET + length
+                if end > size:
+                    if length > LONG and size - position >= FRAME_SIZE:
+                        long = length - HEADER_SIZE
+                    break
+                body = position + FRAME_SIZE
+                header = data[position + HEADER_OFFSET : body]
+                addresses = headers.get(header) or self._decode_header(header)
+                if number:
+                    own = _take_fds(held, number, some_lost=some_lost)
+                    some_lost = False
+                    message = Message(*addresses, data[body:end], own)
+                    if LOST_FD in own:
+                        lost.append((Lost.DESCRIPTORS, message))
+                    else:
+                        messages.append(message)
+                else:
+                    messages.append(new_message(Message, (*addresses, data[body:end], ())))
+                position = end
+            partial_ = data[position:]
+            if held and not problem:
+                _check_fds(held, partial_)
+        except MalformedMessage as error:
+            partial_, problem = data[position:], str(error)
+        steps: list[Step] = [
+            partial(setattr, self, "_partial", partial_),
+            partial(self.ready.extend, messages),
+        ]
+        if held or self.fds or some_lost != self._some_lost:
+            steps += self._keeping(held, some_lost=some_lost)
+        if lost:
+            steps.append(partial(self.lost.extend, lost))
+        if problem:
+            steps.append(partial(setattr, self, "problem", problem))
+        elif long:
+            steps.append(partial(setattr, self, "long", long))
+            if long_begins is not None:
+                steps.append(long_begins)
+        return steps
 
-    def receive(self, fd: int, deliver: Callable[[Message], object]) -> Iterator[Message] | None:
-        """Receive once from a socket, and take what comes: the compiled twin of feed().  Only if `is_compiled`.
+    def receiver(self, fd: int) -> Callable[[], int]:
+        """A call that receives once from a socket, and takes what comes: the compiled twin of taken().
 
-        Messages without descriptors go to `deliver`, a builtin.  What comes behind others is returned, as by feed();
-        None if that is nothing.  Raises OSError, EOFError at the end of the stream, MalformedMessage.
+        Only if `is_compiled`.  It returns 0, or what cared() is to see to.  It raises OSError, and EOFError at the end
+        of the stream.
         """
-        care = native.receive_frames(self._addresses, self._pid, self._max_length, deliver, fd, self)
-        if not care:
-            return None
-        if care != _FRAMES:
-            self.add_fds((), complete=care == _DESCRIPTORS)
-        return self.feed(b"")
+        return partial(native.receive_frames, self._addresses, self._pid, self._max_length, self.ready.append, fd, self)
 
-    def begin_long(self) -> memoryview:
-        """The data of the long frame that has arrived so far."""
+    def cared(self, care: int, long_begins: Step) -> list[Step]:
+        """The steps that take what the compiled twin has left; see taken()."""
+        return self.taken(b"", complete=care != _LOST_DESCRIPTORS, long_begins=long_begins)
+
+    def arrived(self, fds: Sequence[int], *, complete: bool) -> list[Step]:
+        """The steps that take descriptors which have arrived in the middle of a long frame."""
+        held = [*self.fds, *fds]
+        steps = self._keeping(held, some_lost=not complete)
+        if len(held) > 2 * MAX_FDS:  # those of the frame that is arriving, and of the next one
+            problem = f"{len(held)} descriptors arrived that no frame takes"
+            steps.append(partial(setattr, self, "problem", problem))
+        return steps
+
+    def _keeping(self, fds: list[int], *, some_lost: bool) -> list[Step]:
+        return [
+            partial(self.fds.__setitem__, slice(None), fds),
+            partial(setattr, self, "_some_lost", some_lost),
+        ]
+
+    def begun_long(self) -> tuple[memoryview, list[Step]]:
+        """The data of the long frame that has arrived so far, and the steps that take it from here."""
         data = memoryview(self._partial)[FRAME_SIZE:]
-        self._partial = self._partial[:FRAME_SIZE]
-        return data
+        return data, [partial(setattr, self, "_partial", self._partial[:FRAME_SIZE])]
 
-    def skip_long(self) -> int:
-        """Give up the data of the long frame that has arrived so far, and return how many bytes are still to come.
+    def finished_long(
+        self, data: bytes, fds: Sequence[int] = (), *, complete: bool = True, reason: Lost | None = None
+    ) -> list[Step]:
+        """The steps that complete the long frame, whose data is complete; `fds` came with the last of it.
 
-        The caller throws these away; then finish_long(b"") tells whose message it was.
+        With a `reason`, its data had to be thrown away.
         """
-        missing = self.long - len(self._partial) + FRAME_SIZE
-        self._partial = self._partial[:FRAME_SIZE]
-        return missing
-
-    def finish_long(self, data: bytes) -> Message:
-        """The message of the long frame, whose data is complete."""
-        addresses = self._decode_header(self._partial[HEADER_OFFSET:])
-        fds = self._take_fds(_number_of_fds(self._partial[: _START.size]))
-        self._partial, self.long = b"", 0
-        return Message(*addresses, data, fds)
+        held, some_lost = [*self.fds, *fds], not complete if fds or not complete else self._some_lost
+        try:
+            addresses = self._decode_header(self._partial[HEADER_OFFSET:])
+            own = _take_fds(held, _number_of_fds(self._partial[: _START.size]), some_lost=some_lost)
+        except MalformedMessage as error:
+            return [*self._keeping(held, some_lost=some_lost), partial(setattr, self, "problem", str(error))]
+        message = Message(*addresses, data, own)
+        if LOST_FD in own:
+            reason = reason or Lost.DESCRIPTORS
+        return [
+            *self._keeping(held, some_lost=False),
+            partial(setattr, self, "_partial", b""),
+            partial(setattr, self, "long", 0),
+            partial(self.lost.append, (reason, message)) if reason else partial(self.ready.append, message),
+        ]
 
     def _decode_header(self, header: bytes) -> tuple[int, ServerID, ServerID]:
         message_type, src, dst, _, _ = self._decoder.decode(header)
@@ -206,46 +288,28 @@ class FrameReader:
         self._headers[header] = addresses = (message_type, src, dst)
         return addresses
 
-    def add_fds(self, fds: Iterable[int], *, complete: bool) -> None:
-        """Take descriptors that have arrived.
 
-        If they are not `complete`, the kernel has kept those after them.  Raises MalformedMessage if there are too
-        many.
-        """
-        self.fds.extend(fds)
-        self._some_lost = not complete
-        if len(self.fds) > 2 * MAX_FDS:  # those of the frame that is arriving, and of the next one
-            raise MalformedMessage(f"{len(self.fds)} descriptors arrived that no frame takes")
-
-    def _take_fds(self, number: int) -> tuple[int, ...]:
-        taken = self.fds[:number]
-        if len(taken) < number:
-            if not self._some_lost:
-                raise MalformedMessage(f"a frame announces {number} descriptors and {len(taken)} arrived")
-            taken += [LOST_FD] * (number - len(taken))
-        self._some_lost = False
-        del self.fds[:number]
-        return tuple(taken)
-
-    def _check_fds(self) -> None:
-        """Raise MalformedMessage if more descriptors are held than the frame that is arriving can take."""
-        if not self._partial:
-            announced = 0
-        elif len(self._partial) < _START.size:
-            announced = MAX_FDS
-        else:
-            announced = _number_of_fds(self._partial[: _START.size])
-        if len(self.fds) > announced:
-            raise MalformedMessage(f"{len(self.fds)} descriptors arrived that no frame announces")
+def _take_fds(held: list[int], number: int, *, some_lost: bool) -> tuple[int, ...]:
+    """Take so many descriptors from those held.  Raises MalformedMessage."""
+    own = held[:number]
+    if len(own) < number:
+        if not some_lost:
+            raise MalformedMessage(f"a frame announces {number} descriptors and {len(own)} arrived")
+        own += [LOST_FD] * (number - len(own))
+    del held[:number]
+    return tuple(own)
 
 
-def _move_all(messages: deque[Message], deliver: Callable[[Message], None]) -> None:
-    """Pass each message on, the oldest first."""
-    while messages:
-        deliver(messages.popleft())
-
-
-move_all = _move_all if native is None else native.move_all
+def _check_fds(held: list[int], beginning: bytes) -> None:
+    """Raise MalformedMessage if more descriptors are held than the frame that is arriving can take."""
+    if not beginning:
+        announced = 0
+    elif len(beginning) < _START.size:
+        announced = MAX_FDS
+    else:
+        announced = _number_of_fds(beginning[: _START.size])
+    if len(held) > announced:
+        raise MalformedMessage(f"{len(held)} descriptors arrived that no frame announces")
 
 
 def _number_of_fds(start: bytes) -> int:

@@ -256,6 +256,32 @@ class RecordDecoder:
             specials.append(Special(len(messages), MalformedMessage(fault)))
         return messages, specials
 
+    def decode_parts(self, read: Callable[[int, int], bytes], size: int) -> tuple[list[Message], list[Special]]:
+        """Do what decode() does with a value of `size` bytes for which there is no memory: one record after the other.
+
+        `read(length, place)` returns bytes of it.  A message for which there is no memory is skipped.
+        """
+        messages: list[Message] = []
+        specials: list[Special] = []
+        begin = start = 0
+        while begin < size:
+            head = read(RECORD.size, start)
+            version, message_type, _, src_pid, length = (
+                RECORD.unpack(head) if len(head) == RECORD.size else (0, 0, 0, 0, 0)
+            )
+            end = min(start + RECORD.size + length, size)
+            if version == IDS_VERSION and length == IDS.size and end < size:
+                start = end  # they are decoded with what follows them
+                continue
+            try:
+                some_messages, some_specials = self.decode(read(end - begin, begin))
+            except MemoryError:
+                some_messages, some_specials = [], [Special(0, LostMessage(src_pid, message_type, length))]
+            specials += [Special(len(messages) + position, what) for position, what in some_specials]
+            messages += some_messages
+            begin = start = end
+        return messages, specials
+
     def _addresses(self, src_pid: int, ids: bytes) -> tuple[ServerID, ServerID]:
         """Source and destination of a message with ids.  Recent results are cached, up to a bound."""
         known = self._known.get((src_pid, ids))

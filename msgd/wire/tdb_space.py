@@ -25,7 +25,7 @@ _HEAD = struct.Struct("=32s9I")
 _MAGIC = b"TDB file\n"
 _VERSION = 0x2601196D
 _HAS_FEATURES = 0x0BAD1A52
-_FREE_LIST = 168
+_RECOVERY, _FREE_LIST = 44, 168
 _WORD = struct.Struct("=I")
 _RECORD = struct.Struct("=6I")
 _USED, _DEAD, _FREE = 0x26011999, 0xFEE1DEAD, 0xD9FEE666
@@ -88,6 +88,75 @@ def rebuilt_free_list(read: Read, size: int) -> list[Write] | None:
     return writes
 
 
+def has_sound_head(read: Read, size: int, chains: int | None = None) -> bool:
+    """Whether a file of `size` bytes has the header of a tdb file, with so many hash chains, and room for these."""
+    head = _read_head(read, size)
+    return head is not None and chains in (None, head[1])
+
+
+def find_value(read: Read, size: int, key: bytes) -> tuple[int, int] | None:
+    """The place and the length of the value of a record, without reading it; None if there is none."""
+    space = _read_space(read, size)
+    for begin, _, _ in () if space is None else space.used:
+        assert space is not None
+        place = space.base + begin
+        _, _, key_size, value_size, _, magic = _RECORD.unpack(read(_RECORD.size, place))
+        if magic == _USED and key_size == len(key) and read(key_size, place + _RECORD.size) == key:
+            return place + _RECORD.size + key_size, value_size
+    return None
+
+
+def readable_records(read: Read, size: int) -> tuple[dict[bytes, bytes], bool]:
+    """The records, by key, that can be reached from the hash chains, and whether no chain leads to anything else.
+
+    A file that is no tdb file has none.
+    """
+    records: dict[bytes, bytes] = {}
+    found = _read_head(read, size)
+    if found is None:
+        return records, False
+    base, chains = found
+    seen, is_sound, room = set(), True, size
+    for (place,) in _WORD.iter_unpack(read(chains * _WORD.size, base + _FREE_LIST + _WORD.size)):
+        while place:
+            head = read(_RECORD.size, base + place)
+            if place in seen or len(head) < _RECORD.size:
+                is_sound = False
+                break
+            seen.add(place)
+            following, length, key_size, value_size, _, magic = _RECORD.unpack(head)
+            is_inside = key_size + value_size <= length and base + place + _RECORD.size + length <= size
+            room -= key_size + value_size
+            if magic not in (_USED, _DEAD) or not is_inside or room < 0:
+                is_sound = False
+                break
+            if magic == _USED:
+                content = read(key_size + value_size, base + place + _RECORD.size)
+                records[content[:key_size]] = content[key_size:]
+            place = following
+    return records, is_sound
+
+
+def is_cut_off(read: Read, size: int) -> bool:
+    """Whether a chain of the file leads behind its end or into a hole: it was cut off, and perhaps grew again."""
+    found = _read_head(read, size)
+    if found is None:
+        return True
+    base, chains = found
+    seen = set()
+    for (place,) in _WORD.iter_unpack(read(chains * _WORD.size, base + _FREE_LIST + _WORD.size)):
+        while place and place not in seen:
+            seen.add(place)
+            head = read(_RECORD.size, base + place)
+            if len(head) < _RECORD.size:
+                return True
+            following, length, _, _, _, magic = _RECORD.unpack(head)
+            if base + place + _RECORD.size + length > size or not magic:
+                return True
+            place = following
+    return False
+
+
 def used_bytes(read: Read, size: int) -> int | None:
     """The bytes of a file of `size` bytes that are not free; None if it is damaged."""
     space = _read_space(read, size)
@@ -146,18 +215,25 @@ def _take_gap(gaps: list[tuple[int, int]], length: int, before: int) -> int | No
 
 def _read_space(read: Read, size: int) -> _Space | None:
     """Where the records are; None if the file is damaged, or is not as described above."""
+    found = _read_head(read, size)
+    if found is None or read(_WORD.size, _RECOVERY) != bytes(_WORD.size):
+        return None
+    base, chains = found
+    start, end = _FREE_LIST + (1 + chains) * _WORD.size, size - base
+    used = _used(read, base, chains, start, end)
+    return None if used is None else _Space(base, start, end, used)
+
+
+def _read_head(read: Read, size: int) -> tuple[int, int] | None:
+    """The size of the mutexes, and the number of hash chains; None if the file is not as described above."""
     head = read(_HEAD.size, 0)
     if len(head) < _HEAD.size:
         return None
-    magic, version, chains, has_features, recovery, _, _, _, _, mutexes = _HEAD.unpack(head)
-    if not magic.startswith(_MAGIC) or version != _VERSION or recovery:
+    magic, version, chains, has_features, _, _, _, _, _, mutexes = _HEAD.unpack(head)
+    if not magic.startswith(_MAGIC) or version != _VERSION:
         return None
     base = mutexes if has_features == _HAS_FEATURES else 0
-    start, end = _FREE_LIST + (1 + chains) * _WORD.size, size - base
-    if start > end:
-        return None
-    used = _used(read, base, chains, start, end)
-    return None if used is None else _Space(base, start, end, used)
+    return (base, chains) if base + _FREE_LIST + (1 + chains) * _WORD.size <= size else None
 
 
 def _used(read: Read, base: int, chains: int, start: int, end: int) -> list[_Record] | None:

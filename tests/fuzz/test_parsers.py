@@ -9,7 +9,10 @@ Each target is what a stranger, a damaged file or an administrator can hand to a
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from itertools import count
@@ -41,13 +44,17 @@ from msgd.wire.tdb_record import (
     pack_message,
     segment_number,
 )
-from msgd.wire.tdb_space import rebuilt_free_list
+from msgd.wire.tdb_space import has_sound_head, is_cut_off, readable_records, rebuilt_free_list
+from tests.wire.frames import feed
 from tests.wire.joined import add, expire, fragment
 from tests.wire.strategies import server_ids, uint32
 
 SECONDS = float(os.environ.get("MSGD_FUZZ_SECONDS", "1"))
 
 SRC, DST = ServerID(5, 1, unique_id=77), ServerID(6, 2, unique_id=88)
+
+GUIDED_FROM = 10.0
+"""From so many seconds on atheris, which coverage guides, takes hypothesis's place, where it is installed."""
 
 _BATCH = 200
 """Examples between two looks at the clock."""
@@ -141,8 +148,7 @@ def stream(chunks: list[bytes]) -> None:
     reader = FrameReader(MessageDecoder(), _TOTAL_MAX, SRC.pid)
     try:
         for chunk in chunks:
-            reader.add_fds([900], complete=False)
-            for message in reader.feed(chunk):
+            for message in feed(reader, chunk, [900], complete=False):
                 assert message.src.pid == SRC.pid
                 assert len(message.data) <= _TOTAL_MAX
             assert len(reader._partial) <= len(chunk) + _TOTAL_MAX + 100
@@ -175,6 +181,10 @@ def tdb_space(image: bytes) -> None:
     def pread(size: int, place: int) -> bytes:
         return image[max(place, 0) : max(place, 0) + max(size, 0)]
 
+    has_sound_head(pread, len(image))
+    is_cut_off(pread, len(image))
+    records, _ = readable_records(pread, len(image))
+    assert sum(map(len, records.values())) <= len(image)
     for write in rebuilt_free_list(pread, len(image)) or ():
         assert 0 <= write.place <= len(image) - len(write.data)
 
@@ -258,7 +268,12 @@ TARGETS: dict[str, tuple[st.SearchStrategy[object], Callable[..., None]]] = {
 @pytest.mark.timeout(3 * SECONDS + 120)
 @pytest.mark.parametrize("target", TARGETS)
 def test_any_bytes(target: str) -> None:
-    for_a_while(*TARGETS[target])
+    if SECONDS < GUIDED_FROM or importlib.util.find_spec("atheris") is None:
+        for_a_while(*TARGETS[target])
+        return
+    command = [sys.executable, "-m", "tests.fuzz.guided", target, str(int(SECONDS))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.timeout(3 * SECONDS + 120)

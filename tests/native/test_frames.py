@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""stream: what the compiled twin makes of the bytes of a connection is what FrameReader.feed() makes of them."""
+"""stream: what the compiled twin makes of the bytes of a connection is what FrameReader.taken() makes of them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from msgd.errors import MalformedMessage
 from msgd.native import native
 from msgd.wire.header import MessageDecoder
 from msgd.wire.stream import LONG, FrameReader, pack_frame
+from tests.wire.frames import feed, receive
 
 SRC, DST = ServerID(5, 1, unique_id=77), ServerID(6, 2, unique_id=88)
 MAX = LONG + 1000
@@ -39,7 +40,7 @@ def fed(chunks: Sequence[bytes]) -> Seen:
     messages: list[Message] = []
     try:
         for chunk in chunks:
-            for message in reader.feed(chunk):
+            for message in feed(reader, chunk):
                 messages.append(message)
             if reader.long:
                 break
@@ -58,7 +59,7 @@ def received(chunks: Sequence[bytes]) -> Seen:
         try:
             for chunk in chunks:
                 here.sendall(chunk)
-                for message in reader.receive(there.fileno(), messages.append) or ():
+                for message in receive(reader, there.fileno()):
                     messages.append(message)
                 if reader.long:
                     break
@@ -147,7 +148,7 @@ def test_descriptors(before: list[bytes], number: int) -> None:
         messages: list[Message] = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                messages += reader.receive(there.fileno(), messages.append) or ()
+                messages += receive(reader, there.fileno())
     assert [message.data for message in messages] == [*before, b"with them"]
     fds = messages[-1].fds
     assert len(fds) == number
@@ -163,7 +164,7 @@ def test_descriptors_nobody_asked_for() -> None:
     with here, there:
         here.sendmsg([frame(b"x")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))])
         with pytest.raises(MalformedMessage, match="no frame announces"):
-            list(reader.receive(there.fileno(), list[Message]().append) or ())
+            list(receive(reader, there.fileno()))
     assert len(reader.fds) == 1  # its connection closes it
     os.close(reader.fds.pop())
 
@@ -173,10 +174,10 @@ def test_end_of_the_stream() -> None:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with there:
         with pytest.raises(BlockingIOError):
-            reader.receive(there.fileno(), list[Message]().append)
+            receive(reader, there.fileno())
         here.close()
         with pytest.raises(EOFError):
-            reader.receive(there.fileno(), list[Message]().append)
+            receive(reader, there.fileno())
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ with Messaging(Config(lock_directory=sys.argv[1], messaging_type=sys.argv[2])) a
 """A process of its own, with 10 MiB of memory besides what it has: a forked one has free memory of its parent's."""
 
 
-@pytest.mark.parametrize("messaging_type", [one for one in TYPES if one != "tdb"])
+@pytest.mark.parametrize("messaging_type", TYPES)
 def test_a_message_that_does_not_fit_into_memory(scratch: Path, messaging_type: str) -> None:
     """It is dropped, counted and told; what is behind it arrives, and so does the next long one that fits."""
     config = Config(lock_directory=str(scratch / "lock"), messaging_type=messaging_type)

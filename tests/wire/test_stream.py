@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msgd import Message, ServerID
+from msgd.backends.at_once import do
 from msgd.errors import MalformedMessage
 from msgd.wire.header import MessageDecoder
 from msgd.wire.stream import FRAME_SIZE, HELLO_SIZE, LONG, LOST_FD, FrameReader, Hello, pack_frame
+from tests.wire.frames import completed, feed
 
 SRC, DST = ServerID(5, 1, unique_id=77), ServerID(6, 2, unique_id=88)
 MAX = LONG + 1000
@@ -27,15 +29,20 @@ def read(reader: FrameReader, chunks: Sequence[bytes]) -> list[Message]:
         rest = chunk
         while rest:
             if not reader.long:
-                messages += reader.feed(rest)
+                messages += feed(reader, rest)
                 rest = b""
-                collected = bytearray(reader.begin_long()) if reader.long else bytearray()
+                collected = bytearray()
+                if reader.long:
+                    data, steps = reader.begun_long()
+                    collected += data
+                    do(steps)
             else:
                 missing = reader.long - len(collected)
                 collected += rest[:missing]
                 rest = rest[missing:]
                 if len(collected) == reader.long:
-                    messages.append(reader.finish_long(bytes(collected)))
+                    do(reader.finished_long(bytes(collected)))
+                    messages += completed(reader)
     return messages
 
 
@@ -89,7 +96,7 @@ def test_garbage(data: bytes) -> None:
     """Arbitrary bytes are malformed, unless they are the beginning of a frame."""
     reader = new_reader()
     try:
-        assert list(reader.feed(data)) == []
+        assert list(feed(reader, data)) == []
     except MalformedMessage:
         assert not (b"msgd\x01\x02\x00\x00").startswith(data)
 
@@ -105,7 +112,7 @@ def test_lying_length(length: int) -> None:
     """A length out of range is refused as soon as it has arrived, before memory is allocated for it."""
     reader = new_reader()
     with pytest.raises(MalformedMessage, match="between 52 and"):
-        list(reader.feed(b"msgd\x01\x02\x00\x00" + struct.pack("<I", length)))
+        list(feed(reader, b"msgd\x01\x02\x00\x00" + struct.pack("<I", length)))
     assert reader.long == 0
 
 
@@ -121,7 +128,7 @@ def test_longest_message() -> None:
 )
 def test_lying_start(start: bytes) -> None:
     with pytest.raises(MalformedMessage):
-        list(new_reader().feed(start + struct.pack("<I", 52) + bytes(52)))
+        list(feed(new_reader(), start + struct.pack("<I", 52) + bytes(52)))
 
 
 @pytest.mark.parametrize("field", ["pid", "task_id", "vnn", "unique_id"])
@@ -135,7 +142,7 @@ def test_lying_source() -> None:
     messages: list[Message] = []
     stream = pack_frame(DST, SRC, 9, 0) + pack_frame(DST, SRC._replace(pid=4), 9, 0)
     with pytest.raises(MalformedMessage, match="claims to be pid 4"):
-        messages.extend(new_reader().feed(stream))
+        messages.extend(feed(new_reader(), stream))
     assert messages == [Message(9, SRC, DST, b"")]
 
 
@@ -150,7 +157,7 @@ class TestDescriptors:
 
     def test_in_order(self) -> None:
         reader = new_reader()
-        reader.add_fds([10, 11, 12], complete=True)
+        do(reader.arrived([10, 11, 12], complete=True))
         stream = pack_frame(DST, SRC, 1, 0, 2) + pack_frame(DST, SRC, 2, 0) + pack_frame(DST, SRC, 3, 0, 1)
         assert [message.fds for message in read(reader, [stream])] == [(10, 11), (), (12,)]
         assert reader.fds == []
@@ -158,36 +165,38 @@ class TestDescriptors:
     def test_arriving_before_the_rest_of_the_frame(self) -> None:
         reader = new_reader()
         stream = pack_frame(DST, SRC, 1, LONG, 1) + bytes(LONG)
-        reader.add_fds([10], complete=True)
+        do(reader.arrived([10], complete=True))
         assert read(reader, [stream[:5]]) == []
         assert [message.fds for message in read(reader, [stream[5:70], stream[70:]])] == [(10,)]
 
     def test_fewer_than_announced(self) -> None:
         reader = new_reader()
-        reader.add_fds([10], complete=True)
+        do(reader.arrived([10], complete=True))
         with pytest.raises(MalformedMessage, match="announces 2"):
-            list(reader.feed(pack_frame(DST, SRC, 1, 0, 2)))
+            list(feed(reader, pack_frame(DST, SRC, 1, 0, 2)))
         assert reader.fds == [10], "the connection closes it"
 
     @pytest.mark.parametrize("rest", [0, 20])
     def test_unannounced(self, rest: int) -> None:
         reader = new_reader()
-        reader.add_fds([10], complete=True)
+        do(reader.arrived([10], complete=True))
         frames = pack_frame(DST, SRC, 1, 0) * 2
         with pytest.raises(MalformedMessage, match="no frame announces"):
-            list(reader.feed(frames[: FRAME_SIZE + rest]))
+            list(feed(reader, frames[: FRAME_SIZE + rest]))
 
     def test_too_many_held(self) -> None:
         reader = new_reader()
-        reader.add_fds(range(127), complete=True)
-        reader.add_fds(range(127), complete=True)
+        do(reader.arrived(range(127), complete=True))
+        do(reader.arrived(range(127), complete=True))
+        assert list(completed(reader)) == []
+        do(reader.arrived([1], complete=True))
         with pytest.raises(MalformedMessage, match="no frame takes"):
-            reader.add_fds([1], complete=True)
+            list(completed(reader))
 
     def test_lost_by_the_kernel(self) -> None:
         """Only the frame whose descriptors the kernel kept has LOST_FD in their places."""
         reader = new_reader()
-        reader.add_fds([10], complete=False)
+        do(reader.arrived([10], complete=False))
         assert [message.fds for message in read(reader, [pack_frame(DST, SRC, 1, 0, 3)])] == [(10, LOST_FD, LOST_FD)]
         with pytest.raises(MalformedMessage):
-            list(reader.feed(pack_frame(DST, SRC, 1, 0, 1)))
+            list(feed(reader, pack_frame(DST, SRC, 1, 0, 1)))

@@ -132,6 +132,30 @@ def test_any_bytes(value: bytes) -> None:
     segment_number(value)
 
 
+@given(st.lists(messages | continuations, max_size=6), st.binary(max_size=60), st.integers(0, 80))
+def test_in_parts(
+    records: list[tuple[ServerID, ServerID, int, bytes] | Continuation], garbage: bytes, cut: int
+) -> None:
+    """A value that is read in parts holds what it holds as a whole, but for what is said of its end."""
+    packed = [pack_continuation(DST, one) if isinstance(one, Continuation) else pack_message(*one) for one in records]
+    value = b"".join(packed) + garbage
+    value = value[: max(len(value) - cut, 0)]
+
+    def read(length: int, at: int) -> bytes:
+        return value[at : at + length]
+
+    decoder = RecordDecoder(DST, ServerID)
+    messages, specials = decoder.decode(value)
+    in_parts, specials_in_parts = decoder.decode_parts(read, len(value))
+    assert in_parts == messages
+
+    def valid(found: list[Special]) -> list[Special]:
+        return [one for one in found if not isinstance(one.what, MalformedMessage)]
+
+    assert valid(specials_in_parts) == valid(specials)
+    assert bool(specials_in_parts) == bool(specials)
+
+
 @given(st.lists(messages, min_size=1, max_size=5), st.integers(1))
 def test_torn_at_the_end(records: list[tuple[ServerID, ServerID, int, bytes]], cut: int) -> None:
     """What is in front of the torn record is read, and the torn record is reported."""

@@ -78,7 +78,7 @@ class Connector:
             except BlockingIOError:
                 pass  # its backlog is full
             else:
-                self._use(peer, self._pool.add(connected, peer.pid, is_ours=True))
+                self._use(peer, self._pool.add(connected, peer.pid))
                 return True
         self._retry_later(peer)
         return False

@@ -19,14 +19,21 @@ import errno
 import io
 import os
 import socket
+import struct
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from itertools import chain, compress
+from operator import call, is_
+from typing import Any
 
+from msgd.backends.at_once import Step, head_of, if_empty, take_head
 from msgd.errors import MalformedMessage, NoSuchProcess, TransportError
 from msgd.linux import Credentials, unix_socket
 from msgd.presence import Presence
-from msgd.wire.header import MAX_FDS, Message
-from msgd.wire.stream import HELLO_SIZE, FrameReader, Hello
+from msgd.wire.header import MAX_FDS
+from msgd.wire.stream import CLOSED, HELLO_SIZE, LOST_FD, FrameReader, Hello, Lost
 
 _CHUNK = 1 << 16
 """Bytes asked for in one read of short frames."""
@@ -34,16 +41,13 @@ _CHUNK = 1 << 16
 _RIGHTS = (socket.SOL_SOCKET, socket.SCM_RIGHTS)
 _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
+_CLOEXEC, _RIGHTS_LOST = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+
+_Received = tuple[bytes | int, list[tuple[int, int, bytes]], int, Any]
+"""What recvmsg() returns, or recvmsg_into()."""
+
 _NOT_LISTENING = frozenset((errno.ENOENT, errno.ECONNREFUSED, errno.EPROTOTYPE))
 """What connect() fails with where no process listens with a stream socket."""
-
-
-class MessageLost(Exception):
-    """There was no memory for a long message, which has come to its end; `message` is that one without its data."""
-
-    def __init__(self, message: Message) -> None:
-        super().__init__()
-        self.message = message
 
 
 def new_socket() -> socket.socket:
@@ -90,8 +94,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_begun", "_hello_bytes", "_memory", "_next_hello", "_socket", "_to_skip", "ended", "fd", "hello", "is_ours",
-        "last_used", "messages", "pid", "reader",
+        "_begun", "_compiled", "_hello_bytes", "_memory", "_next_hello", "_settled", "_socket", "_to_skip", "ended",
+        "fd", "hello", "is_ours", "last_used", "pid", "reader", "received",
     )  # fmt: skip
 
     def __init__(
@@ -106,12 +110,20 @@ class Connection:
         self._begun = False
         self.reader = reader
         self.fd = connected.fileno()
+        self._compiled = (reader.receiver(self.fd),) if reader.is_compiled else ()
+        """The call that receives short frames, if it is compiled."""
         self.pid = pid
         self.is_ours = is_ours
         self.ended = False
         self.hello: Hello | None = None
-        self.messages: Iterator[Message] = iter(())
-        """What receive() has read and nobody has taken yet.  Whoever takes a message closes its descriptors."""
+        self.received: deque[_Received | float] = deque()
+        """What has been received and not been settled, at most one.
+
+        A float is a new object each time: what the compiled twin has left to be done, or that a long message begins
+        (-1), for which memory is to be allocated.
+        """
+        self._settled = object()
+        """Another object each time something has been settled."""
         self.last_used = time.monotonic()
 
     # Our stream
@@ -143,7 +155,8 @@ class Connection:
     @property
     def memory_wanted(self) -> int:
         """Bytes that the next receive() allocates for a long message, mostly 0."""
-        return self.reader.long if self._memory is None and not self._to_skip else 0
+        head = head_of(self.received)
+        return self.reader.long if isinstance(head, float) and head < 0 else 0
 
     @property
     def memory_held(self) -> int:
@@ -151,8 +164,8 @@ class Connection:
         return self.reader.long if self._memory is not None else 0
 
     def has_unread(self) -> bool:
-        """Whether there is something to receive besides the end."""
-        return bool(self._peek(1))
+        """Whether there is something to receive, or to deliver, besides the end."""
+        return self.is_unsettled or bool(self._peek(1))
 
     def peek_hello(self) -> Hello | None:
         """The hello, without taking it, if all of it has arrived.
@@ -169,103 +182,140 @@ class Connection:
         return None
 
     def receive_hello(self) -> Hello | None:
-        """Receive the hello or more of it.  Returns None while it is not complete.  Raises what receive() raises."""
-        missing = HELLO_SIZE - len(self._hello_bytes)
-        if missing:
-            self._hello_bytes += self._receive(missing)
-            if self.reader.fds:
+        """Receive the hello or more of it.  Returns None while it is not complete.
+
+        Raises BlockingIOError if nothing is there, EOFError at the end of the stream, MalformedMessage.
+        """
+        settled, seen = self._settled, self._hello_bytes
+        if len(seen) < HELLO_SIZE:
+            head = self._receive(HELLO_SIZE - len(seen), settled)
+            if settled is not self._settled or not isinstance(head, tuple) or not isinstance(head[0], bytes):
+                return None  # a signal's handler has dispatched
+            fds, complete = _descriptors(head)
+            steps = self.reader.arrived(fds, complete=complete)
+            if self._take(head, [partial(setattr, self, "_hello_bytes", seen + head[0]), *steps]) and fds:
                 raise MalformedMessage("descriptors came with a hello")
             if len(self._hello_bytes) < HELLO_SIZE:
                 return None
         return Hello.unpack(self._hello_bytes)
 
-    def receive_plain(self, deliver: Callable[[Message], object]) -> bool:
-        """Receive once, and pass on plain messages; the compiled twin of receive().  Only if the reader is compiled
-        and no long message is arriving.
+    @property
+    def is_delivering(self) -> bool:
+        """Whether there is something in `reader` that is to be taken from there before anything else is received."""
+        return bool(self.reader.ready or self.reader.lost or self.reader.problem)
 
-        Returns whether that was all; if not, the others are `messages`.  Raises what receive() raises.
-        """
-        try:
-            more = self.reader.receive(self.fd, deliver)
-        except ConnectionError:
-            raise EOFError from None
-        self.last_used = time.monotonic()
-        if more is None:
-            return True
-        self.messages = more
-        return False
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether anything has been received that receive(), or whoever takes from `reader`, has to see to."""
+        return bool(self.received) or self.is_delivering
 
     def receive(self) -> None:
-        """Receive once; then `messages` are those that this has completed.  Call it when all of them are taken.
+        """Receive once, unless something has been received already, and settle that: see `reader`.
 
-        Raises BlockingIOError if nothing is there, EOFError at the end of the stream, MalformedMessage, and
-        MessageLost at the end of a long message for which there was no memory.
+        Raises BlockingIOError if nothing is there, and EOFError at the end of the stream.
         """
+        if self._compiled and not (self.received or self.reader.long):
+            try:
+                self.received.extend(map(float, filter(None, map(call, self._compiled))))
+            except ConnectionError:
+                raise EOFError from None
+            self.last_used = time.monotonic()
+            if not self.received:
+                return
+        settled = self._settled
+        head = self._receive(min(self._to_skip, _CHUNK) or _CHUNK, settled)
+        if head is None:
+            return
+        try:
+            steps = self._steps(head)
+        except (struct.error, ValueError):
+            if settled is not self._settled:
+                return  # a signal's handler has dispatched in the middle of it
+            raise
+        self._take(head, steps)
+
+    def _take(self, head: _Received | float, steps: list[Step]) -> bool:
+        """Settle the head, if it is still there.  Returns whether it was."""
+        return take_head(self.received, head, (partial(setattr, self, "_settled", object()), *steps))
+
+    def _receive(self, size: int, settled: object) -> _Received | float | None:
+        """Receive once, unless something has been received already: into the long message, or so many bytes.
+
+        Nothing is received if anything has been settled since `settled`, as then it may be something else that comes.
+        Returns what is to be settled, which stays in `received`; None if there is nothing.  Raises EOFError at the end
+        of the stream.
+        """
+        if not self.received:
+            memory = self._memory
+            try:
+                if memory is None:
+                    next(self._receiving(self._socket.recvmsg, size, settled), None)
+                else:
+                    with memory.getbuffer() as whole, whole[memory.tell() :] as room:
+                        next(self._receiving(self._socket.recvmsg_into, (room,), settled), None)
+            except ConnectionError:
+                raise EOFError from None
+            except OSError:
+                if self.reader.long == CLOSED:
+                    raise EOFError from None  # a signal's handler has dispatched, and has come to the end
+                raise
+            self.last_used = time.monotonic()
+        head: _Received | float | None = head_of(self.received)
+        if isinstance(head, tuple) and not head[0]:
+            self._take(head, [])
+            raise EOFError
+        return head
+
+    def _receiving(self, receive: Callable[..., _Received], room: object, settled: object) -> Iterator[object]:
+        """Its next() receives into `received`, in one step: if nothing is there and nothing has been settled since."""
+        received = map(receive, (room,), (_ANCILLARY_SIZE,), (_CLOEXEC,))
+        is_same = map(is_, map(getattr, (self,), ("_settled",)), (settled,))
+        return if_empty(self.received, chain.from_iterable(compress((received,), is_same)))
+
+    def _steps(self, head: _Received | float) -> list[Step]:
+        """The steps that take what has been received; see at_once.py."""
         reader = self.reader
-        if not reader.long:
-            self.messages = reader.feed(self._receive(_CHUNK))
-            return
+        long_begins = partial(self.received.append, float("-1"))
+        if isinstance(head, float):
+            return self._allocated() if head < 0 else reader.cared(int(head), long_begins)
+        what, (fds, complete) = head[0], _descriptors(head)
+        if isinstance(what, int):
+            return [] if self._memory is None else self._filled(self._memory, what, fds, complete=complete)
         if self._to_skip:
-            self._skip()
-            return
-        # The value of a BytesIO is the very bytes object that was filled: what is received into it is the message.
+            return self._skipped(len(what), fds, complete=complete)
+        return reader.taken(what, fds, complete=complete, long_begins=long_begins)
+
+    def _allocated(self) -> list[Step]:
+        """Get the memory for a long message, or else throw away what comes of it."""
+        data, steps = self.reader.begun_long()
         try:
-            memory = self._memory or self._allocate()
+            # The value of a BytesIO is the very bytes object that was filled: what is received into it is the message.
+            memory = io.BytesIO()
+            memory.seek(self.reader.long - 1)
+            memory.write(b"\0")
+            memory.seek(0)
+            memory.write(data)
         except MemoryError:
-            self._memory, self._to_skip = None, reader.skip_long()
-            self.messages = iter(())
-            return
-        with memory.getbuffer() as whole, whole[memory.tell() :] as room:
-            count = self._receive_into(room)
-        if memory.seek(count, io.SEEK_CUR) == reader.long:
-            self._memory = None
-            self.messages = iter((reader.finish_long(memory.getvalue()),))
+            return [*steps, partial(setattr, self, "_to_skip", self.reader.long - len(data))]
+        return [*steps, partial(setattr, self, "_memory", memory)]
 
-    def _skip(self) -> None:
-        """Receive more of the message that is lost, and throw it away."""
-        self._to_skip -= len(self._receive(min(self._to_skip, _CHUNK)))
-        if not self._to_skip:
-            raise MessageLost(self.reader.finish_long(b""))
-
-    def _allocate(self) -> io.BytesIO:
-        """Get the memory for a long message; it is positioned behind what has arrived of it."""
-        memory = self._memory = io.BytesIO()
-        memory.seek(self.reader.long - 1)
-        memory.write(b"\0")
-        memory.seek(0)
-        memory.write(self.reader.begin_long())
-        return memory
-
-    def _receive(self, size: int) -> bytes:
+    def _filled(self, memory: io.BytesIO, count: int, fds: Sequence[int], *, complete: bool) -> list[Step]:
+        if memory.tell() + count < self.reader.long:
+            arrived = self.reader.arrived(fds, complete=complete) if fds or not complete else []
+            return [partial(memory.seek, count, io.SEEK_CUR), *arrived]
+        data, reason = b"", None
         try:
-            chunk, ancillary, flags, _ = self._socket.recvmsg(size, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionError:
-            raise EOFError from None
-        if not chunk:
-            raise EOFError
-        if ancillary or flags & socket.MSG_CTRUNC:
-            self._take_fds(ancillary, flags)
-        self.last_used = time.monotonic()
-        return chunk
+            data = memory.getvalue()
+        except MemoryError:  # it gives back what it has in excess, and has lost everything if that fails
+            reason = Lost.MEMORY
+        finished = self.reader.finished_long(data, fds, complete=complete, reason=reason)
+        return [partial(setattr, self, "_memory", None), *finished]
 
-    def _receive_into(self, room: memoryview) -> int:
-        try:
-            count, ancillary, flags, _ = self._socket.recvmsg_into([room], _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionError:
-            raise EOFError from None
-        if not count:
-            raise EOFError
-        if ancillary or flags & socket.MSG_CTRUNC:
-            self._take_fds(ancillary, flags)
-        self.last_used = time.monotonic()
-        return count
-
-    def _take_fds(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
-        fds = array.array("i")
-        for level, kind, content in ancillary:
-            if (level, kind) == _RIGHTS:
-                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-        self.reader.add_fds(fds, complete=not flags & socket.MSG_CTRUNC)
+    def _skipped(self, count: int, fds: Sequence[int], *, complete: bool) -> list[Step]:
+        left = partial(setattr, self, "_to_skip", self._to_skip - count)
+        if count < self._to_skip:
+            return [left, *(self.reader.arrived(fds, complete=complete) if fds or not complete else ())]
+        return [left, *self.reader.finished_long(b"", fds, complete=complete, reason=Lost.MEMORY)]
 
     def _peek(self, size: int) -> bytes:
         try:
@@ -282,7 +332,29 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the socket, and the descriptors that came for a message that is not complete."""
+        """Close the socket, and the descriptors that came for messages which nobody has taken."""
+        reader = self.reader
+        reader.long = CLOSED
         self._socket.close()
-        while self.reader.fds:
-            os.close(self.reader.fds.pop())
+        for head in self.received:
+            if isinstance(head, tuple):
+                reader.fds.extend(_descriptors(head)[0])
+        for message in (*reader.ready, *(message for _, message in reader.lost)):
+            reader.fds.extend(fd for fd in message.fds if fd != LOST_FD)
+        self.received.clear()
+        reader.ready.clear()
+        reader.lost.clear()
+        while reader.fds:
+            os.close(reader.fds.pop())
+
+
+def _descriptors(head: _Received) -> tuple[Sequence[int], bool]:
+    """The descriptors in what recvmsg() has returned, and whether these are all."""
+    _, ancillary, flags, _ = head
+    if not ancillary and not flags & _RIGHTS_LOST:
+        return (), True
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == _RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return fds, not flags & _RIGHTS_LOST

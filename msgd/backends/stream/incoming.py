@@ -23,18 +23,21 @@ longest for more is ended; its process writes the message again.
 Rule 6. A long message for which there is no memory is thrown away as it comes, and counted; what is behind it arrives.
 
 Rule 7. A signal's handler may run in the middle of receive(); it may dispatch, close the endpoint and raise.  (Handlers
-of messages run later, outside of receive().)  An inner receive() first delivers what the outer one has read.  After a
-BaseException the rest is delivered by the next receive(); the timer wakes it up, because no socket reports messages
-that have been read already.
+of messages run later, outside of receive().)  What has been received is in one place all the time: in the connection,
+in its reader, or delivered (at_once.py).  A connection is in `_unsettled` as long as anything may be left there.  The
+next receive(), an inner one too, begins with these, because no socket reports what has been read already.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
+from functools import partial
 
+from msgd.backends.at_once import head_of, move_all, take_head
 from msgd.backends.base import Deliver
 from msgd.backends.stream.connecting import Connector
-from msgd.backends.stream.connection import Connection, MessageLost
+from msgd.backends.stream.connection import Connection
 from msgd.backends.stream.listener import Listener
 from msgd.backends.stream.poller import Poller
 from msgd.backends.stream.pool import Pool
@@ -42,7 +45,7 @@ from msgd.drops import Drops
 from msgd.errors import MalformedMessage
 from msgd.wire.header import Message
 from msgd.wire.message_types import type_name
-from msgd.wire.stream import LOST_FD, Hello
+from msgd.wire.stream import LOST_FD, Hello, Lost
 
 
 class Incoming:
@@ -55,19 +58,21 @@ class Incoming:
         self._listener = listener
         self._connector = connector
         self._by_fd = pool.by_fd
-        self._undelivered: dict[Connection, None] = {}
-        """Connections with messages that have been read and not delivered: an outer receive() is about to do so."""
+        self._unsettled: dict[Connection, None] = {}
+        """Connections of which something may have been received and not been delivered."""
+        self._unwanted: deque[int] = deque()
+        """Descriptors to be closed."""
 
     def receive(self, deliver: Deliver) -> bool:
-        """Deliver what an outer receive() has read; then read each connection that is ready once, and accept.
+        """Deliver what has been received already; then read each connection that is ready once, and accept.
 
         Returns whether there are new connections.
         """
-        for undelivered in tuple(self._undelivered):
-            self._deliver(undelivered, deliver)
+        for unsettled in tuple(self._unsettled):
+            self._settle(unsettled, deliver)
         if self._pool.is_closed:
             return False
-        accepted = False
+        accepted = self._listener.has_accepted and self._listener.accept()
         for fd, _ in self._poller.take_events():
             connection = self._by_fd.get(fd)
             if connection is not None:
@@ -79,19 +84,30 @@ class Incoming:
             elif fd == self._listener.fd:
                 accepted |= self._listener.accept()
             elif fd == self._poller.timer_fd:
-                self._poller.acknowledge_timer()
                 self._listener.resume()
+                self._poller.acknowledge_timer()
             if self._pool.is_closed:
                 return False
         return accepted
 
     def discard(self) -> None:
         """Forget what has not been delivered."""
-        self._undelivered.clear()
+        self._unsettled.clear()
+
+    def _settle(self, connection: Connection, deliver: Deliver) -> None:
+        """Go on with what a connection has received already."""
+        while self._pool.is_open(connection) and connection.is_unsettled and not self._pool.is_closed:
+            self._read(connection, deliver)
+        self._unsettled.pop(connection, None)
 
     def _read(self, connection: Connection, deliver: Deliver) -> bool:
         """Receive once and deliver what that completes.  Returns False if there was nothing to receive."""
+        is_left = connection in self._unsettled
+        self._unsettled[connection] = None
         try:
+            if is_left and connection.is_delivering:
+                self._deliver(connection, deliver)
+                return True
             if connection.hello is None:
                 self._take_hello(connection, deliver)
                 if connection.hello is None or not self._pool.is_open(connection):
@@ -100,19 +116,13 @@ class Incoming:
                 self._limit_memory(connection.memory_wanted, deliver)
                 if not self._pool.is_open(connection):
                     return True
-            reader = connection.reader
-            if not reader.is_compiled or reader.long:
-                connection.receive()
-            elif connection.receive_plain(deliver):
-                return True
+            connection.receive()
         except BlockingIOError:
             return False
         except EOFError:
             self._handle_eof(connection)
         except MalformedMessage as error:
             self._refuse(connection, str(error))
-        except MessageLost as lost:
-            self._drop_lost(lost.message)
         else:
             self._deliver(connection, deliver)
         return True
@@ -158,51 +168,44 @@ class Incoming:
     # Delivery
 
     def _deliver(self, connection: Connection, deliver: Deliver) -> None:
-        """Deliver the messages that were received last."""
-        pool = self._pool
-        self._undelivered[connection] = None
-        try:
-            for message in connection.messages:
-                if message.fds:
-                    self._deliver_with_fds(message, deliver)
-                else:
-                    deliver(message)
-                if pool.is_closed:
-                    return
-        except MalformedMessage as error:
-            self._refuse(connection, str(error))
-        except BaseException:
-            if not pool.is_closed:
-                self._poller.wake_after(0)
-            raise
-        self._undelivered.pop(connection, None)
+        """Deliver the messages that are complete."""
+        reader = connection.reader
+        move_all(reader.ready, deliver)
+        while reader.lost:
+            self._drop_lost(reader.lost)
+        if reader.problem:
+            self._refuse(connection, reader.problem)
+        if not connection.received:
+            self._unsettled.pop(connection, None)
 
-    def _deliver_with_fds(self, message: Message, deliver: Deliver) -> None:
-        """Deliver a message with its descriptors, which are its own from now on, unless some got lost."""
-        if LOST_FD not in message.fds:
-            deliver(message)
-            return
-        self._drops("no descriptors left", f"{type_name(message.type)} from {message.src}")
-        for fd in message.fds:
-            if fd != LOST_FD:
-                os.close(fd)
-
-    def _drop_lost(self, message: Message) -> None:
-        """Count a long message for which there was no memory; its descriptors have come all the same."""
-        self._drops("no memory left", f"{type_name(message.type)} from {message.src}")
-        for fd in message.fds:
-            if fd != LOST_FD:
-                os.close(fd)
+    def _drop_lost(self, lost: deque[tuple[Lost, Message]]) -> None:
+        """Count the message at the head, and close the descriptors that have come all the same."""
+        head = head_of(lost)
+        if head is None:
+            return  # a signal's handler has dispatched
+        reason, message = head
+        fds = [fd for fd in message.fds if fd != LOST_FD]
+        if take_head(lost, head, (partial(self._unwanted.extend, fds),)):
+            detail = f"{type_name(message.type)} from {message.src}"
+            if reason is Lost.MEMORY:
+                self._drops("no memory left", detail)
+            else:
+                self._drops("no descriptors left", detail)
+        move_all(self._unwanted, os.close)
 
     # The end of a stream
 
     def _refuse(self, connection: Connection, problem: str) -> None:
-        """Close a connection that cannot be understood, unread."""
+        """Close a connection that cannot be understood, unread, unless a signal's handler has closed it."""
+        if not self._pool.is_open(connection):
+            return
         self._drops("malformed or forged", f"on a connection of pid {connection.pid}: {problem}")
         self._pool.close(connection)
 
     def _handle_eof(self, connection: Connection) -> None:
-        """Close a connection that has been read to its end."""
+        """Close a connection that has been read to its end, unless a signal's handler has closed it."""
+        if not self._pool.is_open(connection):
+            return
         if connection.is_in_frame and not self._pool.is_writer_alive(connection):
             self._drops("the rest never came", f"pid {connection.pid} has ended in the middle of a message")
         self._pool.close(connection)

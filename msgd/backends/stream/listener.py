@@ -14,14 +14,20 @@ may still be in the backlog (incoming.py, rule 3).
 
 from __future__ import annotations
 
+import _socket
 import socket
+from collections import deque
+from collections.abc import Iterator
+from operator import call, itemgetter
+from typing import Any, cast
 
+from msgd.backends.at_once import head_of, if_empty, take_head
 from msgd.backends.sockets import bind_socket
 from msgd.backends.stream.connection import new_socket
 from msgd.backends.stream.poller import RETRY_INTERVAL, Poller
 from msgd.backends.stream.pool import Pool
 from msgd.drops import Drops
-from msgd.linux import Credentials, unix_socket
+from msgd.linux import Credentials
 from msgd.presence import Presence
 
 _BACKLOG = 4096
@@ -40,6 +46,8 @@ class Listener:
         self._poller = poller
         self._pool = pool
         self._socket = new_socket()
+        self._accepted: deque[_socket.socket] = deque()
+        """What has been accepted and is not in the pool, at most one."""
         self.fd = self._socket.fileno()
 
     def open(self) -> None:
@@ -47,6 +55,11 @@ class Listener:
         bind_socket(self._socket, self._presence)
         self._socket.listen(_BACKLOG)
         self._poller.watch(self.fd)
+
+    @property
+    def has_accepted(self) -> bool:
+        """Whether an exception has left a connection that accept() is to take in."""
+        return bool(self._accepted)
 
     def accept(self) -> bool:
         """Accept what waits in the backlog, as far as there is room.  Returns whether there are new connections."""
@@ -63,6 +76,9 @@ class Listener:
     def close(self) -> None:
         """Close the socket; its file stays."""
         self._socket.close()
+        for connected in self._accepted:
+            connected.close()
+        self._accepted.clear()
 
     def _accept(self, limit: int, *, within_bounds: bool) -> bool:
         accepted = False
@@ -71,7 +87,8 @@ class Listener:
                 self._pause()
                 break
             try:
-                new, _ = self._socket.accept()
+                if not self._accepted:
+                    next(self._accepting())
             except BlockingIOError:
                 break
             except OSError:  # no descriptors left
@@ -79,18 +96,31 @@ class Listener:
                     continue
                 self._pause()
                 break
-            connected = unix_socket(socket.SOCK_STREAM, new.detach())
-            pid, uid, _ = Credentials.of_peer(connected)
-            if uid not in self._presence.trusted_uids:
-                connected.close()
-                detail = f"uid {uid} (pid {pid}) is neither root, this user nor in msgd:trusted users"
-                self._drops("of a user not to be heard", detail)
-                continue
-            connected.setblocking(False)
-            self._pool.end_accepted(pid)
-            self._pool.add(connected, pid, is_ours=False)
-            accepted = True
+            connected = head_of(self._accepted)
+            if connected is not None:  # otherwise a signal's handler has dispatched
+                accepted |= self._settle(connected)
         return accepted
+
+    def _accepting(self) -> Iterator[object]:
+        """Its next() accepts a connection into `_accepted`, in one step: its stream may hold messages already."""
+        accepted: Any = map(call, (self._socket._accept,))  # type: ignore[attr-defined]
+        fds: Any = map(itemgetter(0), accepted)
+        sockets: Any = map(_socket.socket, (socket.AF_UNIX,), (socket.SOCK_STREAM,), (0,), fds)
+        return if_empty(self._accepted, sockets)
+
+    def _settle(self, accepted: _socket.socket) -> bool:
+        """Take in the connection that has been accepted; return whether it is one of a process that may be heard."""
+        connected = cast("socket.socket", accepted)
+        pid, uid, _ = Credentials.of_peer(connected)
+        if uid not in self._presence.trusted_uids:
+            if not take_head(self._accepted, accepted, (connected.close,)):
+                return False
+            detail = f"uid {uid} (pid {pid}) is neither root, this user nor in msgd:trusted users"
+            self._drops("of a user not to be heard", detail)
+            return False
+        connected.setblocking(False)
+        self._pool.end_accepted(pid)
+        return take_head(self._accepted, accepted, (self._pool.adding(connected, pid),))
 
     def _pause(self) -> None:
         self._poller.set_readable(self.fd, enabled=False)

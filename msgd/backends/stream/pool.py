@@ -39,7 +39,9 @@ import itertools
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 
+from msgd.backends.at_once import Step
 from msgd.backends.sockets import half_of_descriptors
 from msgd.backends.stream.connection import Connection, new_socket
 from msgd.backends.stream.peers import Peers
@@ -77,13 +79,23 @@ class Pool:
         self.by_fd: dict[int, Connection] = {}
         self.is_closed = False
 
-    def add(self, connected: socket.socket, pid: int, *, is_ours: bool) -> Connection:
-        """Take in a connected socket to the process `pid`."""
-        reader = FrameReader(self._decoder, self._config.max_message_size, pid)
-        connection = Connection(connected, pid, reader, self._next_hello, is_ours=is_ours)
+    def add(self, connected: socket.socket, pid: int) -> Connection:
+        """Take in a socket that we have connected to the process `pid`."""
+        connection = self._connection(connected, pid, is_ours=True)
         self.by_fd[connection.fd] = connection
         self._poller.watch(connection.fd)
         return connection
+
+    def adding(self, connected: socket.socket, pid: int) -> Step:
+        """The step that takes in a socket which we have accepted from the process `pid`."""
+        connection = self._connection(connected, pid, is_ours=False)
+        with contextlib.suppress(FileExistsError):  # an exception has come behind this
+            self._poller.watch(connection.fd)
+        return partial(self.by_fd.__setitem__, connection.fd, connection)
+
+    def _connection(self, connected: socket.socket, pid: int, *, is_ours: bool) -> Connection:
+        reader = FrameReader(self._decoder, self._config.max_message_size, pid)
+        return Connection(connected, pid, reader, self._next_hello, is_ours=is_ours)
 
     def _next_hello(self) -> Hello:
         return Hello(self._presence.unique_id, next(self._stream_numbers))
@@ -113,7 +125,8 @@ class Pool:
     def close(self, connection: Connection) -> None:
         """Close a connection, whatever it still holds."""
         self._peers.detach(connection)
-        if self.by_fd.pop(connection.fd, None) is not None:
+        if self.is_open(connection):
+            del self.by_fd[connection.fd]
             self._poller.unwatch(connection.fd)
             connection.close()
             if self._reserve is None:

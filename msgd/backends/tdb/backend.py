@@ -10,6 +10,8 @@ This is only the face; each part of the protocol is in one file, which gives its
     grants.py          how many senders append to one record without its lock, and without outgrowing it
     inbox.py           how a receiver takes its messages
     sleep.py           why no message is slept through (doorbell.py: SIGUSR1 as a descriptor)
+    opening.py         how the file is opened, and one that is no tdb file is set aside
+    moving.py          what happens if its owner replaces or damages it while processes use it
     destination.py     which process is signalled (destinations.py keeps them)
     words.py           what a receiver tells its senders in shared memory
     chain_lock.py      the lock of one record (libtdb.py: the names that Python's module lacks)
@@ -23,6 +25,7 @@ incomplete is skipped and counted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -38,10 +41,11 @@ from msgd.backends.tdb.doorbell import Doorbell
 from msgd.backends.tdb.inbox import Inbox, move_all
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile, read_messages_file
+from msgd.backends.tdb.moving import Mover
 from msgd.backends.tdb.outgoing import Outgoing
 from msgd.backends.tdb.segments import Segments
 from msgd.backends.tdb.sleep import Sleep
-from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, TAKING
+from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, FILE, TAKING
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import MessageTooLarge, QueueFull, TransportError
@@ -96,6 +100,8 @@ class TdbBackend(Backend):
         self.spinner = Spinner(_SPINS_CROWDED)
         spin = partial(self._inbox.spin, self._has_messages, self.spinner)
         self._sleep = Sleep(self._doorbell, self._words, self._has_messages, spin)
+        self._mover = Mover(self._file, self._words, self._doorbell, self._sleep, self._inbox, self._destinations)
+        self._wake_ups.meet = self._meet
 
     def _make_own_record(self) -> None:
         """Make PID/<our pid>, in place of what a dead process with our pid has left behind."""
@@ -121,6 +127,7 @@ class TdbBackend(Backend):
         fds: Collection[int] = (),
         duplicates_allowed: bool = True,
     ) -> SendStatus:
+        self._mover.look_if_due()
         pid, _, _, unique_id = dst
         outgoing = self._open_destinations.get(pid)
         if (
@@ -153,6 +160,12 @@ class TdbBackend(Backend):
                 self._wake_ups.add(destination)
         return _SENT
 
+    def _meet(self, destination: Destination) -> None:
+        """If a destination uses another file than we, one of us has to move (moving.py)."""
+        if destination.words[FILE] != self._words[FILE]:
+            with contextlib.suppress(TransportError):  # the next send() reports it
+                self._mover.look()
+
     def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
         if native is None or self._file.compiled is None:
             return None
@@ -173,12 +186,15 @@ class TdbBackend(Backend):
     def flush(self, timeout: float = 0.0) -> None:
         """Nothing waits in this process; with a `timeout`, wait until a full destination takes something."""
         self._wake_ups.flush()
+        if self._polled_for_room or timeout:
+            self._mover.look_if_due()
         if self._polled_for_room:
             self._polled_for_room = False
             self._sleep.begin_work()
             self._sleep.end_work()
         if timeout and self._destinations.are_full:
             self._sleep.wait_until(self._destinations.some_have_room, self._destinations.full_pidfds, timeout)
+            self._mover.look_if_due()
 
     def pending(self, pid: int) -> int:
         def values() -> list[bytes]:
@@ -214,6 +230,7 @@ class TdbBackend(Backend):
         inbox = self._inbox
         messages = inbox.messages
         try:
+            self._mover.look_if_due()
             if inbox.take_plain(deliver, _TAKES_PER_CALL):
                 return
             for _ in range(_TAKES_PER_CALL):
@@ -234,9 +251,8 @@ class TdbBackend(Backend):
     def _has_messages(self) -> bool:
         try:
             return self._inbox.has_messages()
-        except RuntimeError as error:
-            self._file.repair(error)
-            return True
+        except RuntimeError:
+            return True  # receive() finds it as well, and repairs it
 
     # The dead, and the end
 
@@ -255,6 +271,7 @@ class TdbBackend(Backend):
         A pid that exists is left out even if it has no lock file, since it can be a process of Samba 3.0.  A slot
         belongs to its receiver; an empty one belongs to its source as well.
         """
+        self._mover.look()
         self._destinations.forget_dead()
         self._file.repairing(self._file.shrink)
         pids = self._file.repairing(self._pids_of_records)
@@ -284,6 +301,8 @@ class TdbBackend(Backend):
     def close(self) -> None:
         if self._closed:
             return
+        with contextlib.suppress(TransportError):
+            self._mover.look_if_due()
         self._words[EPOCH] = CLOSED
         try:
             self._inbox.take_last()

@@ -15,14 +15,16 @@ Rule 3. A sender signals once per epoch (sleep.py).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import signal
 import time
+from collections.abc import Callable
 
 from msgd.backends.sockets import check_addressed
-from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, TAKING
+from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, SLEEP, TAKING
 from msgd.errors import NoSuchProcess, TransportError
 from msgd.presence import Presence, Process
 from msgd.presence.lock_file import lock_holder
@@ -92,12 +94,15 @@ class Destination:
         """Signal the process if it sleeps, once per epoch."""
         epoch = self.words[EPOCH]
         if epoch not in (AWAKE, CLOSED, self.signalled_epoch):
-            try:
-                if self.holds_lock():
-                    signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
-            except ProcessLookupError:
-                pass
+            if epoch & SLEEP:
+                self.signal()
             self.signalled_epoch = epoch
+
+    def signal(self) -> None:
+        """Signal the process, asleep or not."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.holds_lock():
+                signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
 
     def spin_while_taking(self) -> None:
         """Spin until the process has emptied the record that it is working on."""
@@ -115,15 +120,21 @@ class Destination:
             os.close(self._lock_fd)
 
 
+def _do_nothing(destination: Destination) -> None:
+    """The endpoint is not open yet."""
+
+
 class WakeUps:
     """Wakes destinations up at once, or all together while messages are gathered."""
 
-    __slots__ = ("_destinations", "depth")
+    __slots__ = ("_destinations", "depth", "meet")
 
     def __init__(self) -> None:
         self.depth = 0
         """How many gatherings are in force."""
         self._destinations: list[Destination] = []
+        self.meet: Callable[[Destination], None] = _do_nothing
+        """Called with each destination that is added: whether it uses the same file (moving.py)."""
 
     def __bool__(self) -> bool:
         """Whether destinations wait for flush()."""
@@ -131,6 +142,7 @@ class WakeUps:
 
     def add(self, destination: Destination) -> None:
         """Wake it up if it sleeps, or let flush() do so; the compiled Sender does the first by itself."""
+        self.meet(destination)
         if self.depth:
             self._destinations.append(destination)
         else:

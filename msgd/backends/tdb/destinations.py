@@ -17,6 +17,7 @@ from msgd.backends.tdb.destination import DESCRIPTORS, open_destination
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile
 from msgd.backends.tdb.outgoing import Bounds, Outgoing
+from msgd.backends.tdb.words import FILE
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, TransportError
 from msgd.presence import Presence
@@ -67,7 +68,32 @@ class Destinations:
                 raise
             return samba3
         source = self._presence.pid, self._presence.unique_id
-        return Outgoing(destination, source, self._file, self._bounds)
+        outgoing = Outgoing(destination, source, self._file, self._bounds)
+        if destination.words[FILE] != self._own_words[FILE]:
+            try:
+                self._meet(outgoing)
+            except BaseException:
+                destination.close()
+                raise
+        return outgoing
+
+    def _meet(self, outgoing: Outgoing) -> None:
+        """Make sure that we and a process with another file use the same."""
+        file = self._file
+        file.look()
+        if outgoing.destination.words[FILE] != self._own_words[FILE]:
+            outgoing.destination.signal()  # it looks, too, and moves
+            with tdb_errors(), file.changing_space():
+                file.ensure_record(outgoing.key)
+
+    def tell_moved(self) -> None:
+        """Signal every process that uses another file than we: it looks, and moves."""
+        with contextlib.suppress(TransportError, OSError):  # no descriptors are left
+            for process in self._presence.processes():
+                with contextlib.suppress(NoSuchProcess):
+                    destination = self.find(ServerID(process.pid, unique_id=process.unique_id)).destination
+                    if destination.words[FILE] != self._own_words[FILE]:
+                        destination.signal()
 
     def _evict_one(self) -> None:
         for outgoing in self.open.values():

@@ -42,6 +42,7 @@ class _Handler:
         doorbell = self.doorbell
         if doorbell is None:
             return
+        doorbell.signals += 1
         if doorbell.is_listening:  # then the byte of the C handler is in the pipe already
             doorbell.rung = True
         else:
@@ -76,6 +77,8 @@ class Doorbell:
             raise BackendUnavailable("this process has an endpoint of messaging type tdb in another directory already")
         self.rung = False
         """Whether there may be bytes in the pipe."""
+        self.signals = 0
+        """How often SIGUSR1 has come."""
         self.is_listening = False
         """Whether the wake-up descriptor is ours for certain."""
         self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -23,7 +23,10 @@ one, so everybody is woken up.
 Rule 6. The slots of a source that has ended are deleted as soon as the last of them has been emptied.  Nobody else
 would do so before the next clean-up, and many short-lived senders would make the file grow.
 
-Rule 7. An exception from a signal handler, wherever it comes, leaves no lock held, and loses and doubles no message.  A
+Rule 7. A record that does not fit into memory whole is read from the file in parts, under the lock over the whole file.
+A message that does not even fit by itself is dropped and counted; what is behind it arrives.
+
+Rule 8. An exception from a signal handler, wherever it comes, leaves no lock held, and loses and doubles no message.  A
 value is noted in `_taken` before its record is emptied, and it counts once the record has been emptied.  It is
 forgotten only after its messages have been moved on.  Where two steps must be one (to empty the record and to note
 that, to take a message out of one queue and to put it into the next), they are one call into C: Python runs signal
@@ -33,9 +36,11 @@ handlers between two instructions of the interpreter only, never within such a c
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import repeat
 
 from msgd.backends.spin import Spinner
@@ -52,14 +57,17 @@ from msgd.presence import Presence
 from msgd.wire.header import Message
 from msgd.wire.server_id import ServerID
 from msgd.wire.tdb_record import (
+    SEGMENT_START_SIZE,
     Continuation,
     LostMessage,
     RecordDecoder,
     SegmentStart,
+    Special,
     queue_key,
     segment_key,
     segment_number,
 )
+from msgd.wire.tdb_space import find_value
 
 CHECK_INTERVAL = 1.0
 """Seconds between two checks whether a source whose segment is empty is still alive."""
@@ -95,21 +103,25 @@ class Source:
 class Taken:
     """A value that has been read from a record; `source`: whose segment it was, None if it was in PID/<pid>.
 
-    `emptied` contains something once the record has been emptied.  `messages` are those that have not been moved to the
-    inbox, None as long as the value has not been decoded.
+    `decoded` is what it holds, if it was read in parts; then `value` is empty.  `emptied` contains something once the
+    record has been emptied.  `messages` are those that have not been moved to the inbox, None as long as the value has
+    not been decoded.
     """
 
-    __slots__ = ("emptied", "messages", "source", "value")
+    __slots__ = ("decoded", "emptied", "messages", "source", "value")
 
-    def __init__(self, value: bytes, source: Source | None) -> None:
+    def __init__(
+        self, value: bytes, source: Source | None, decoded: tuple[list[Message], list[Special]] | None = None
+    ) -> None:
         self.value = value
+        self.decoded = decoded
         self.source = source
         self.emptied: list[object] = []
         self.messages: deque[Message] | None = None
 
 
 def move_all(messages: deque[Message], put: Callable[[Message], object]) -> None:
-    """Take the messages out of the queue, the oldest first, and put each to its next place (rule 7).
+    """Take the messages out of the queue, the oldest first, and put each to its next place (rule 8).
 
     `put` is a method of a built-in type; otherwise, an exception in it costs the message.
     """
@@ -193,6 +205,26 @@ class Inbox:
             self._take_segment(source)
         return bool(self.messages)
 
+    def drain(self) -> bool:
+        """Move all that is in the file to `messages`; return whether all could be read."""
+        before = -1
+        try:
+            while len(self.messages) != before:
+                before = len(self.messages)
+                self.take()
+        except RuntimeError:
+            return False
+        return True
+
+    def move(self, *, is_lost: bool) -> None:
+        """Take from another file from now on (moving.py); `is_lost`: what waited in the last one cannot be read."""
+        self._tdb = self._file.tdb
+        self._chain = self._file.chains.of(self._key)
+        if is_lost:
+            self.sources.clear()
+        with self._file.changing_space():
+            self._file.ensure_record(self._key)
+
     def take_last(self) -> None:
         """Take what is in PID/<pid>, before we close, and wake up every source that may be waiting for room."""
         if self._tdb.get(self._key):
@@ -207,11 +239,16 @@ class Inbox:
         """Read a record and empty it in one step, if its value is wanted."""
         database, words = self._tdb, self._words
         words[TAKING] = 1
-        taken = None
+        taken, is_too_large = None, False
         try:
             chain.lock()
-            value = database.get(key) or b""
-            if is_wanted(value):
+            try:
+                value = database.get(key)
+            except MemoryError:
+                value = None
+            if value is None:
+                is_too_large = key in database
+            elif is_wanted(value):
                 self._taken = taken = Taken(value, source)
                 taken.emptied.extend(map(database.store, (key,), (b"",)))
         except BaseException:
@@ -221,6 +258,39 @@ class Inbox:
         finally:
             words[TAKING] = 0
             chain.release()
+        if is_too_large:
+            self._take_parts(key, source, is_wanted)
+
+    def _get(self, key: bytes) -> bytes | None:
+        """The value of a record, empty if there is none; None if there is no memory for it."""
+        try:
+            value = self._tdb.get(key)
+        except MemoryError:
+            return None
+        return b"" if value is None and key not in self._tdb else value
+
+    def _take_parts(self, key: bytes, source: Source | None, is_wanted: Callable[[bytes], bool]) -> None:
+        """Do what _take_value() does with a value for which there is no memory (rule 7)."""
+        fd, taken = self._file.fd, None
+        try:
+            self._tdb.lock_all()
+            found = find_value(partial(os.pread, fd), os.fstat(fd).st_size, key)
+            if found is None:
+                return
+            place, size = found
+
+            def read(length: int, at: int) -> bytes:
+                return os.pread(fd, max(min(length, size - at), 0), place + at)
+
+            if is_wanted(read(SEGMENT_START_SIZE, 0)):
+                self._taken = taken = Taken(b"", source, self._decoder.decode_parts(read, size))
+                taken.emptied.extend(map(self._tdb.store, (key,), (b"",)))
+        except BaseException:
+            if taken is not None and self._get(key) == b"":
+                taken.emptied.append(True)
+            raise
+        finally:
+            self._tdb.unlock_all()
 
     def _take_segment(self, source: Source) -> None:
         """Take what is in the source's segment; stop following the source if it is dead and its segment is empty."""
@@ -251,7 +321,8 @@ class Inbox:
 
     def _has_segment(self, source: Source) -> bool:
         """Whether there is something in the source's segment; once there is, it stays until we take it."""
-        return source.owns(self._tdb.get(source.key) or b"")
+        value = self._get(source.key)
+        return value is None or source.owns(value)
 
     # Sorting
 
@@ -275,7 +346,7 @@ class Inbox:
         return is_there
 
     def _decode(self, taken: Taken) -> deque[Message]:
-        messages, specials = self._decoder.decode(taken.value)
+        messages, specials = taken.decoded or self._decoder.decode(taken.value)
         from_record = taken.source is None
         if from_record and self.sources:
             self._end_following(messages)

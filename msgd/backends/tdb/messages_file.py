@@ -30,41 +30,79 @@ reports damage to the next process that meets it, or it does not find the record
 from __future__ import annotations
 
 import contextlib
-import errno
+import enum
 import logging
 import os
-import stat
-import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import tdb
 
+from msgd.backends.at_once import do
 from msgd.backends.tdb.chain_lock import ChainLocks
-from msgd.backends.tdb.libtdb import CORRUPT, IO_ERROR, MUTEX_LOCKING, NO_RECORD, tdb_errors, transport_error
+from msgd.backends.tdb.libtdb import CORRUPT, IO_ERROR, NO_RECORD, tdb_errors, transport_error
+from msgd.backends.tdb.opening import (
+    DAMAGED,
+    FILE_NAME,
+    Inode,
+    identity_of,
+    open_file,
+    read_messages_file,
+    set_aside,
+    set_aside_if_damaged,
+)
 from msgd.backends.tdb.repair import SLACK, is_mostly_free, rebuild_file, rebuild_free_list, shrink
 from msgd.config import Config
-from msgd.errors import BackendUnavailable, UnsafeDirectory
+from msgd.errors import TransportError
+from msgd.linux import descriptor_of
 from msgd.native import native
-from msgd.presence import Presence, RendezvousDirectory
-from msgd.presence.private_lock import MESSAGES_FILE, PrivateLock
+from msgd.presence import Presence
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND
+from msgd.wire.tdb_space import has_sound_head, is_cut_off
 
 T = TypeVar("T")
 
 logger = logging.getLogger("msgd")
 
-FILE_NAME = "messages.tdb"
-_MAGIC = b"TDB file\n"
-_MUTEX_CHAINS = 89
-"""Number of hash chains of a file with mutexes: the largest number whose mutexes fit into the file's first page.
+__all__ = ["ROOM", "Before", "FileState", "MessagesFile", "read_messages_file"]
 
-libtdb writes the first page when it makes the file.  A second page would be a hole, and a full disk would then be a
-SIGBUS.  The number differs from that of a file without mutexes (131), so that the two kinds can be told apart.
-"""
+_ATTEMPTS = 5
+"""How often the file is opened at most, if each time it is replaced before we have looked which one it is."""
 
 ROOM = 32768
 """Bytes of room that a record is made with, or a multiple of it, so that the space of one record fits the next."""
+
+
+class FileState(enum.Enum):
+    """What has become of the file since we opened it."""
+
+    SAME = enum.auto()
+    REPLACED = enum.auto()
+    """Another file has its name, or none."""
+    DAMAGED = enum.auto()
+    """It has been overwritten, or cut off, in place."""
+
+
+class Opened(NamedTuple):
+    """A file that has been opened."""
+
+    tdb: tdb.Tdb
+    chains: ChainLocks
+    inode: Inode
+    size: int
+    """Its size when we last looked."""
+    fd: int
+    """The descriptor that libtdb uses."""
+
+
+class Before(NamedTuple):
+    """The file that we used before we moved to another one (moving.py); `is_sound`: whether it can be read."""
+
+    tdb: tdb.Tdb
+    chains: ChainLocks
+    inode: Inode
+    is_sound: bool
 
 
 class MessagesFile:
@@ -79,19 +117,57 @@ class MessagesFile:
 
         Raises BackendUnavailable, UnsafeDirectory.
         """
-        path = os.path.join(config.lock_directory, FILE_NAME)
-        _set_aside_if_damaged(directory.directory_fd, path)
-        self.tdb = _open(config, directory, os.O_CREAT)
         self.key_sources: list[Callable[[], set[bytes]]] = []
         """They return the keys that a repair looks for besides those it finds: those of the living, and of slots."""
-        status = os.stat(FILE_NAME, dir_fd=directory.directory_fd, follow_symlinks=False)
-        self._inode = status.st_dev, status.st_ino
-        self.chains = ChainLocks(self.tdb)
+        self.look: Callable[[], bool] = lambda: False
+        """Moves to another file if ours has been replaced or damaged; returns whether it has (moving.py)."""
+        self.before: Before | None = None
+        """The file before this one, until nothing of ours is left in it."""
+        self._config = config
+        self._directory = directory
+        self._path = os.path.join(config.lock_directory, FILE_NAME)
+        self.tdb: tdb.Tdb
+        self.chains: ChainLocks
+        self.inode: Inode
+        self.size: int
+        self.fd: int
+        """We must not open the file a second time: closing that descriptor would drop the fcntl locks of this one."""
+        self._deleted: int
+        """Bytes that this process has deleted since it last checked whether the file is mostly free."""
+        self.use(self.open())
         library = None if native is None else self.chains.addresses()
         self.compiled = None if library is None else native.Library(library)
         """libtdb for the compiled hot path; None without one."""
-        self._deleted = 0
-        """Bytes that this process has deleted since it last checked whether the file is mostly free."""
+
+    def open(self) -> Opened:
+        """Open the file that has the name now, or make it.  Raises BackendUnavailable, UnsafeDirectory, TransportError.
+
+        The one that is in use stays open until nothing refers to it: another thread may just be reading it.
+        """
+        set_aside_if_damaged(self._directory.directory_fd, self._path)
+        try:
+            for _ in range(_ATTEMPTS):
+                database = open_file(self._config, self._directory, os.O_CREAT)
+                inode, size = identity_of(self._directory.directory_fd)
+                fd = descriptor_of(*inode)
+                if fd is not None:
+                    return Opened(database, ChainLocks(database), inode, size, fd)
+        except OSError as error:
+            raise TransportError(f"{self._path}: {error.strerror}") from error
+        raise TransportError(f"{self._path}: it is replaced again and again")
+
+    def use(self, opened: Opened, before: Before | None = None) -> None:
+        """Use this file from now on, in one step: see at_once.py."""
+        vars(self).update(opened._asdict(), before=before, _deleted=0)
+
+    def use_compiled(self) -> None:
+        """Let the compiled hot path use this file, too."""
+        if self.compiled is not None:
+            library = self.chains.addresses()
+            if library is None:
+                self.compiled.close()
+            else:
+                self.compiled.open(library)
 
     def close(self) -> None:
         """Close the file."""
@@ -99,21 +175,35 @@ class MessagesFile:
             self.compiled.close()
         self.tdb.close()
 
-    def descriptor(self) -> int | None:
-        """The file descriptor that libtdb uses.  Raises RuntimeError as libtdb does.
+    # Its state
 
-        We must not open the file a second time: closing that descriptor would drop the fcntl locks of this one.
+    def state(self) -> FileState:
+        """Whether the file is still the one that has the name, and begins as a tdb file does.
+
+        Raises OSError, and RuntimeError as libtdb does.
         """
-        try:
-            names = os.listdir("/proc/self/fd")
-        except OSError as error:
-            raise RuntimeError(IO_ERROR, error.strerror) from error
-        for name in names:
-            with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed by now
-                status = os.stat(f"/proc/self/fd/{name}")
-                if (status.st_dev, status.st_ino) == self._inode:
-                    return int(name)
-        return None
+        inode, size = identity_of(self._directory.directory_fd)
+        if inode != self.inode:
+            return FileState.REPLACED
+        if not self._has_sound_head():
+            return FileState.DAMAGED
+        if size < self.size:  # as after shrink()
+            with self.all_locked():
+                if self._is_cut_off():
+                    return FileState.DAMAGED
+        self.size = size
+        return FileState.SAME
+
+    def is_sound(self) -> bool:
+        """Whether the file, which no longer has the name, was not set aside because it is damaged.  Raises OSError."""
+        return DAMAGED not in os.readlink(f"/proc/self/fd/{self.fd}") and self._has_sound_head()
+
+    def _has_sound_head(self) -> bool:
+        return has_sound_head(partial(os.pread, self.fd), os.fstat(self.fd).st_size, self.tdb.hash_size)
+
+    def set_aside(self) -> None:
+        """Rename our file, unless it no longer has the name.  Raises TransportError, UnsafeDirectory."""
+        set_aside(self._directory.directory_fd, self._path, self.inode)
 
     # Locks
 
@@ -165,11 +255,15 @@ class MessagesFile:
     def _shrink(self) -> None:
         """Do what shrink() does.  Under the lock over all, with a sound list of free space."""
         self._deleted = 0
-        fd = self.descriptor()
-        if fd is not None and is_mostly_free(fd):
+        if is_mostly_free(self.fd):
             self.tdb.store(SPACE_KEY, SPACE_CHANGING)
-            if shrink(fd):
+            if shrink(self.fd):
                 self.tdb.store(SPACE_KEY, SPACE_SOUND)
+
+    def ensure_record(self, key: bytes, room: int = ROOM) -> None:
+        """Make a record as make_record() does, unless there is one.  Inside changing_space()."""
+        if self.tdb.get(key) is None:
+            self.make_record(key, room)
 
     def make_record(self, key: bytes, room: int = ROOM) -> None:
         """Make an empty record with `room` bytes of room, in place of an existing one.  Inside changing_space()."""
@@ -189,11 +283,26 @@ class MessagesFile:
     def _rebuild_free_list(self) -> None:
         """Rebuild the list of free space, since a process may have been killed while it changed it."""
         was_killed = self.tdb.get(SPACE_KEY) is not None
-        fd = self.descriptor()
-        if fd is None or not rebuild_free_list(fd):
+        if not rebuild_free_list(self.fd):
             rebuild_file(self.tdb, self._known_keys(), ROOM)
         elif was_killed:
             logger.info("a process was killed while it changed messages.tdb; the list of free space has been rebuilt")
+
+    def carry_over(self, before: Before, key: bytes) -> bool:
+        """Move what is in a record of the file before this one to the same record here; return whether it held any.
+
+        The lock there is held meanwhile, so that whoever finds that record empty finds its contents here.
+        """
+        chain = before.chains.of(key)
+        try:
+            chain.lock()
+            value = before.tdb.get(key)
+            if value:
+                with self.changing_space():
+                    do((partial(self.tdb.append, key, value), partial(before.tdb.store, key, b"")))
+            return bool(value)
+        finally:
+            chain.release()
 
     # Repair
 
@@ -213,89 +322,25 @@ class MessagesFile:
             return action()
 
     def repair(self, error: RuntimeError) -> None:
-        """Rebuild the file if `error` says that it is damaged; otherwise raise TransportError from `error`."""
-        if error.args[:1] != (CORRUPT,):
-            raise transport_error(error) from error
+        """Rebuild the file, or move to a new one, if `error` says that it is damaged.
+
+        Raises TransportError from `error` if it says something else, or the system refuses that.
+        """
+        if self.look():
+            return
         try:
             with self.all_locked():
-                rebuild_file(self.tdb, self._known_keys(), ROOM)
-        except RuntimeError:
+                is_missing_something = error.args[:1] in ((CORRUPT,), (IO_ERROR,)) and self._is_cut_off()
+                if error.args[:1] == (CORRUPT,) and not is_missing_something:
+                    rebuild_file(self.tdb, self._known_keys(), ROOM)
+                    return
+        except (RuntimeError, OSError):
             raise transport_error(error) from error
+        if not is_missing_something:
+            raise transport_error(error) from error
+        self.set_aside()
+        self.look()
 
-
-def read_messages_file(config: Config, directory: RendezvousDirectory) -> dict[bytes, bytes]:
-    """All records, for a process that only looks at the file; empty if there is no file.
-
-    Raises BackendUnavailable, TransportError.
-    """
-    try:
-        database = _open(config, directory, 0)
-    except BackendUnavailable as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOENT, errno.EIO):
-            return {}  # EIO: libtdb has just emptied it, as no process has it open
-        raise
-    try:
-        with tdb_errors():
-            database.lock_all()
-            try:
-                return {key: database.get(key) or b"" for key in list(database.keys())}
-            finally:
-                database.unlock_all()
-    finally:
-        database.close()
-
-
-def _open(config: Config, directory: Presence | RendezvousDirectory, open_flags: int) -> tdb.Tdb:
-    """Open the file in the configured mode.  Raises BackendUnavailable, with the OSError, if any, as its cause."""
-    flags, chains = tdb.CLEAR_IF_FIRST, 0
-    if not config.use_mmap:
-        flags |= tdb.NOMMAP
-    elif config.tdb_mutexes:
-        flags, chains = flags | MUTEX_LOCKING, _MUTEX_CHAINS
-    path = os.path.join(config.lock_directory, FILE_NAME)
-    others = "living processes use it with another `msgd:tdb mutexes` or `use mmap`: give all of them the same"
-    try:
-        database = tdb.Tdb(
-            f"/proc/self/fd/{directory.directory_fd}/{FILE_NAME}",
-            chains,
-            flags,
-            os.O_RDWR | os.O_NOFOLLOW | open_flags,
-            0o600,
-        )
-    except PermissionError as error:
-        raise BackendUnavailable(f"{path}: {error.strerror}") from error
-    except OSError as error:
-        raise BackendUnavailable(f"{path}: {error.strerror}; is its file system full? Perhaps {others}") from error
-    if chains and database.hash_size != chains:  # libtdb silently falls back to fcntl locks if it finds them in use
-        database.close()
-        raise BackendUnavailable(f"{path}: {others}")
-    return database
-
-
-def _set_aside_if_damaged(directory_fd: int, path: str) -> None:
-    """Rename a file that is not a tdb file, so that processes can start.
-
-    Under a lock: of two processes that start, the second must not set aside the file that the first has just made.
-    """
-    with PrivateLock(directory_fd, os.path.dirname(path)).held(MESSAGES_FILE):
-        _rename_if_damaged(directory_fd, path)
-
-
-def _rename_if_damaged(directory_fd: int, path: str) -> None:
-    try:
-        fd = os.open(FILE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory_fd)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UnsafeDirectory(f"{path}: {error.strerror}; it must be a tdb file, remove it") from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UnsafeDirectory(f"{path} is not a regular file; remove it")
-        start = os.pread(fd, len(_MAGIC), 0)
-    finally:
-        os.close(fd)
-    if start and start != _MAGIC:
-        aside = f"{FILE_NAME}.damaged.{time.time_ns()}"
-        os.rename(FILE_NAME, aside, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
-        logger.error("%s is not a tdb file; it has been set aside as %s, and a new one is made", path, aside)
+    def _is_cut_off(self) -> bool:
+        """Whether something of the file is missing.  Under the lock over all."""
+        return is_cut_off(partial(os.pread, self.fd), os.fstat(self.fd).st_size)

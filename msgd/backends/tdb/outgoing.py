@@ -27,8 +27,9 @@ from msgd.backends.tdb.chain_lock import ChainLock
 from msgd.backends.tdb.destination import Destination
 from msgd.backends.tdb.grants import CROWDED, DEEP, QUOTA, has_grant
 from msgd.backends.tdb.libtdb import missing_record
-from msgd.backends.tdb.messages_file import MessagesFile
+from msgd.backends.tdb.messages_file import Before, MessagesFile
 from msgd.backends.tdb.segments import Segments, Slot
+from msgd.backends.tdb.words import FILE
 from msgd.config import Config
 from msgd.errors import NoSuchProcess, QueueFull
 from msgd.wire.tdb_record import RECORD, holds, queue_key
@@ -178,6 +179,26 @@ class Outgoing:
         self.segments.end()
         self._take_note(0)
         self.segments.slots.delete_excess()
+
+    # Another file
+
+    def move(self, before: Before) -> None:
+        """Append to another file from now on (moving.py).  A second call does no harm."""
+        file, segments = self._file, self.segments
+        self._tdb, self._chain = file.tdb, None
+        self._count_unchecked()
+        self.quota = 0
+        if not before.is_sound:
+            self._go_back_to_record()
+        segments.move()
+        with file.changing_space():
+            file.ensure_record(self.key)
+            for slot in segments.waiting:
+                file.ensure_record(slot.key, slot.room)
+        if before.is_sound and self.destination.words[FILE] != before.inode[1]:
+            keys = (self.key, *(slot.key for slot in segments.waiting))
+            if sum(file.carry_over(before, key) for key in keys):
+                self.destination.wake_up()
 
     # What waits
 

@@ -22,6 +22,7 @@ from functools import partial
 
 import tdb
 
+from msgd import events
 from msgd.backends.tdb.libtdb import IO_ERROR
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND, key_source_pid
 from msgd.wire.tdb_space import compact, rebuilt_free_list, used_bytes
@@ -109,7 +110,10 @@ def rebuild_file(database: tdb.Tdb, known_keys: Set[bytes], room: int) -> None:
         database.store(key, value)
     database.store(SPACE_KEY, SPACE_SOUND)
     list(database.keys())  # a traversal that failed keeps a record locked; one that succeeds releases it
-    logger.error("messages.tdb was damaged; it has been rebuilt with %d queues", len(records))
+    logger.error(
+        "messages.tdb was damaged; it has been rebuilt with %d queues", len(records),
+        extra=events.fields(events.FILE_DAMAGED, FILE="messages.tdb"),
+    )  # fmt: skip
 
 
 def _keys_found(database: tdb.Tdb) -> set[bytes]:

@@ -126,7 +126,8 @@ class Segments:
     """The segments of this process's messages to one destination.  Its methods raise RuntimeError as libtdb does."""
 
     __slots__ = (
-        "_pid", "_source", "_tdb", "announced", "bytes", "continuation", "messages", "since_check", "slots", "waiting",
+        "_file", "_pid", "_source", "_tdb", "announced", "bytes", "continuation", "messages", "since_check", "slots",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, pid: int, source: tuple[int, int], file: MessagesFile) -> None:
@@ -143,7 +144,15 @@ class Segments:
         """Messages that we have appended since check_taken() last checked."""
         self._pid = pid
         self._source = source
+        self._file = file
         self._tdb = file.tdb
+
+    def move(self) -> None:
+        """Use the file that `file` has open now; it has none of our slots (moving.py)."""
+        self._tdb = self._file.tdb
+        self.slots.spare.clear()
+        if self.announced is not None:
+            self.announced.room = 0
 
     def announce(self, key: bytes, slot: Slot) -> None:
         """Append to the record `key` that our messages continue in this slot."""

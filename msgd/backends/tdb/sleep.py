@@ -23,7 +23,7 @@ import select
 from collections.abc import Callable, Iterable
 
 from msgd.backends.tdb.doorbell import Doorbell
-from msgd.backends.tdb.words import AWAKE, EPOCH
+from msgd.backends.tdb.words import AWAKE, EPOCH, MOVE, SLEEP
 from msgd.linux import new_poll, wait_readable
 
 
@@ -44,7 +44,8 @@ class Sleep:
         self._words = words
         self._has_messages = has_messages
         self._spin = spin
-        self._epoch = AWAKE
+        self._awake = self._epoch = AWAKE
+        """What the word EPOCH holds while we are awake, and what it held when we slept last."""
         self._poll_class: object = getattr(select, "poll", self)
         self._poll = new_poll()
         """What wait_readable() would make for each sleep, as long as nobody has patched select since."""
@@ -61,7 +62,7 @@ class Sleep:
 
     def begin_work(self) -> None:
         """Call this before the records are checked: no sender needs to signal now."""
-        self._words[EPOCH] = AWAKE
+        self._words[EPOCH] = self._awake
         if self.is_watched or self._doorbell.rung:
             self._doorbell.drain()
 
@@ -108,8 +109,13 @@ class Sleep:
         finally:
             self._doorbell.end_listening(previous)
             self._doorbell.drain()
-            self._words[EPOCH] = AWAKE
+            self._words[EPOCH] = self._awake
             self.end_work()
+
+    def move(self) -> None:
+        """We move to another messages.tdb: from now on senders find an epoch that they do not know."""
+        self._words[EPOCH] = self._awake = self._epoch = (self._awake & ~SLEEP) + MOVE
+        self._doorbell.ring()  # a thread of ours may be asleep, and nobody would signal it
 
     def announce(self) -> None:
         """From now on senders signal."""

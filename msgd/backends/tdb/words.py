@@ -9,12 +9,21 @@ read-only.  Each word is read and written in one step.  A killed sender therefor
 from __future__ import annotations
 
 EPOCH = 0
-"""Whether the receiver sleeps: AWAKE, CLOSED, or a number that is new each time it goes to sleep (sleep.py)."""
+"""Whether the receiver sleeps: AWAKE, CLOSED, or a number that is new each time it goes to sleep (sleep.py).
+
+Its upper bits (MOVE) count how often the process has moved to another messages.tdb (moving.py); the others (SLEEP) are
+0 while it is awake.
+"""
 AWAKE = 0
 CLOSED = 0xFFFFFFFFFFFFFFFF
+SLEEP = (1 << 40) - 1
+MOVE = SLEEP + 1
 
 TAKING = 1
 """Not 0 while the receiver empties a record (inbox.py)."""
 
 GRANTS = range(2, 8)
 """The unique ids of the senders that have a grant; 0 in an unused word (grants.py)."""
+
+FILE = 8
+"""The inode of the messages.tdb that the process uses (moving.py)."""

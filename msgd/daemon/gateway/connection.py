@@ -146,10 +146,16 @@ class Connection:
         self._choose_events()
 
     def _do_requests(self) -> None:
-        while self._state.does_requests and (line := self._next_line()) is not None:
+        while self._may_go_on() and (line := self._next_line()) is not None:
             self._session.handle(line)
             if self._outbox.is_full:
                 self._note_backlog()
+
+    def _may_go_on(self) -> bool:
+        """Whether the next request may be done.  A `send` that waits is given up if a `cancel` of it has come."""
+        if self._session.is_holding and self._lines.take_line(self._session.cancels_held):
+            self._session.cancel_held()
+        return self._state.does_requests
 
     def _next_line(self) -> bytes | None:
         line = self._lines.next_line()

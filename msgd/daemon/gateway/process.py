@@ -20,8 +20,9 @@ from msgd.daemon.loop import Loop
 from msgd.daemon.metrics.counters import Counters
 from msgd.daemon.metrics.metered import open_messaging
 from msgd.daemon.settings import Settings
+from msgd.daemon.shared_pace import Told
 from msgd.errors import MsgdError
-from msgd.events import CONNECTED, CONNECTION_FAILED, DISCONNECTED, fields
+from msgd.events import CONNECTED, CONNECTION_FAILED, DISCONNECTED, and_others, fields
 from msgd.messaging import Messaging
 from msgd.wire.gateway.replies import FAILED, write_bye
 
@@ -61,13 +62,19 @@ def serve(
             logger.info("%s is disconnected: %s", peer, why, extra=fields(DISCONNECTED, **about_it))
         except MemoryError:
             _try_to_send(client, _OUT_OF_MEMORY)
-            logger.error("%s has used up msgd:client memory", peer, extra=fields(CONNECTION_FAILED, **about_it))
+            _log_failure(settings, peer, "it has used up msgd:client memory")
             return 1
         except (MsgdError, OSError) as error:
             _try_to_send(client, write_bye(FAILED, str(error)))
-            logger.error("the connection of %s: %s", peer, error, extra=fields(CONNECTION_FAILED, **about_it))
+            _log_failure(settings, peer, str(error))
             return 1
     return 0
+
+
+def _log_failure(settings: Settings, peer: Peer, why: str) -> None:
+    if number := settings.pace.due(Told.CONNECTION_FAILED, peer.uid):
+        about_it = fields(CONNECTION_FAILED, **peer.fields, NUMBER=number)
+        logger.error("the connection of %s: %s%s", peer, why, and_others(number), extra=about_it)
 
 
 def uid_served(name: str) -> int | None:

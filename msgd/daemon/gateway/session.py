@@ -28,8 +28,9 @@ from msgd.daemon.gateway.state import ConnectionState, Event
 from msgd.daemon.gateway.topics import Topics
 from msgd.daemon.loop import Loop, LoopTimer
 from msgd.daemon.settings import Settings
-from msgd.errors import MsgdError, QueueFull
-from msgd.events import CONNECTION_FAILED, fields
+from msgd.daemon.shared_pace import Told
+from msgd.errors import MsgdError, QueueFull, ReplyTimeout
+from msgd.events import CONNECTION_FAILED, and_others, fields
 from msgd.messaging import Messaging
 from msgd.wire.gateway.limits import MAX_CALLS, MAX_TYPES, PROTOCOL
 from msgd.wire.gateway.replies import FAILED, error_code, write_answer, write_bye, write_event, write_refusal
@@ -88,6 +89,7 @@ class Session:
         self._topics = Topics(messaging.config, loop, self._say, self._no_memory)
         self._registered: set[int] = set()
         self._held: _HeldSend | None = None
+        self._cancelling: Asked | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -98,6 +100,30 @@ class Session:
     def needs_dispatch(self) -> bool:
         """Whether dispatch() is due though the context's descriptor may not be readable."""
         return self._calls.needs_dispatch
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether a `send` waits for room, and the requests behind it with it."""
+        return self._held is not None
+
+    def cancels_held(self, line: bytes) -> bool:
+        """Whether a line that is not its turn yet asks to give up the `send` that waits."""
+        if self._held is None or b"cancel" not in line:
+            return False
+        try:
+            asked = read_request(line)
+        except BadRequest:
+            return False  # it is refused when its turn comes
+        self._cancelling = asked
+        return isinstance(asked.request, Cancel) and asked.request.call == self._held.asked.tag
+
+    def cancel_held(self) -> None:
+        """Give up the `send` that waits, as the line asks that cancels_held() has seen last."""
+        assert self._held is not None
+        assert self._cancelling is not None
+        held, cancelling = self._held, self._cancelling
+        self._release(write_refusal(held.asked.op, held.asked.tag, ReplyTimeout("the client has cancelled it")))
+        self._say(write_answer(cancelling.op, cancelling.tag, {}))
 
     def handle(self, line: bytes) -> None:
         """Do what a line asks for."""
@@ -229,7 +255,12 @@ class Session:
             line = write_refusal(asked.op, asked.tag, error)
         else:
             line = write_answer(asked.op, asked.tag, {"status": status.value})
-        held.timer.cancel()
+        self._release(line)
+
+    def _release(self, line: bytes) -> None:
+        """The `send` that has waited is answered by this line."""
+        assert self._held is not None
+        self._held.timer.cancel()
         self._held = None
         self._say(line)
         self._state.on(Event.RELEASE)
@@ -260,5 +291,7 @@ class Session:
 
     def _no_memory(self, length: int) -> None:
         text = f"no memory for a message of {length} bytes (msgd:client memory)"
-        logger.error("the connection of %s: %s", self._peer, text, extra=fields(CONNECTION_FAILED, **self._peer.fields))
+        if number := self._settings.pace.due(Told.CONNECTION_FAILED, self._peer.uid):
+            about_it = fields(CONNECTION_FAILED, **self._peer.fields, NUMBER=number)
+            logger.error("the connection of %s: %s%s", self._peer, text, and_others(number), extra=about_it)
         self.say_bye(FAILED, text)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from msgd.errors import MalformedMessage
@@ -51,6 +51,17 @@ class LineReader:
         if (end if end >= 0 else len(self._buffer)) > self.max_bytes:
             raise MalformedMessage(f"the line is longer than {self.max_bytes} bytes")
         return None if end < 0 else self._take(end, end + 1)
+
+    def take_line(self, is_wanted: Callable[[bytes], bool]) -> bool:
+        """Take out the first complete line that is wanted, wherever it is.  Returns whether there was one."""
+        start = 0
+        while (end := self._buffer.find(b"\n", start)) >= 0:
+            if is_wanted(bytes(self._buffer[start:end])):
+                del self._buffer[start : end + 1]
+                self._searched = 0
+                return True
+            start = end + 1
+        return False
 
     def last_line(self) -> bytes | None:
         """The bytes without a newline; None if there are none.

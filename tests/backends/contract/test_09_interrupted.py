@@ -4,7 +4,7 @@
 
 A handler of messages that such an exception interrupts has had its message.  So the one here is a function in C, which
 is not interrupted; what it has not seen is missing.  tests/backends/tdb/test_interrupted.py does this with tdb, where a
-signal's handler may not dispatch.  SECURITY.md says what stream can lose.
+signal's handler may not dispatch.
 
 Before Python 3.12, the garbage collector lets signals' handlers into the middle of calls into C, if a callback or a
 finalizer is written in Python.  There is one here, as in each process in which hypothesis has run.
@@ -28,7 +28,7 @@ from tests.backends.conftest import StartPeer
 from tests.backends.variants import CARRYING_FDS, Variant
 from tests.support.harness import PATIENCE, TEXT, Session, drain, open_fds
 
-MESSAGING_TYPES = ("dgram",)
+MESSAGING_TYPES = ("dgram", "stream")
 
 SECONDS = float(os.environ.get("MSGD_ALARMS_SECONDS", "0.7"))
 """How long messages flow under alarms."""

@@ -322,8 +322,7 @@ def test_short_lived_senders_do_not_make_the_record_deep(messaging: Messaging, s
 def place_of(session: Session, pid: int) -> int:
     """The offset of a process's record in the file."""
     file = backend(session.messaging)._file
-    fd = file.descriptor()
-    assert fd is not None
+    fd = file.fd
     return os.pread(fd, os.fstat(fd).st_size, 0).index(TDB_MAGIC + queue_key(pid))
 
 

@@ -99,6 +99,49 @@ def test_attempts_at_a_type_do_not_flood_the_log(place: Place) -> None:
 
 
 @needs_root
+def test_many_clients_of_a_user_do_not_flood_the_log(place: Place) -> None:
+    """The user's connection processes share one pace."""
+    place.configure("log level = 3", "msgd:allow users = nobody")
+    msgd = place.msgd()
+
+    def insist(channel: Channel) -> int:
+        refused = 0
+        for _ in range(20):
+            with RawClient(place) as client:
+                refused += client.ask(op="send_all", type="SHUTDOWN")["error"] == "not-allowed"
+        return refused
+
+    began = time.monotonic()
+    with as_nobody(place, insist) as child:
+        assert child.hear() == 20
+    msgd.signal(signal.SIGTERM)
+    assert msgd.wait() == 0
+    lines = re.findall(f"of uid {NOBODY} may not send SHUTDOWN", msgd.output)
+    assert 1 <= len(lines) <= 1 + time.monotonic() - began
+
+
+@needs_root
+def test_many_failures_of_a_users_connections_do_not_flood_the_log(place: Place) -> None:
+    place.configure("log level = 3", "msgd:allow users = nobody")
+    msgd = place.msgd()
+    began, killed = time.monotonic(), 20
+
+    def connect_and_wait(channel: Channel) -> None:
+        clients = [RawClient(place) for _ in range(killed)]
+        channel.send([client.pid for client in clients])
+        channel.recv()
+
+    with as_nobody(place, connect_and_wait) as child:
+        for pid in child.hear():
+            os.kill(pid, signal.SIGKILL)
+        child.kill()
+    msgd.signal(signal.SIGTERM)
+    assert msgd.wait() == 0
+    lines = re.findall(f"of uid {NOBODY} was killed by SIGKILL", msgd.output)
+    assert 1 <= len(lines) <= 1 + time.monotonic() - began
+
+
+@needs_root
 @pytest.mark.parametrize(
     ("parameter", "groups"),
     [

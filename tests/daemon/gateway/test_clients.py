@@ -26,13 +26,14 @@ from msgd import (
     MessageType,
     Messaging,
     NoSuchProcess,
+    QueueFull,
     ReplyTimeout,
     SendStatus,
     aio,
 )
 from msgd.client import Client
 from tests.support.daemons import PATIENCE, Place, end_process
-from tests.support.harness import TEXT, Peer, close, no_fd_leaks, send_many, take, take_data
+from tests.support.harness import TEXT, Peer, Session, close, no_fd_leaks, send_many, take, take_data
 
 TOO_LONG = r"^3072 bytes of data make a line of \d+; msgd:client line bytes is 4096 there"
 
@@ -309,6 +310,39 @@ def test_cancelled_calls_make_room_for_others(place: Place) -> None:
 
     with Peer(place.config) as peer:
         asyncio.run(cancel_many(peer))
+
+
+def test_cancelled_sends_hold_up_nobody(place: Place) -> None:
+    """They wait for room in the receiver's queue, one behind the other, and everything else waits behind them."""
+    place.configure("log level = 3", "msgd:send queue messages = 10")
+    place.msgd()
+
+    async def cancel_many(peer: Peer) -> None:
+        async with aio.Client(place.gateway) as client, asyncio.timeout(PATIENCE):
+            for _ in range(10):
+                await client.send(peer.server_id, TEXT, b"before" * 1000)
+            with pytest.raises(QueueFull):
+                await asyncio.gather(*(client.send(peer.server_id, TEXT, b"before" * 1000) for _ in range(400)))
+            sending = [
+                asyncio.create_task(client.send(peer.server_id, TEXT, b"cancelled", timeout=600)) for _ in range(64)
+            ]
+            behind = asyncio.create_task(client.names())
+            await asyncio.sleep(0)  # all have been asked
+            for task in sending:
+                task.cancel()
+            ends = await asyncio.gather(*sending, return_exceptions=True)
+            assert {type(end) for end in ends} == {asyncio.CancelledError}
+            await behind
+            await client.ping()
+
+    with Peer(place.config) as peer:
+        asyncio.run(cancel_many(peer))
+        assert b"cancelled" not in peer.call(take_what_there_is)
+
+
+def take_what_there_is(session: Session) -> list[bytes]:
+    session.messaging.dispatch(0)
+    return [message.data for message in session.messages]
 
 
 def test_an_interrupted_call_makes_room_for_others(place: Place) -> None:

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.daemons import Place, scratch_place
 
-# A slow machine is no reason for a test to fail.
-settings.register_profile("patient", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]))
+# A slow machine is no reason for a test to fail, and no test here needs a fixture of its own for each example.
+_HEALTHY = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("patient", settings(deadline=None, suppress_health_check=_HEALTHY))
 settings.load_profile("patient")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -28,9 +28,9 @@ from msgd.drops import Drops
 from msgd.errors import MalformedMessage, MessageTooLarge, MsgdError, NoSuchProcess, TransportError
 from msgd.presence import Presence
 from msgd.results import NodeTraffic, SendStatus
-from msgd.wire.ctdb import SRVID_BROADCAST, Node, NodeMessage, Opcode, Reply
+from msgd.wire.ctdb import SRVID_BROADCAST, SRVID_PUBLICATIONS, Node, NodeMessage, Opcode, Reply
 from msgd.wire.header import Message, MessageDecoder, pack_header
-from msgd.wire.message_types import message_class
+from msgd.wire.message_types import MessageClass, message_class
 from msgd.wire.server_id import EVERY_TASK, NONCLUSTER_VNN, ServerID
 from msgd.wire.stream import move_all
 
@@ -79,7 +79,8 @@ class ClusteredBackend(Backend):
             self.config, srvids, self.drops, self._take, self._note_ready, self._note_nodes, self._note_timer
         )
         self._watches = Watches(self._link)
-        self.gathers = local.gathers
+        self.gathers, self.gathered = local.gathers, local.gathered
+        self.spinner = local.spinner
         self.unsent = _Unsent(local, self._link)
         self.begin_gathering = local.begin_gathering  # type: ignore[method-assign]
         self.end_gathering = local.end_gathering  # type: ignore[method-assign]
@@ -138,13 +139,17 @@ class ClusteredBackend(Backend):
         src: ServerID,
         message_type: int,
         data: bytes,
-        srvid: int = SRVID_BROADCAST,
+        srvid: int | None = None,
         to: Collection[int] | None = None,
     ) -> dict[int, MsgdError | None]:
         """Send to all processes that are registered for the srvid, on each other node that is connected.
 
-        By node: None, or why it was not sent.  `to`: the numbers of the nodes (None: all the others).
+        By node: None, or why it was not sent.  `srvid` None: publications go to their subscribers, other messages to
+        everybody.  `to`: the numbers of the nodes (None: all the others).
         """
+        if srvid is None:
+            is_publication = message_class(message_type) is MessageClass.PUBSUB
+            srvid = SRVID_PUBLICATIONS if is_publication else SRVID_BROADCAST
         header = pack_header(_NOBODY, src, message_type)
         nodes: dict[int, MsgdError | None] = {}
         for number in self.others() if to is None else to:
@@ -189,6 +194,10 @@ class ClusteredBackend(Backend):
         """The context is not interested any more."""
         del self._tasks[srvid]
         self._link.deregister(srvid)
+
+    def look_at_nodes(self) -> None:
+        """Have the map of the nodes read again if it is old; the answer comes by dispatch."""
+        self._link.look_at_nodes()
 
     @property
     def trouble(self) -> str:

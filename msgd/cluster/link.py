@@ -126,10 +126,7 @@ class Link:
             self._lose(reason(error))
         deadline = time.monotonic() + wait
         while self._connection is not None and self.trouble and (left := deadline - time.monotonic()) > 0:
-            poll = new_poll()
-            poll.register(self._epoll.fileno(), select.POLLIN)
-            poll.poll(left * 1000)
-            self.receive()
+            self._receive_within(left)
 
     def _prepare(self) -> None:
         unanswered: set[str] = set()
@@ -302,6 +299,11 @@ class Link:
             self._read_ahead += 1
             self._read(1)
 
+    def look_at_nodes(self) -> None:
+        """Ask for the node map if it is old: a node that cannot recover, in a minority, is announced no change."""
+        if not self.trouble and self.nodes.is_old:
+            self.nodes.ask_again()
+
     def wake_in(self, seconds: float) -> None:
         """Have `on_timer` called in so many seconds, if the link is ready then."""
         if not self.trouble:
@@ -363,10 +365,13 @@ class Link:
         if self._is_drained or not self.ask_if_ready(Opcode.GET_PNN, answered.append):
             return
         while not answered and not self.trouble and (left := deadline - time.monotonic()) > 0:
-            poll = new_poll()
-            poll.register(self._epoll.fileno(), select.POLLIN)
-            poll.poll(left * 1000)
-            self.receive()
+            self._receive_within(left)
+
+    def _receive_within(self, seconds: float) -> None:
+        poll = new_poll()
+        poll.register(self._epoll.fileno(), select.POLLIN)
+        poll.poll(seconds * 1000)
+        self.receive()
 
     def give_up(self) -> int:
         """Drop what waits, count and log it, and return the number of messages.  Only close() may follow."""

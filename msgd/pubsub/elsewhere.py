@@ -35,10 +35,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from msgd.cluster.backend import ClusteredBackend
-from msgd.errors import MalformedMessage, MsgdError, NoSuchProcess, TransportError
+from msgd.errors import ContextClosed, MalformedMessage, MsgdError, NoSuchProcess, TransportError
 from msgd.messaging.context import Messaging
+from msgd.messaging.handlers import about
 from msgd.messaging.requests import PendingRequest
 from msgd.pubsub.events import Gap, GapReason
 from msgd.pubsub.progress import Progress
@@ -120,10 +122,16 @@ class Mirror:
 
 
 class OtherNodes:
-    """The other nodes of the cluster, for one hub.  `table` gives its own table."""
+    """The other nodes of the cluster, for one hub.  `table` gives its own table, and `tell` gets the gaps that show."""
 
-    def __init__(self, messaging: Messaging, cluster: ClusteredBackend, table: Callable[[], Table]) -> None:
-        self._messaging, self._cluster, self._table = messaging, cluster, table
+    def __init__(
+        self,
+        messaging: Messaging,
+        cluster: ClusteredBackend,
+        table: Callable[[], Table],
+        tell: Callable[[Gap], None],
+    ) -> None:
+        self._messaging, self._cluster, self._table, self._tell_gap = messaging, cluster, table, tell
         self._endpoint = messaging._endpoint
         self._mirrors: dict[int, Mirror] = {}
         self._subscribers: dict[int, dict[ServerID, None]] = {}
@@ -139,6 +147,8 @@ class OtherNodes:
         self.roll_timeout = ROLL_TIMEOUT
         self.last_heard = 0.0
         """When a publication of another node was last heard, on the monotonic clock."""
+        for message_type, handler in ((HELLO, self._on_hello), (ROLL, self._on_roll), (NUMBERS, self._on_numbers)):
+            messaging.register(message_type, handler)
         self._listen(SRVID_HUBS)
 
     def _listen(self, srvid: int) -> None:
@@ -196,9 +206,10 @@ class OtherNodes:
             if len(self._mirrors) >= _MIRRORS:
                 del self._mirrors[next(iter(self._mirrors))]
             mirror = self._mirrors[table] = Mirror(table, node)
+            self._connected |= {node}  # if it has left before the next look, that is a gap
         return mirror
 
-    def on_hello(self, message: Message) -> None:
+    def _on_hello(self, message: Message) -> None:
         """A process of another node subscribes, and wants to know the numbers."""
         node = message.src.vnn
         self._silent.discard(node)
@@ -206,17 +217,23 @@ class OtherNodes:
         known[message.src._replace(task_id=EVERY_TASK)] = None
         if len(known) > _SUBSCRIBERS:
             del known[next(iter(known))]
-        self._table().tell_soon()
-        self._tell()
+        with _unless_replaced():
+            self._table().tell_soon()
+            self._tell()
 
-    def on_numbers(self, message: Message) -> Gap | None:
-        """The numbers of another node have come.  Returns the gap that they show.  Raises MalformedMessage."""
-        numbers = unpack_numbers(message.data, SLOTS)
-        if not self._is_subscribed:
-            return None
-        return self._mirror(numbers.table, message.src.vnn).take(numbers, self._since)
+    def _on_numbers(self, message: Message) -> None:
+        """The numbers of another node have come."""
+        try:
+            numbers = unpack_numbers(message.data, SLOTS)
+        except MalformedMessage as error:
+            self._endpoint.drops("a bad publication", str(error), about_it=about(message))
+            return
+        if self._is_subscribed:
+            gap = self._mirror(numbers.table, message.src.vnn).take(numbers, self._since)
+            if gap is not None:
+                self._tell_gap(gap)
 
-    def on_roll(self, message: Message) -> None:
+    def _on_roll(self, message: Message) -> None:
         """Answer for all that subscribe here, unless that is another one's turn (Rule 6)."""
         others = self._messaging._others(PUBLISH)
         if not others or self._messaging.server_id.pid < others[0].pid:
@@ -227,7 +244,8 @@ class OtherNodes:
     def _answer(self, message: Message) -> None:
         me = self._messaging.server_id
         members = [(one.pid, one.unique_id) for one in self._messaging._others(PUBLISH)]
-        self._table().note_roll()
+        with _unless_replaced():
+            self._table().note_roll()
         self._messaging.reply(message, MEMBERS, pack_members([*members, (me.pid, me.unique_id)]))
 
     # What does not come
@@ -235,6 +253,8 @@ class OtherNodes:
     def tick(self) -> list[Gap]:
         """Look at what has changed, and tell the other nodes what is due.  Returns the gaps that show here."""
         cluster, connections, gaps = self._cluster, self._cluster.connections, []
+        with self._endpoint.lock:
+            cluster.look_at_nodes()
         connected = frozenset() if cluster.trouble else frozenset(cluster.others())
         left, joined = self._connected - connected, connected - self._connected
         has_changed = bool(joined) or connections != self._connections
@@ -242,12 +262,13 @@ class OtherNodes:
         mirrors = list(self._mirrors.values())
         if left & {mirror.node for mirror in mirrors}:
             gaps.append(Gap(GapReason.NODE))
-        if has_changed:
-            self._table().tell_soon()
+        with _unless_replaced():
+            if has_changed:
+                self._table().tell_soon()
+            self._tell()
+            self._answer_others_rolls()
         if self._is_subscribed and (has_changed or any(not mirror.is_known for mirror in mirrors)):
             self._send(HELLO, b"", SRVID_HUBS)
-        self._tell()
-        self._answer_others_rolls()
         overdue = [mirror for mirror in mirrors if mirror.progress.tick()]
         if overdue:
             with self._endpoint.lock, contextlib.suppress(TransportError):  # then the next look asks again
@@ -337,3 +358,8 @@ class OtherNodes:
         """These do not subscribe any more."""
         for one in gone:
             self._subscribers.get(one.vnn, {}).pop(one, None)
+
+
+def _unless_replaced() -> AbstractContextManager[object]:
+    """Another thread may have replaced the table just now: then there is nothing to do before the next look."""
+    return contextlib.suppress(ContextClosed)

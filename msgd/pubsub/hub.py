@@ -39,10 +39,7 @@ from msgd.wire.pubsub import (
     ASK,
     CHECK,
     HEADER_SIZE,
-    HELLO,
-    NUMBERS,
     PUBLISH,
-    ROLL,
     TOPICS,
     Ack,
     Data,
@@ -104,7 +101,7 @@ class Hub:
             self.progress = Progress(Table(config.lock_directory))
             for message_type, handler in ((PUBLISH, self._on_publish), (CHECK, self._on_check), (ASK, self._on_ask)):
                 self.messaging.register(message_type, handler)
-            self.others = self._find_other_nodes()
+            self.others = _other_nodes(self.messaging, lambda: self.progress.table, self._tell_gaps)
         except BaseException:
             self.messaging.close()
             raise
@@ -119,17 +116,6 @@ class Hub:
         """The thread that runs callbacks, as threading.get_ident() gives it; 0: none."""
         self._background: Background | None = None
         self.is_closed = False
-
-    def _find_other_nodes(self) -> OtherNodes | None:
-        """The other nodes of the cluster; None if this machine is not clustered."""
-        if self.messaging._endpoint.cluster is None:
-            return None
-        from msgd.pubsub.elsewhere import OtherNodes  # only in a cluster
-
-        others = OtherNodes(self.messaging, self.messaging._endpoint.cluster, lambda: self.progress.table)
-        for message_type, handler in ((HELLO, others.on_hello), (ROLL, others.on_roll), (NUMBERS, self._on_numbers)):
-            self.messaging.register(message_type, handler)
-        return others
 
     # Subscribing
 
@@ -265,24 +251,6 @@ class Hub:
             (self.progress if others is None else others).note(publication)
             self._in_callbacks = before
 
-    def _on_numbers(self, message: Message) -> None:
-        assert self.others is not None
-        try:
-            gap = self.others.on_numbers(message)
-        except MalformedMessage as error:
-            self.messaging._endpoint.drops("a bad publication", str(error), about_it=about(message))
-            return
-        if gap is not None:
-            self._in_dispatch(lambda: self._tell_gaps(gap))
-
-    def _in_dispatch(self, tell: Callable[[], None]) -> None:
-        """Run callbacks in this thread."""
-        before, self._in_callbacks = self._in_callbacks, threading.get_ident()
-        try:
-            tell()
-        finally:
-            self._in_callbacks = before
-
     def _deliver(self, event: Event | None, sinks: Sequence[Sink], receipt: Receipt) -> None:
         try:
             for sink in sinks:
@@ -347,18 +315,23 @@ class Hub:
         if message.data:  # it has come through ctdbd, behind what other nodes have sent
             assert self.others is not None
             self._gaps += self.others.overdue()
-            self._in_dispatch(lambda: self._tell_gaps(None))
+            self._tell_gaps(None)
         else:
             self._is_checking = False
-            self._in_dispatch(lambda: self._tell_gaps(self.progress.overdue()))
+            self._tell_gaps(self.progress.overdue())
 
     def _tell_gaps(self, gap: Gap | None) -> None:
+        """Tell this gap and those that are still to be told, in the thread that dispatches."""
         if gap is not None:
             self._gaps.append(gap)
-        while self._gaps:
-            one = self._gaps.popleft()
-            for face in tuple(self.faces):
-                face.miss(one)
+        before, self._in_callbacks = self._in_callbacks, threading.get_ident()
+        try:
+            while self._gaps:
+                one = self._gaps.popleft()
+                for face in tuple(self.faces):
+                    face.miss(one)
+        finally:
+            self._in_callbacks = before
 
     # Life
 
@@ -424,6 +397,16 @@ class Hub:
 def _publisher(src: ServerID) -> ServerID:
     """The publisher's address: what is acknowledged comes from the task id of a request."""
     return src if src.task_id < FIRST_REQUEST_TASK else src._replace(task_id=0)
+
+
+def _other_nodes(messaging: Messaging, table: Callable[[], Table], tell: Callable[[Gap], None]) -> OtherNodes | None:
+    """The other nodes of the cluster; None if this machine is not clustered."""
+    cluster = messaging._endpoint.cluster
+    if cluster is None:
+        return None
+    from msgd.pubsub.elsewhere import OtherNodes  # only in a cluster
+
+    return OtherNodes(messaging, cluster, table, tell)
 
 
 def _nothing() -> None:

@@ -36,6 +36,7 @@ import os
 import stat
 import struct
 import time
+from collections.abc import Iterator
 
 from msgd.errors import ContextClosed, TransportError, UnsafeDirectory
 from msgd.linux import try_lock
@@ -105,41 +106,53 @@ class Table:
         """How much has been published in the directory, by all its publishers."""
         return sum(self._words)
 
-    # For other nodes
+    # For other nodes.  All of these raise ContextClosed.
+
+    @contextlib.contextmanager
+    def _for_cluster(self) -> Iterator[memoryview[int]]:
+        try:
+            yield self._cluster
+        except ValueError:
+            raise ContextClosed("this table of publishers has been closed") from None
 
     def note_time(self) -> None:
         """A publication is about to be counted, or has just been (Rule 6)."""
-        self._cluster[_LAST_COUNTED] = time.monotonic_ns()
+        with self._for_cluster() as words:
+            words[_LAST_COUNTED] = time.monotonic_ns()
 
     def numbers(self) -> Numbers:
-        """What the other nodes are told: the numbers, and how long nothing has been counted.  Raises ContextClosed."""
-        words = memoryview(self.snapshot()).cast("Q")
-        quiet = max(0, time.monotonic_ns() - self._cluster[_LAST_COUNTED])
-        return Numbers(self.id, quiet / 1e9, {slot: number for slot, number in enumerate(words) if number})
+        """What the other nodes are told: the numbers, and how long nothing has been counted."""
+        slots = memoryview(self.snapshot()).cast("Q")
+        with self._for_cluster() as words:
+            quiet = max(0, time.monotonic_ns() - words[_LAST_COUNTED])
+        return Numbers(self.id, quiet / 1e9, {slot: number for slot, number in enumerate(slots) if number})
 
     def tell_soon(self) -> None:
         """Somebody on another node wants to know the numbers."""
-        self._cluster[_TOLD_SUM] = 0
+        with self._for_cluster() as words:
+            words[_TOLD_SUM] = 0
 
     def is_to_be_told(self) -> bool:
         """Whether this process is to tell the other nodes the numbers now, and note that it does.
 
         They are told after a change, at most once in _PAUSE, and when somebody asks, at most once in _SHORT_PAUSE.
         """
-        now, number, told = time.monotonic_ns(), self.generation() + 1, self._cluster[_TOLD_SUM]
-        pause = _PAUSE if told else _SHORT_PAUSE
-        if told == number or 0 <= now - self._cluster[_LAST_TOLD] < pause:
-            return False
-        self._cluster[_LAST_TOLD], self._cluster[_TOLD_SUM] = now, number
-        return True
+        with self._for_cluster() as words:
+            now, number, told = time.monotonic_ns(), self.generation() + 1, words[_TOLD_SUM]
+            if told == number or 0 <= now - words[_LAST_TOLD] < (_PAUSE if told else _SHORT_PAUSE):
+                return False
+            words[_LAST_TOLD], words[_TOLD_SUM] = now, number
+            return True
 
     def note_roll(self) -> None:
         """This process answers a roll."""
-        self._cluster[_LAST_ROLL] = time.monotonic_ns()
+        with self._for_cluster() as words:
+            words[_LAST_ROLL] = time.monotonic_ns()
 
     def last_roll(self) -> int:
         """When a roll was last answered, in nanoseconds of the monotonic clock."""
-        return self._cluster[_LAST_ROLL]
+        with self._for_cluster() as words:
+            return words[_LAST_ROLL]
 
     @property
     def is_unlinked(self) -> bool:

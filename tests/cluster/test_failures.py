@@ -41,6 +41,7 @@ def test_ctdbd_ends_and_comes_back(cluster: Cluster, here: Messaging, start: Sta
     answering.begin(serve)
     watched = here.watch(answering.server_id)
     here.send(remote.server_id, TEXT, b"before")
+    assert remote.call(take_data, 1) == [b"before"]  # what ctdbd has not passed on yet would be lost with it
     cluster.nodes[0].kill()
     await_link(here, ready=False)
     for _ in range(2):
@@ -55,7 +56,7 @@ def test_ctdbd_ends_and_comes_back(cluster: Cluster, here: Messaging, start: Sta
     await_link(here)
     assert here.server_id.vnn == 0
     here.send(remote.server_id, TEXT, b"after")
-    assert remote.call(take_data, 2) == [b"before", b"after"]
+    assert remote.call(take_data, 1) == [b"after"]
     assert here.request(answering.server_id, MessageType.PING, timeout=PATIENCE).src == answering.server_id
     answering.kill()
     dispatch_until(here, lambda: select.select([watched], [], [], 0)[0])
@@ -251,7 +252,9 @@ class Impostor:
 
 def _is_ended(connection: socket.socket) -> bool:
     try:
-        return not connection.recv(1 << 16)
+        while connection.recv(1 << 16):
+            pass
+        return True
     except BlockingIOError:
         return False
     except ConnectionResetError:

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from msgd import Config, MessageType, Messaging
+from msgd.pubsub import Event
+from tests.pubsub.workers import Notes, Worker, heard
 from tests.support.ctdb_nodes import Cluster, await_true
 from tests.support.daemons import ENVIRONMENT, PATIENCE, Place
 from tests.support.harness import Peer
@@ -118,6 +120,40 @@ def test_without_ctdbd_msgstatus_shows_the_processes(clustered: Place, cluster: 
         assert re.fullmatch(r"msgstatus: asking ctdbd at .*\n", complaints)
         shown = as_json(clustered)
         assert (shown["processes"][0]["node"], shown["nodes"]) == (None, [])
+
+
+def test_msgcontrol_publishes_to_all_nodes(clustered: Place, cluster: Cluster) -> None:
+    config = clustered.config.replace(
+        lock_directory=f"{clustered.directory}/1", ctdbd_socket=str(cluster.nodes[1].socket)
+    )
+
+    def msgcontrol(*arguments: str) -> tuple[int, str, str]:
+        done = clustered.run("msgd.tools.msgcontrol", "-s", str(clustered.smb_conf), "publish", *arguments)
+        return done.returncode, done.stdout, done.stderr
+
+    with Worker(config, "t") as worker:
+        assert msgcontrol("t", "hello") == (0, "delivered to 0 processes, and sent to 2 other nodes\n", "")
+        assert worker.call(heard, "hello") == ["hello"]
+        status, output, _ = msgcontrol("--acked", "--json", "t", "again")
+        shown = json.loads(output)
+        assert status == 0
+        assert (shown["delivered"], shown["acked"], shown["nodes"]) == (1, {}, {})
+        [(address, callbacks)] = shown["elsewhere"].items()
+        assert address.startswith(f"1:{worker.pid}/")
+        assert callbacks == 1
+        worker.call(refuse, "t")
+        status, _, complaint = msgcontrol("--acked", "t", "no")
+        assert status == 1
+        assert complaint.startswith(f"msgcontrol: pid 1:{worker.pid}: a subscriber in pid 1:{worker.pid}: ")
+
+
+def refuse(notes: Notes, topic: str) -> None:
+    """Have a callback that raises."""
+
+    def fail(event: Event) -> None:
+        raise ValueError("not with me")
+
+    notes.pubsub.subscribe(topic, fail)
 
 
 def test_msgbench_measures_from_node_to_node(tmp_path: Path) -> None:

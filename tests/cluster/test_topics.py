@@ -5,19 +5,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import select
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from msgd import HandlerFailed, NoSuchProcess, ReplyTimeout, TransportError, aio
+from msgd import HandlerFailed, Messaging, NoSuchProcess, ReplyTimeout, TransportError, aio
+from msgd.cluster.connection import Connection
 from msgd.pubsub import Event, Gap, GapReason, PubSub
 from msgd.pubsub.events import Publication
+from msgd.wire.ctdb import SRVID_BROADCAST, NodeMessage, Opcode, Packet, Reply, pack_control
 from tests.cluster.conftest import MakeConfig
 from tests.pubsub.workers import INTERVAL, Notes, Worker, heard, publish, so_far, wait
 from tests.support.ctdb_nodes import Cluster, await_true
-from tests.support.harness import PATIENCE
+from tests.support.harness import PATIENCE, TEXT
 
 StartWorker = Callable[..., Worker]
 
@@ -86,6 +90,32 @@ def all_heard(notes: Notes, wanted: set[Any], last: int) -> tuple[list[int], lis
     """The numbers that were heard, once the last word has been heard so often, and the gaps."""
     wait(notes, lambda: notes.heard.count("last") == last)
     return sorted(one for one in notes.heard if isinstance(one, int)), notes.gaps()
+
+
+def test_who_subscribes_to_nothing_is_sent_nothing(
+    cluster: Cluster, on_node: MakeConfig, pubsub: PubSub, work: StartWorker
+) -> None:
+    """Not even by ctdbd, which gives each process what is for its srvids."""
+    subscriber = work(1, "t")
+    with contextlib.closing(Connection(str(cluster.nodes[1].socket), 1 << 20)) as bystander:
+        bystander.send(pack_control(1, Opcode.REGISTER_SRVID, srvid=SRVID_BROADCAST))
+        assert isinstance(next_packet(bystander), Reply)
+        pubsub.publish("t", "one")
+        pubsub.publish_many([("t", "two"), ("t", "three")])
+        assert subscriber.call(heard, "three") == ["one", "two", "three"]
+        with Messaging(on_node(0)) as messaging:
+            messaging.send_all(TEXT, b"to everybody")
+        packet = next_packet(bystander)
+        assert isinstance(packet, NodeMessage)
+        assert packet.data.endswith(b"to everybody")
+
+
+def next_packet(connection: Connection) -> Packet:
+    """The next packet that comes."""
+    while True:
+        assert select.select([connection], [], [], PATIENCE)[0]
+        for packet in connection.receive():
+            return packet
 
 
 def test_order(work: StartWorker) -> None:

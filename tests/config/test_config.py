@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from msgd import _registry
@@ -437,6 +437,8 @@ def values_of(parameter: Parameter) -> st.SearchStrategy[object]:
         return st.frozensets(st.integers(0, 0xFFFFFFFE), max_size=4)
     if isinstance(kind, SocketAddress):
         return st.sampled_from(["", "127.0.0.1:9100", "[::1]:1"]) | PATHS.map("unix:{}".format)
+    if parameter.name == "log file":  # Samba strips quotes at its ends, so no smb.conf can name a path with them
+        return PATHS.filter(lambda path: '"' not in path or '"' in path.strip('"'))
     return PATHS if kind.is_path else st.just("dgram")
 
 
@@ -444,7 +446,6 @@ OVERRIDES = st.fixed_dictionaries({}, optional={p.attribute: values_of(p) for p 
 
 
 @given(overrides=OVERRIDES)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_what_is_dumped_reads_back(tmp_path: Path, overrides: Any) -> None:
     try:
         made = Config(**overrides)
@@ -460,7 +461,6 @@ def test_what_is_dumped_reads_back(tmp_path: Path, overrides: Any) -> None:
     text=st.text(st.characters(exclude_categories=["Cs"])),
     name=st.sampled_from([spelling for p in PARAMETERS for spelling in (p.name, p.attribute, *p.synonyms)]),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_no_text_raises_anything_but_config_error(tmp_path: Path, text: str, name: str) -> None:
     for content in (text, f"{name} = {text}\n"):
         try:

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from msgd import _registry
@@ -295,7 +295,6 @@ LINES = st.lists(
 
 
 @given(content=st.one_of(st.binary(max_size=300), LINES.map(lambda text: text.encode(errors="replace"))))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
     path = write(tmp_path, content)
     try:

@@ -11,7 +11,7 @@ from collections import deque
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from msgd import Config, Message, Messaging, ServerID
@@ -74,7 +74,6 @@ datagrams = st.one_of(
 
 
 @given(st.lists(st.tuples(datagrams, st.sampled_from([0, 0, 0, 1, 2, MAX_FDS])), max_size=9))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_same_as_one_by_one(messaging: Messaging, sent: list[tuple[bytes, int]]) -> None:
     receiver = messaging._endpoint.backend._receiver  # type: ignore[attr-defined]
     place = Path(messaging._endpoint.presence.socket_directory)

@@ -10,7 +10,7 @@ import weakref
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from msgd import Message, Messaging, SendStatus, ServerID
@@ -39,7 +39,6 @@ def collect(messaging: Messaging) -> list[Message]:
 
 
 @given(st.lists(st.binary(max_size=5000), max_size=6))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_same_message_as_its_twin(messaging: Messaging, texts: list[bytes]) -> None:
     """To itself: both ways, the same bytes arrive in the same order."""
     got = collect(messaging)
@@ -65,7 +64,6 @@ def test_plain_sends_are_counted(messaging: Messaging) -> None:
 
 
 @given(st.one_of(odd, odd_addresses), st.one_of(odd, odd_addresses), odd, odd)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_odd_arguments_have_no_effect(messaging: Messaging, dst: Any, src: Any, kind: Any, data: Any) -> None:
     me = messaging.server_id
     sender = plain_sender(messaging)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from msgd import Config, Messaging, SendStatus, ServerID
@@ -95,7 +95,7 @@ own_headers = st.builds(
 datagrams = st.binary(max_size=1100) | fragments | bad_headers | own_headers
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(garbage=st.lists(datagrams, max_size=8), with_fds=st.booleans())
 @example(garbage=[b""], with_fds=True)
 @example(garbage=[bytes(1025)], with_fds=False)

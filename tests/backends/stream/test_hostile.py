@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msgd import Config, Message, Messaging, ServerID
@@ -247,7 +247,7 @@ def test_wrong_user(make_config: MakeConfig, scratch: Path, *, trusted: bool) ->
             assert received == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(garbage=st.binary(max_size=300), begun=st.booleans(), cut=st.integers(0, 80), fds=st.integers(0, 3))
 def test_garbage(messaging: Messaging, connect: Connect, garbage: bytes, cut: int, fds: int, *, begun: bool) -> None:
     """Arbitrary bytes and descriptors anywhere: no exception, no leak, and an honest message arrives."""

@@ -95,11 +95,19 @@ def _publish(pubsub: PubSub, arguments: argparse.Namespace) -> int:
         done, number = "delivered to", publication.delivered
         if arguments.acked:  # those count whose callbacks have run: others subscribe to other topics
             done, number = "handled by", sum(1 for callbacks in publication.acked.values() if callbacks)
-        print(f"{done} {number} process{'' if number == 1 else 'es'}", flush=True)
+        nodes = sum(error is None for error in publication.nodes.values())
+        also = f", and sent to {nodes} other node{'' if nodes == 1 else 's'}" if nodes else ""
+        print(f"{done} {number} process{'' if number == 1 else 'es'}{also}", flush=True)
     if publication.is_complete:
         return 0
     for pid, error in publication.failures.items():
         sys.stderr.write(f"{_PROGRAM}: pid {pid}: {error}\n")
+    for dst, outcome in publication.elsewhere.items():
+        if isinstance(outcome, MsgdError):
+            sys.stderr.write(f"{_PROGRAM}: pid {dst.process}: {outcome}\n")
+    for node, reason in publication.nodes.items():
+        if reason is not None:
+            sys.stderr.write(f"{_PROGRAM}: node {node}: {reason}\n")
     return cli.EXIT_FAILURE
 
 
@@ -124,6 +132,10 @@ def _as_json(topic: str, publication: Publication) -> dict[str, object]:
         "delivered": publication.delivered,
         "acked": publication.acked,
         "failures": {pid: str(error) for pid, error in publication.failures.items()},
+        "elsewhere": {
+            str(dst): str(one) if isinstance(one, MsgdError) else one for dst, one in publication.elsewhere.items()
+        },
+        "nodes": {node: None if error is None else str(error) for node, error in publication.nodes.items()},
     }
 
 

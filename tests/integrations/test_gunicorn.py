@@ -16,6 +16,7 @@ import pytest
 from msgd.integrations.gunicorn import worker_exit
 from msgd.pubsub import Gap, GapReason, PubSub
 from tests.integrations.servers import (
+    LIMIT,
     PATIENT,
     STORM,
     WORKERS,

@@ -29,6 +29,9 @@ WORKERS = 4
 STORM = int(os.environ.get("MSGD_STORM", "0")) or 120
 """Changes that one test makes."""
 
+LIMIT = str(max(40, STORM // 10))
+"""Requests after which a worker is replaced."""
+
 PATIENT = 120 + STORM // 10
 """Seconds that a test with a storm may take."""
 
@@ -281,7 +284,20 @@ def check_workers(server: Server, auditor: Auditor, posted: list[Posted]) -> Non
         assert {one.product for one in later if one.pid != pid} <= set(in_the_end[pid]["heard"])
     for one in [*posted[:: max(1, len(posted) // 20)], *later]:
         for _ in range(WORKERS):
-            assert server.ask("GET", f"/prices/{one.product}").text == str(one.product * 10)
+            assert answer_of(server, f"/prices/{one.product}").text == str(one.product * 10)
+
+
+def answer_of(server: Server, path: str) -> Answer:
+    """What a worker answers; another one, where the first has just come to its limit of requests."""
+    answers: list[Answer] = []
+
+    def has_answered() -> bool:
+        with suppress(OSError, http.client.HTTPException):
+            answers.append(server.ask("GET", path))
+        return bool(answers)
+
+    server.wait_for(has_answered, f"answering {path}")
+    return answers[0]
 
 
 def _settled(server: Server, auditor: Auditor, posted: list[Posted]) -> dict[int, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from msgd import Config
-from tests.integrations.servers import PATIENT, STORM, WORKERS, check_workers, disturber, serving, storm
+from tests.integrations.servers import LIMIT, PATIENT, STORM, WORKERS, check_workers, disturber, serving, storm
 from tests.pubsub.workers import Notes, Worker, heard, publish_acked
 
 pytest.importorskip("django", reason="django is not installed")
@@ -108,7 +108,7 @@ def test_what_was_computed_before_a_deletion_is_not_kept(directory: str, other: 
 
 def test_workers_are_complete_or_told() -> None:
     command = ["gunicorn", "-c", "EXAMPLES/gunicorn.conf.py", "-w", str(WORKERS), "-b", "unix:SOCKET", "-p", "PIDFILE"]
-    limits = ["--max-requests", "40", "--max-requests-jitter", "20", "--graceful-timeout", "1"]
+    limits = ["--max-requests", LIMIT, "--max-requests-jitter", "20", "--graceful-timeout", "1"]
     application = "tests.integrations.audited:app"
     with serving([*command, *limits, "--preload", application], EXAMPLE="django_app") as (server, auditor):
         check_workers(server, auditor, storm(server, range(1, STORM + 1), disturber(server)))

@@ -16,6 +16,7 @@ import pytest
 from msgd.integrations.gunicorn import worker_exit
 from msgd.pubsub import Gap, GapReason, PubSub
 from tests.integrations.servers import (
+    LIMIT,
     PATIENT,
     STORM,
     WORKERS,
@@ -48,7 +49,7 @@ def command(*options: str) -> list[str]:
     ids=["sync", "gthread-preload", "gevent", "uvicorn"],
 )
 def test_workers_are_complete_or_told(example: str, options: list[str]) -> None:
-    limit = ["--max-requests", "40", "--max-requests-jitter", "20"]
+    limit = ["--max-requests", LIMIT, "--max-requests-jitter", "20"]
     with serving(command(*limit, *options), EXAMPLE=example) as (server, auditor):
         posted = storm(server, range(1, STORM + 1), disturber(server))
         check_workers(server, auditor, posted)

@@ -5,7 +5,8 @@
 Two processes that use different files do not see each other's messages.  So all move to the file that has the name.
 
 Rule 1. A process looks whether its file still has the name, begins as a tdb file does and has not been cut off: when it
-is signalled, and else at most INTERVAL seconds before it uses the file.  It makes the file if none has the name.  One
+is signalled, and else at most twice INTERVAL before it uses the file (the compiled Sender, too, leaves a send to its
+twin that often).  It makes the file if none has the name.  One
 that has been overwritten or cut off is set aside; nobody reads from it any more, and what waited in it is lost.
 
 Rule 2 (receiver). It writes the inode of the new file into its word FILE and a new value into EPOCH, then takes all

@@ -23,10 +23,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 from msgd.errors import NotAcknowledged
 from msgd.pubsub import Event, Gap, Publication, PubSub
+from msgd.pubsub.subscriptions import check_function
 
 try:
     import cachetools
@@ -90,7 +91,8 @@ class Cache:
     in one of them is forgotten by all.  Keys and tags are text.  Values are those of this process, and are not copied.
     `strict`: Rule 5; each get() costs two microseconds more, and misses while something is on its way.
 
-    Any thread may call anything.  The first use opens `pubsub`, and raises what that raises.
+    Any thread may call anything.  The first use opens `pubsub`, and raises what that raises.  ValueError for a `ttl` or
+    a `maxsize` that is none, TypeError for keys and tags that are no text.
     """
 
     def __init__(
@@ -105,6 +107,9 @@ class Cache:
         self.name = name
         self.pubsub = PubSub() if pubsub is None else pubsub
         self.strict = strict
+        _check_ttl(ttl)
+        if not (isinstance(maxsize, int) and maxsize > 0):
+            raise ValueError(f"maxsize={maxsize!r}: it is a number of entries above 0")
         self._ttl = ttl
         self._topic = f"msgd.cache/{name}"
         self._lock = threading.RLock()
@@ -138,6 +143,7 @@ class Cache:
     @contextlib.contextmanager
     def computing(self, key: str) -> Iterator[Computation]:
         """Compute a value inside: `with cache.computing(key) as computation: computation.store(read())`."""
+        _check_text("a key", key)
         self._open()
         computation = Computation(self, key)
         with self._lock:
@@ -163,6 +169,9 @@ class Cache:
     def _store(
         self, computation: Computation, key: str, value: object, tags: frozenset[str], ttl: float | None
     ) -> bool:
+        for tag in tags:
+            _check_text("a tag", tag)
+        _check_ttl(ttl)
         scopes = {_ALL, ("key", key), *(("tag", tag) for tag in tags)}
         seconds = self._ttl if ttl is None else ttl
         with self._lock:
@@ -194,6 +203,7 @@ class Cache:
         return self._invalidate(_ALL, wait, timeout)
 
     def _invalidate(self, scope: Scope, wait: Wait, timeout: float | None) -> Publication:
+        _check_text(f"a {scope[0]}", scope[1])
         self._open()
         self._forget(scope)
         publication = self.pubsub.publish(self._topic, scope, wait=wait, timeout=timeout, include_self=False)
@@ -240,6 +250,17 @@ class Cache:
             self._running = set()
 
 
+def _check_ttl(ttl: object) -> None:
+    if ttl is not None and not (isinstance(ttl, int | float) and ttl >= 0):
+        raise ValueError(f"ttl={ttl!r}: it is a number of seconds, or None")
+
+
+def _check_text(what: str, text: object) -> None:
+    """All processes are to mean the same by it, and 7 is not "7"."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is text, not {type(text).__name__}")
+
+
 _caches: weakref.WeakSet[Cache] = weakref.WeakSet()
 
 
@@ -257,26 +278,42 @@ def default_cache() -> Cache:
     return Cache()
 
 
+@overload
+def cached(function: Callable[P, T], /) -> Callable[P, T]: ...
+@overload
 def cached(
     *,
     ttl: float | None = None,
     key: Callable[..., str] | None = None,
     tags: Callable[..., Iterable[str]] | None = None,
     cache: Cache | None = None,
-) -> Callable[[Callable[P, T]], Callable[P, T]]:
+) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+def cached(
+    function: Callable[P, T] | None = None,
+    /,
+    *,
+    ttl: float | None = None,
+    key: Callable[..., str] | None = None,
+    tags: Callable[..., Iterable[str]] | None = None,
+    cache: Cache | None = None,
+) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
     """Keep what a plain or an `async def` function returns, by its arguments, in all workers.
+
+    A decorator, with arguments or without.
 
     `ttl`: seconds, by default the cache's.  `key(*arguments)` names what is kept; without it the arguments are to be
     text, numbers, bytes, None, or tuples of these.  `tags(*arguments)`: what else invalidates it.
 
     The function gets three more: `invalidate(*arguments, wait=None, timeout=5)`, `clear(wait=None, timeout=5)`, and
-    `cache_key(*arguments)`.
+    `cache_key(*arguments)`.  Raises ValueError, TypeError for what no argument can be.
     """
+    _check_ttl(ttl)
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        check_function("what is cached", function)
         return _decorated(function, ttl, key or _plain_key, tags or _no_tags, cache)
 
-    return decorate
+    return decorate if function is None else decorate(function)
 
 
 def _decorated(

@@ -5,17 +5,18 @@
  *
  * It does what the loop of Delivery.run() does (msgd/messaging/handlers.py), for a message to a context of this process
  * that has a handler for its type, without descriptors, and while nobody observes or expects an answer to that context.
- * A broadcast is such a message too, where there is only one context.
+ * A broadcast is such a message too, where one context listens to its class.
  * It stops at the first message that is anything else, and leaves it in the inbox.
  *
  * A message leaves the inbox right before its handler is called, with no Python code in between.
  */
 #include "native.h"
 
-enum { RECEIVED, RECEIVED_BYTES, HANDLED, OBSERVER, CONTEXTS, UNIQUE_IDS, PID, BROADCAST, ONLY_LISTENER,
-       DELIVERY_SLOTS };
+enum { RECEIVED, RECEIVED_BYTES, HANDLED, OBSERVER, CONTEXTS, UNIQUE_IDS, PID, BROADCAST, ONLY_GENERAL,
+       ONLY_PUBSUB, DELIVERY_SLOTS };
 static const char *const delivery_names[] = {"received",    "received_bytes", "handled",    "observer", "_contexts",
-					     "_unique_ids", "_pid",	      "_broadcast", "_only_listener"};
+					     "_unique_ids", "_pid",	      "_broadcast", "_only_general",
+					     "_only_pubsub"};
 
 enum { REGISTERED, DEFAULTS, EXPECTED, TABLE_SLOTS };
 static const char *const table_names[] = {"registered", "defaults", "expected"};
@@ -76,25 +77,24 @@ static PyObject *find_handlers(Deliverer *self, PyObject *context, PyObject *typ
 
 #define PUBSUB_BLOCK 0x6D7370
 
-/* Whether a type belongs to the class GENERAL: message_class() in msgd/wire/message_types.py. */
-static int is_general(PyObject *type)
+/* The slot with the only listener to the class of a type, -1 for a class without: _addressed() in handlers.py. */
+static int listener_slot(PyObject *type)
 {
 	uint32_t number;
 
-	return !read_u32(type, &number) && (number >> 8 < 1 || number >> 8 > 4) && number >> 8 != PUBSUB_BLOCK;
+	if (read_u32(type, &number) || (number >> 8 >= 1 && number >> 8 <= 4))
+		return -1;
+	return number >> 8 == PUBSUB_BLOCK ? ONLY_PUBSUB : ONLY_GENERAL;
 }
 
-/*
- * Have the broadcast addressed to the task of the only context, if there is one that hears it.  Returns -1 with an
- * exception.
- */
+/* Have the broadcast addressed to the task that alone listens to its class, if there is one; -1 with an exception. */
 static int address_broadcast(Deliverer *self, PyObject *delivery, PyObject **message)
 {
-	PyObject *task = *slot(delivery, self->delivery[ONLY_LISTENER]), *before = PyTuple_GET_ITEM(*message, 2);
-	PyObject *dst, *addressed;
+	int listener = listener_slot(PyTuple_GET_ITEM(*message, 0));
+	PyObject *task = listener < 0 ? NULL : *slot(delivery, self->delivery[listener]);
+	PyObject *before = PyTuple_GET_ITEM(*message, 2), *dst, *addressed;
 
-	if (*slot(delivery, self->delivery[BROADCAST]) != Py_None || !task || task == Py_None ||
-	    !is_general(PyTuple_GET_ITEM(*message, 0)))
+	if (*slot(delivery, self->delivery[BROADCAST]) != Py_None || !task || task == Py_None)
 		return 0;
 	dst = self->server_id_class->tp_alloc(self->server_id_class, 4);
 	addressed = dst ? self->message_class->tp_alloc(self->message_class, 5) : NULL;

@@ -14,8 +14,10 @@
 
 #define FRAME_START 12
 #define FRAME_SIZE (FRAME_START + HEADER_SIZE)
+#define LONG 131072 /* msgd/wire/stream.py */
+#define PARTIAL_MAX (LONG + FRAME_SIZE)
 #define CHUNK 65536
-#define PARTIAL_MAX (CHUNK + FRAME_SIZE)
+#define MORE 196608 /* with a chunk, more than a socket's buffer holds by default */
 #define RIGHTS_MAX 127
 
 /* "msgd", version 1, kind 2 (a message), no descriptors. */
@@ -86,7 +88,7 @@ static int needs_care(const struct expected *expected, const char *rest, Py_ssiz
 	memcpy(&length, rest + sizeof(PLAIN_START), sizeof(length));
 	if (memcmp(rest, PLAIN_START, sizeof(PLAIN_START)) || length < HEADER_SIZE || length > expected->max_length)
 		return 1;
-	return length > CHUNK || (uint64_t)length <= (uint64_t)(size - FRAME_START);
+	return length > LONG || (uint64_t)length <= (uint64_t)(size - FRAME_START);
 }
 
 /* Append the descriptors of a control message to a list, which owns them; -1 with an exception. */
@@ -127,16 +129,19 @@ static int take_descriptors(struct msghdr *header, PyObject *fds)
 	return failed ? -1 : care;
 }
 
-static char chunk_buffer[PARTIAL_MAX + CHUNK]; /* the GIL is held as long as anything is in it */
+static char chunk_buffer[PARTIAL_MAX + CHUNK + MORE]; /* the GIL is held as long as anything is in it */
 
-/* Receive behind the `before` bytes that are in the buffer.  Returns the bytes received; -1 with an exception. */
-static Py_ssize_t receive_chunk(int fd, Py_ssize_t before, PyObject *fds, int *care)
+/*
+ * Receive at most `room` bytes behind the `before` bytes that are in the buffer.  Returns the bytes received; -1 with an
+ * exception.
+ */
+static Py_ssize_t receive_chunk(int fd, Py_ssize_t before, size_t room, PyObject *fds, int *care)
 {
 	union {
 		struct cmsghdr head;
 		char room[CMSG_SPACE(RIGHTS_MAX * sizeof(int))];
 	} control;
-	struct iovec piece = {.iov_base = chunk_buffer + before, .iov_len = CHUNK};
+	struct iovec piece = {.iov_base = chunk_buffer + before, .iov_len = room};
 	struct msghdr header = {
 		.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
 	};
@@ -164,6 +169,20 @@ static int keep_rest(PyObject *reader, Py_ssize_t taken, Py_ssize_t size)
 	return result;
 }
 
+/*
+ * A chunk has ended in the middle of a frame that is not long: receive what is behind it, which is there already, mostly.
+ * What keeps that from being received now shows in the next call.  Returns the bytes received; -1 with an exception.
+ */
+static Py_ssize_t receive_more(int fd, Py_ssize_t before, PyObject *fds, int *care)
+{
+	Py_ssize_t received = receive_chunk(fd, before, MORE, fds, care);
+
+	if (received >= 0 || *care < 0)
+		return received;
+	PyErr_Clear();
+	return 0;
+}
+
 /* Receive, split, and keep the rest.  Returns what the reader has to see to; -1 with an exception. */
 static int receive_into_reader(struct expected *expected, int fd, PyObject *reader, PyObject *partial, PyObject *fds)
 {
@@ -173,11 +192,21 @@ static int receive_into_reader(struct expected *expected, int fd, PyObject *read
 	if (before > PARTIAL_MAX)
 		return FRAMES; /* never so: the beginning of a long frame is not left in a partial one */
 	memcpy(chunk_buffer, PyBytes_AS_STRING(partial), (size_t)before);
-	received = receive_chunk(fd, before, fds, &care);
+	received = receive_chunk(fd, before, CHUNK, fds, &care);
 	if (received < 0)
 		return -1;
 	size = before + received;
 	taken = care ? 0 : split(expected, chunk_buffer, size);
+	if (!care && taken >= 0 && received == CHUNK && size - taken >= FRAME_START &&
+	    !needs_care(expected, chunk_buffer + taken, size - taken)) {
+		Py_ssize_t more = receive_more(fd, size, fds, &care), further;
+
+		if (more < 0)
+			return -1;
+		size += more;
+		further = care || !more ? 0 : split(expected, chunk_buffer + taken, size - taken);
+		taken = further < 0 ? further : taken + further;
+	}
 	if (taken < 0) {
 		keep_rest(reader, 0, 0); /* memory is short: the connection is of no use any more */
 		return -1;

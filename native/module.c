@@ -3,6 +3,7 @@
 /*
  * msgd._native: the plain cases of what is done for every message.  msgd/native.py says how it is used.
  */
+#include "records.h"
 #include "sending.h"
 
 Py_ssize_t slot_offset(PyObject *cls, const char *name)
@@ -85,7 +86,8 @@ PyMODINIT_FUNC PyInit__native(void)
 	module = PyModule_Create(&definition);
 	if (!module)
 		return NULL;
-	if (PyModule_AddType(module, &AddressesType) || PyModule_AddType(module, &DelivererType))
+	if (PyModule_AddType(module, &AddressesType) || PyModule_AddType(module, &DelivererType) ||
+	    PyModule_AddType(module, &LibraryType) || PyModule_AddType(module, &OwnRecordType))
 		Py_CLEAR(module);
 	return module;
 }

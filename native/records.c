@@ -6,7 +6,7 @@
  * A plain message is a record of version 2 and the record of version 1 that it belongs to, both whole and right.  The
  * first record that is anything else stops it: RecordDecoder takes that one.
  */
-#include "native.h"
+#include "records.h"
 
 /* The head of a record; a version 2 record has `struct ids` behind it. */
 struct record {
@@ -67,6 +67,32 @@ static void set_route(struct route *route, const struct plain *plain, int32_t pi
 	route->src.unique_id = plain->ids.src_unique;
 }
 
+int are_plain(const char *data, Py_ssize_t size, int32_t pid)
+{
+	struct plain plain;
+	Py_ssize_t position = 0;
+
+	while (position < size) {
+		if (!read_plain(&plain, data + position, size - position, pid))
+			return 0;
+		position += (Py_ssize_t)(sizeof(plain) + plain.message.length);
+	}
+	return 1;
+}
+
+PyObject *next_plain(Addresses *addresses, const char *data, Py_ssize_t size, int32_t pid, Py_ssize_t *position)
+{
+	const char *bytes = data + *position + sizeof(struct plain);
+	struct plain plain;
+	struct route route;
+
+	if (!read_plain(&plain, data + *position, size - *position, pid))
+		return NULL;
+	set_route(&route, &plain, pid);
+	*position += (Py_ssize_t)(sizeof(plain) + plain.message.length);
+	return new_message(addresses, &route, (uint32_t)plain.message.type, bytes, (Py_ssize_t)plain.message.length);
+}
+
 /*
  * split_records(addresses, pid, messages, value, position) -> position
  *
@@ -76,7 +102,6 @@ static void set_route(struct route *route, const struct plain *plain, int32_t pi
 PyObject *split_records(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
 	Py_ssize_t position, size;
-	struct plain plain;
 	const char *data;
 	long pid;
 
@@ -95,23 +120,19 @@ PyObject *split_records(PyObject *module, PyObject *const *args, Py_ssize_t coun
 		PyErr_SetString(PyExc_ValueError, "the position is outside of the value, or the pid is none");
 		return NULL;
 	}
-	while (read_plain(&plain, data + position, size - position, (int32_t)pid)) {
-		PyObject *message;
-		struct route route;
-		int failed;
+	for (;;) {
+		Py_ssize_t next = position;
+		PyObject *message = next_plain((Addresses *)args[0], data, size, (int32_t)pid, &next);
+		int failed = !message || PyList_Append(args[2], message);
 
-		set_route(&route, &plain, (int32_t)pid);
-		message = new_message((Addresses *)args[0], &route, (uint32_t)plain.message.type,
-				      data + position + sizeof(plain), (Py_ssize_t)plain.message.length);
-		failed = !message || PyList_Append(args[2], message);
 		Py_XDECREF(message);
-		if (failed && PyErr_ExceptionMatches(PyExc_MemoryError)) {
-			PyErr_Clear(); /* RecordDecoder.decode() sees to this one */
+		if (failed && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_MemoryError))
+			return NULL;
+		if (failed) {
+			PyErr_Clear(); /* the twin sees to this one */
 			break;
 		}
-		if (failed)
-			return NULL;
-		position += (Py_ssize_t)(sizeof(plain) + plain.message.length);
+		position = next;
 	}
 	return PyLong_FromSsize_t(position);
 }

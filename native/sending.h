@@ -9,8 +9,8 @@
 
 #include "native.h"
 
-#define SENDER_SLOTS 16
-#define SENDER_OBJECTS 4
+#define SENDER_SLOTS 24
+#define SENDER_OBJECTS 6
 
 struct outgoing {
 	PyObject *dst_object;

@@ -100,7 +100,7 @@ PyObject *datagram_sender(PyObject *module, PyObject *args)
 /* stream */
 
 enum { P_UNIQUE_ID, P_CONNECTION, P_GATHERED, P_GATHERED_BYTES, C_FD, C_BEGUN, C_ENDED, C_LAST_USED, O_DEPTH, O_GATHERER,
-       O_GATHER_BYTES, O_GATHER_MESSAGES, O_GATHERING };
+       O_GATHER_BYTES, O_GATHER_MESSAGES, O_GATHERING, O_FIRST_AT_ONCE, O_ROUND, P_WRITTEN_IN };
 enum { S_PEER_CLASS, S_CONNECTION_CLASS, S_OUTGOING, S_BLOCKED };
 
 static PyObject *new_frame(const struct outgoing *message)
@@ -194,10 +194,20 @@ static PyObject *write_frame(Sender *self, PyObject *peer, PyObject *connection,
 	return status;
 }
 
+/* Whether this is the first message for the peer, in a round with few: then it is written at once. */
+static int is_first_of_few(Sender *self, PyObject *peer)
+{
+	PyObject *outgoing = self->objects[S_OUTGOING], *gatherer = value(self, outgoing, O_GATHERER);
+
+	return value(self, outgoing, O_FIRST_AT_ONCE) == Py_True && value(self, outgoing, O_ROUND) &&
+	       slot_number(self, peer, P_WRITTEN_IN) != slot_number(self, outgoing, O_ROUND) && gatherer &&
+	       PyLong_Check(gatherer) && PyLong_AsUnsignedLong(gatherer) == PyThread_get_thread_ident();
+}
+
 static PyObject *transmit_frame(Sender *self, const struct outgoing *message)
 {
 	PyObject *peer = find_destination(self, message, self->objects[S_PEER_CLASS], P_UNIQUE_ID);
-	PyObject *gathered = peer ? value(self, peer, P_GATHERED) : NULL, *connection;
+	PyObject *gathered = peer ? value(self, peer, P_GATHERED) : NULL, *connection, *status;
 	int blocked;
 	long depth;
 
@@ -209,11 +219,14 @@ static PyObject *transmit_frame(Sender *self, const struct outgoing *message)
 	    value(self, connection, C_BEGUN) != Py_True || value(self, connection, C_ENDED) != Py_False)
 		return decline();
 	depth = slot_number(self, self->objects[S_OUTGOING], O_DEPTH);
-	if (depth > 0)
+	if (depth > 0 && !is_first_of_few(self, peer))
 		return gather(self, peer, connection, gathered, message);
-	if (depth || PyList_GET_SIZE(gathered))
+	if (depth < 0 || PyList_GET_SIZE(gathered))
 		return decline();
-	return write_frame(self, peer, connection, message);
+	status = write_frame(self, peer, connection, message);
+	if (depth && status && status != Py_None)
+		set_slot(peer, self->slots[P_WRITTEN_IN], Py_NewRef(value(self, self->objects[S_OUTGOING], O_ROUND)));
+	return status;
 }
 
 /* frame_sender(lock, ServerID, table, SENT, QUEUED, Peer, Connection, outgoing, blocked, longest) */
@@ -222,7 +235,8 @@ PyObject *frame_sender(PyObject *module, PyObject *args)
 	static const char *const peer_names[] = {"unique_id", "connection", "gathered", "gathered_bytes", NULL};
 	static const char *const connection_names[] = {"fd", "_begun", "ended", "last_used", NULL};
 	static const char *const outgoing_names[] = {"_depth", "_gatherer", "_gather_bytes", "_gather_messages",
-						   "_gathering", NULL};
+						   "gathering", "_first_at_once", "_round", NULL};
+	static const char *const written_names[] = {"written_in", NULL};
 	PyObject *lock, *server_id, *table, *sent, *queued, *peer, *connection, *outgoing, *blocked;
 	Py_ssize_t most;
 	Sender *self;
@@ -239,7 +253,8 @@ PyObject *frame_sender(PyObject *module, PyObject *args)
 	self->objects[S_OUTGOING] = Py_NewRef(outgoing);
 	self->objects[S_BLOCKED] = Py_NewRef(blocked);
 	if (find_slots(self, P_UNIQUE_ID, peer, peer_names) || find_slots(self, C_FD, connection, connection_names) ||
-	    find_slots(self, O_DEPTH, (PyObject *)Py_TYPE(outgoing), outgoing_names))
+	    find_slots(self, O_DEPTH, (PyObject *)Py_TYPE(outgoing), outgoing_names) ||
+	    find_slots(self, P_WRITTEN_IN, peer, written_names))
 		Py_CLEAR(self);
 	return (PyObject *)self;
 }

@@ -12,25 +12,35 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
+from msgd.aio.listening import ClientEvents, Listening, too_slow
+from msgd.aio.pubsub import QUEUE_MAX
+from msgd.aio.queues import Queue, Subscription
 from msgd.client.answers import (
     answer_type,
     answering_message,
     broadcast_result,
     listed_names,
     listed_processes,
+    listed_topics,
     longest,
+    publication_members,
+    publication_result,
     wire_address,
 )
 from msgd.client.connecting import TIMEOUT, connect, gateway_path, no_gateway
 from msgd.errors import GatewayClosed, ReplyTimeout
 from msgd.messaging.arguments import Data, Destination, Type, data_bytes
+from msgd.pubsub.events import Callback, OnGap, Publication
+from msgd.pubsub.subscriptions import check_callbacks
 from msgd.results import Broadcast, SendStatus
 from msgd.wire.gateway.conversation import Conversation
 from msgd.wire.gateway.limits import CALL_TIMEOUT
 from msgd.wire.gateway.members import Members
+from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message
+from msgd.wire.pubsub import Data as Published
 from msgd.wire.server_id import ServerID
 
 _READ = 1 << 16
@@ -51,6 +61,8 @@ class Client:
         self._timeout = timeout
         self._conversation = Conversation()
         self._progress = asyncio.Condition()
+        self._listening = Listening()
+        self._subscriptions: set[Subscription] = set()
 
     async def __aenter__(self) -> Self:
         try:
@@ -152,10 +164,85 @@ class Client:
         assert self._conversation.ended is not None
         raise self._conversation.ended
 
+    # Topics
+
+    async def publish(
+        self,
+        topic: str,
+        data: Published = b"",
+        *,
+        wait: Literal["acked"] | None = None,
+        timeout: float | None = CALL_TIMEOUT,
+    ) -> Publication:
+        """As Client.publish."""
+        published, seconds = publication_members(topic, data), longest(timeout)
+        members = {} if wait is None else {"wait": wait, "timeout": seconds}
+        patience = 0.0 if wait is None else seconds
+        return publication_result(await self._ask("publish", patience, b"", published, **members))
+
+    async def subscribe(
+        self, topic: str, callback: Callback, *, on_gap: OnGap | None = None, maxsize: int = QUEUE_MAX
+    ) -> Subscription:
+        """Call `callback(event)`, plain or `async def`, in the loop, as msgd.aio.PubSub.subscribe does.
+
+        The end of the connection is a gap, too: GapReason.ENDED.  Returns a handle, whose close() ends it.
+        """
+        check_callbacks(callback, on_gap)
+        subscription = Subscription(await self._listen((topic,), on_gap, maxsize), callback, self._give_up)
+        self._subscriptions.add(subscription)
+        subscription.task.add_done_callback(lambda _: self._subscriptions.discard(subscription))
+        return subscription
+
+    @contextlib.asynccontextmanager
+    async def events(
+        self, *topics: str, on_gap: OnGap | None = None, maxsize: int = QUEUE_MAX
+    ) -> AsyncIterator[ClientEvents]:
+        """Events to iterate over: `async with client.events("a.*") as events: async for event in events`.
+
+        It raises GatewayClosed when the connection has ended.
+        """
+        queue = await self._listen(topics, on_gap, maxsize)
+        try:
+            yield ClientEvents(queue, self._conversation)
+        finally:
+            self._give_up(queue)
+
+    async def unsubscribe(self, *topics: str) -> None:
+        """End all subscriptions to these topics and patterns; events() that has others, too, goes on with those."""
+        await self._ask("unsubscribe", topics=topics)
+        for queue in self._listening.to(topics):
+            self._listening.remove(queue)
+
+    async def topics(self, timeout: float | None = CALL_TIMEOUT) -> dict[int, list[str]]:
+        """As Client.topics."""
+        seconds = longest(timeout)
+        return listed_topics(await self._ask("topics", seconds, timeout=seconds))
+
+    async def _listen(self, topics: tuple[str, ...], on_gap: OnGap | None, maxsize: int) -> Queue:
+        queue = Queue(topics, on_gap, maxsize, too_slow)
+        self._listening.add(queue)  # what is published may come right behind the answer
+        try:
+            await self._ask("subscribe", topics=topics)
+        except BaseException:
+            self._give_up(queue)
+            raise
+        return queue
+
+    def _give_up(self, queue: Queue) -> None:
+        unwanted = self._listening.remove(queue)
+        if unwanted and self._conversation.ended is None:
+            self._writer.write(write_request("unsubscribe", topics=unwanted))  # its answer is nobody's
+
     async def _ask(
-        self, op: str, patience: float = 0.0, data: bytes = b"", /, **members: object
+        self,
+        op: str,
+        patience: float = 0.0,
+        data: bytes = b"",
+        published: Mapping[str, object] | None = None,
+        /,
+        **members: object,
     ) -> Mapping[str, object]:
-        tag, line = self._conversation.ask(op, data, **members)
+        tag, line = self._conversation.ask(op, data, published, **members)
         seconds = self._timeout + patience
         try:
             async with asyncio.timeout(seconds):
@@ -183,6 +270,9 @@ class Client:
             except ConnectionError:
                 data = b""
             self._conversation.feed(data)
+            self._listening.tell(self._conversation.news)
+            if self._conversation.ended is not None:
+                self._listening.end()
             async with self._progress:
                 self._progress.notify_all()
 
@@ -194,6 +284,15 @@ class Client:
                 self._reading.result()
         finally:
             self._conversation.ended = self._conversation.ended or GatewayClosed("this client has been closed")
+            self._end_subscriptions()
             self._writer.close()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
+
+    def _end_subscriptions(self) -> None:
+        """This client has been closed: callbacks that run are cancelled, but for one that closes it."""
+        for queue in self._listening.queues:
+            self._listening.remove(queue)
+        for subscription in self._subscriptions:
+            if subscription.task is not asyncio.current_task():
+                subscription.task.cancel()

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""The ends of processes that requests wait for: one pidfd for each process, however many requests ask it."""
+"""The ends of processes that requests wait for: one pidfd for each process, however many requests ask it.
+
+To open a pidfd and to check whose it is takes more system calls than to ask the process.  So those of subscribers, who
+are asked again and again, are kept: until the process ends, or more than _KEPT_MAX are kept.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,10 @@ from msgd.errors import ContextClosed, NoSuchProcess
 from msgd.messaging.context import Messaging
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.requests import PendingRequest
+from msgd.wire.server_id import ServerID
+
+_KEPT_MAX = 256
+"""Pidfds that are kept though no request waits for the end of the process."""
 
 _AGAIN = 0.005
 """Seconds until it is tried again to read what an ended process has sent, while another thread dispatches."""
@@ -23,6 +31,7 @@ _AGAIN = 0.005
 class _Watched:
     pidfd: int
     has_ended: bool = False
+    is_kept: bool = False
     requests: set[PendingRequest] = field(default_factory=set)
 
 
@@ -32,31 +41,33 @@ class Ends:
     def __init__(self, loop: Loop, endpoint: Endpoint) -> None:
         self._loop = loop
         self._endpoint = endpoint
-        self._watched: dict[tuple[int, int], _Watched] = {}
+        self._watched: dict[ServerID, _Watched] = {}
 
     @contextlib.contextmanager
-    def watching(self, messaging: Messaging, request: PendingRequest) -> Iterator[None]:
-        """Watch the process that the request asks; NoSuchProcess if it does not live."""
-        key = request.dst.pid, request.dst.unique_id
-        watched = self._watched.get(key)
-        if watched is None or watched.has_ended:
-            watched = self._watched[key] = _Watched(messaging._watch_for_answer(request.dst))
-            self._loop.add_reader(watched.pidfd, self._has_ended, watched)
+    def watching(self, messaging: Messaging, request: PendingRequest, *, keep: bool = False) -> Iterator[None]:
+        """Watch the process that the request asks, later too if told to keep it; NoSuchProcess if it has ended."""
+        watched = self._watched.get(request.dst)
+        if watched is None:
+            watched = self._watched[request.dst] = _Watched(messaging._watch_for_answer(request.dst))
+            self._loop.add_reader(watched.pidfd, self._has_ended, request.dst, watched)
         watched.requests.add(request)
         try:
             yield
         finally:
             watched.requests.discard(request)
-            if not watched.requests:
-                if self._watched.get(key) is watched:
-                    del self._watched[key]
-                self._loop.remove_reader(watched.pidfd)
-                os.close(watched.pidfd)
+            watched.is_kept |= keep
+            if not (watched.requests or watched.has_ended or (watched.is_kept and len(self._watched) <= _KEPT_MAX)):
+                self._forget(request.dst, watched)
 
-    def _has_ended(self, watched: _Watched) -> None:
+    def _has_ended(self, dst: ServerID, watched: _Watched) -> None:
         watched.has_ended = True
-        self._loop.remove_reader(watched.pidfd)
+        self._forget(dst, watched)
         self._settle(watched)
+
+    def _forget(self, dst: ServerID, watched: _Watched) -> None:
+        del self._watched[dst]
+        self._loop.remove_reader(watched.pidfd)
+        os.close(watched.pidfd)
 
     def _settle(self, watched: _Watched) -> None:
         if not self._endpoint.dispatch_all():
@@ -67,6 +78,7 @@ class Ends:
 
     def close(self) -> None:
         """The context closes: its requests are not going to be answered, and let go of what they watch."""
-        for watched in tuple(self._watched.values()):
+        for dst, watched in tuple(self._watched.items()):
+            self._forget(dst, watched)
             for request in tuple(watched.requests):
                 request.settle(error=ContextClosed("this messaging context has been closed"))

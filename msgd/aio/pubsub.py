@@ -23,6 +23,7 @@ from msgd.pubsub.acked import ACK_TIMEOUT, collected
 from msgd.pubsub.events import Callback, Gap, GapReason, OnGap, Publication
 from msgd.pubsub.face import CHECK_INTERVAL, BaseFace, warn
 from msgd.pubsub.hub import Hub, Parcel
+from msgd.pubsub.subscriptions import check_callbacks
 from msgd.wire.message_types import MessageClass
 from msgd.wire.pubsub import ACK, ASK, PUBLISH, TOPICS, Data, unpack_topics
 from msgd.wire.server_id import ServerID
@@ -139,7 +140,8 @@ class PubSub(BaseFace):
                 for dst in subscribers:
                     try:
                         request = in_flight.enter_context(hub.messaging.begin_request(dst, PUBLISH, frame, ACK, note))
-                        in_flight.enter_context(self._messaging._ends.watching(hub.messaging, request))
+                        is_here = hub.messaging._endpoint.presence.is_here(dst)
+                        in_flight.enter_context(self._messaging._ends.watching(hub.messaging, request, keep=is_here))
                         asked.append(request)
                     except (NoSuchProcess, QueueFull, TransportError) as error:
                         failures[dst] = error
@@ -179,6 +181,7 @@ class PubSub(BaseFace):
                 return function
 
             return decorate
+        check_callbacks(callback, on_gap)
         return self._subscribed(self._queue((topic,), on_gap, maxsize), callback)
 
     def _queue(self, topics: tuple[str, ...], on_gap: OnGap | None, maxsize: int) -> Queue:

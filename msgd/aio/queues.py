@@ -50,6 +50,7 @@ class Queue:
         self._items: deque[Item | Gap] = deque()
         self._has_items = asyncio.Event()
         self.is_closed = False
+        self._is_finished = False
 
     def put(self, event: Event, receipt: Receipt) -> None:
         """Take an event, if there is room."""
@@ -79,9 +80,11 @@ class Queue:
                 self._loop.call_soon_threadsafe(self._has_items.set)
 
     async def next(self) -> Item | None:
-        """The next event; gaps in front of it are told first.  None once the queue is closed."""
+        """The next event; gaps in front of it are told first.  None once the queue is closed, or finished and empty."""
         while not self.is_closed:
             if not self._items:
+                if self._is_finished:
+                    return None
                 self._has_items.clear()
                 await self._has_items.wait()
                 continue
@@ -97,6 +100,11 @@ class Queue:
             await _called(self._on_gap, gap)
         except Exception:
             logger.exception("on_gap: %s", gap, extra=fields(MISSED))
+
+    def finish(self) -> None:
+        """Nothing more will come: next() says so behind what waits."""
+        self._is_finished = True
+        self._has_items.set()
 
     def close(self) -> None:
         """Take nothing more, and give up what waits."""

@@ -32,6 +32,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from typing import ClassVar, NamedTuple, Protocol
 
+from msgd.backends.spin import Spinner
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import BackendUnavailable
@@ -99,6 +100,8 @@ class Backend(abc.ABC):
         self.config = config
         self.presence = presence
         self.drops = drops
+        self.spinner = Spinner()
+        """How often wait() looks before it sleeps."""
 
     @abc.abstractmethod
     def fileno(self) -> int:
@@ -164,8 +167,14 @@ class Backend(abc.ABC):
         """
         return False
 
-    def begin_gathering(self) -> None:  # noqa: B027 (most transports send at once)
-        """From now on messages that this thread sends may be kept until end_gathering(), to save system calls."""
+    gathered: Sized = ()
+    """Not empty while something is kept between begin_gathering() and flush()."""
+
+    def begin_gathering(self, few: bool = False) -> None:  # noqa: B027 (most transports send at once)
+        """From now on messages that this thread sends may be kept until end_gathering(), to save system calls.
+
+        `few`: probably one for each destination.
+        """
 
     def end_gathering(self) -> bool:
         """Keep no more.  Returns whether something was kept, which the next flush() sends.

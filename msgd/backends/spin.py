@@ -6,7 +6,8 @@ Going to sleep and being woken up takes tens of microseconds, as long as handlin
 at once does so in less than that.  So a receiver with nothing to do polls a number of times before it sleeps.
 
 Rule 1. Success spins longer, failure backs off: the number of polls doubles when one finds something, and halves when
-        none does, down to a few, or to none while no processor is idle.
+        none does, down to a few, or to none while no processor is idle.  What the first poll finds was there before,
+        and is no success.
 Rule 2. Every so often the number goes up to its maximum whatever happened.  Without this, two processes that wait for
         each other's answers and hardly spin would both always sleep.  The maximum is about the time that a peer takes
         to wake up and answer.
@@ -48,11 +49,29 @@ class Spinner:
 
     def __call__(self, poll: Callable[[], T]) -> T | None:
         """The first result of `poll` that is true; None if there is none, and the caller should sleep."""
-        found: T | None = None
-        for _ in range(self.number):
+        number = self.number
+        found = poll() if number else None
+        if found:
+            return found
+        for _ in range(number - 1):
             found = poll()
             if found:
                 break
+        self._note(bool(found))
+        return found or None
+
+    def many(self, poll: Callable[[int], int | None]) -> int | None:
+        """The same, if `poll` polls so many times at most in one call.
+
+        It returns how many times it has polled until it found something, 0 if it has not, None if it does not know.
+        """
+        found = poll(self.number)
+        if found != 1 and found is not None:
+            self._note(bool(found))
+        return found
+
+    def _note(self, found: bool) -> None:
+        """Count a call, and choose the number of polls for the next one."""
         self._calls += 1
         if self._calls % _CHECK_EVERY == 0:
             self.number = self._most = _MANY if _processors_are_idle() else self._crowded
@@ -60,7 +79,6 @@ class Spinner:
             self.number = min(2 * self.number, self._most)
         else:
             self.number = max(self.number // 2, _FEW if self._most == _MANY else 0)
-        return found or None
 
 
 def _processors_are_idle() -> bool:

@@ -10,6 +10,12 @@
 A connection process of msgd has the endpoint; `client.server_id` is its address, and receive() returns
 the messages that are sent to it.  Messages that arrive while a request waits for its answer are kept for receive().
 
+What is published to the topics that it subscribes to goes to callbacks, which run in dispatch() and receive():
+
+    client.subscribe("prices.*", print, on_gap=print)
+    client.publish("prices.eur", 1.1, wait="acked")
+    client.dispatch(timeout=10)
+
 A Client may be used by one thread at a time.  Once the gateway has ended the connection, every method raises
 GatewayClosed with the last word of the gateway.  A new Client has a new address.
 """
@@ -20,7 +26,7 @@ import select
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from msgd.client.answers import (
     answer_type,
@@ -28,17 +34,24 @@ from msgd.client.answers import (
     broadcast_result,
     listed_names,
     listed_processes,
+    listed_topics,
     longest,
+    publication_members,
+    publication_result,
     wire_address,
 )
 from msgd.client.connecting import TIMEOUT, connect, gateway_path, no_gateway
+from msgd.client.listening import Listening
 from msgd.errors import ReplyTimeout
 from msgd.messaging.arguments import Data, Destination, Type, data_bytes
+from msgd.pubsub.events import Callback, OnGap, Publication
+from msgd.pubsub.subscriptions import check_callbacks
 from msgd.results import Broadcast, SendStatus
 from msgd.wire.gateway.conversation import Conversation
 from msgd.wire.gateway.limits import CALL_TIMEOUT
 from msgd.wire.gateway.members import Members
 from msgd.wire.header import Message
+from msgd.wire.pubsub import Data as Published
 from msgd.wire.server_id import ServerID
 
 _READ = 1 << 16
@@ -56,6 +69,7 @@ class Client:
     def __init__(self, path: str | None = None, *, timeout: float = TIMEOUT) -> None:
         self._timeout = timeout
         self._conversation = Conversation()
+        self._listening = Listening()
         self._unsent = bytearray()
         path = gateway_path(path)
         try:
@@ -143,17 +157,86 @@ class Client:
         """The names that processes have added, with the processes of each."""
         return listed_names(self._ask("names"))
 
+    # Topics
+
+    def publish(
+        self,
+        topic: str,
+        data: Published = b"",
+        *,
+        wait: Literal["acked"] | None = None,
+        timeout: float | None = CALL_TIMEOUT,
+    ) -> Publication:
+        """Publish, as PubSub.publish does: to this client, too, if it subscribes to the topic.
+
+        With wait="acked" it returns when all have handled it, or after `timeout` seconds.  A client has handled it when
+        the gateway has told it.  Raises MessageTooLarge, NotAllowed, GatewayClosed, TransportError, and QueueFull if 64
+        requests wait already; ValueError, TypeError.
+        """
+        published, seconds = publication_members(topic, data), longest(timeout)
+        members = {} if wait is None else {"wait": wait, "timeout": seconds}
+        return publication_result(self._ask("publish", 0.0 if wait is None else seconds, b"", published, **members))
+
+    def subscribe(self, topic: str, callback: Callback, *, on_gap: OnGap | None = None) -> None:
+        """Call `callback(event)` for each publication to the topic or pattern, in dispatch() and receive().
+
+        What is published after this call has returned comes, or `on_gap(gap)` is called; what either raises is logged.
+        """
+        check_callbacks(callback, on_gap)
+        self._ask("subscribe", topics=topic)
+        self._listening.add(topic, callback, on_gap)
+
+    def unsubscribe(self, *topics: str) -> None:
+        """End all subscriptions to these topics and patterns."""
+        self._ask("unsubscribe", topics=topics)
+        for topic in topics:
+            self._listening.remove(topic)
+
+    def topics(self, timeout: float | None = CALL_TIMEOUT) -> dict[int, list[str]]:
+        """The topics and patterns that are subscribed to, by pid, of those processes that answer in time."""
+        seconds = longest(timeout)
+        return listed_topics(self._ask("topics", seconds, timeout=seconds))
+
+    def dispatch(self, timeout: float | None = 0) -> int:
+        """Run the callbacks of what has come; wait `timeout` seconds for the first (None: no limit).
+
+        Returns how many publications and gaps there were.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._conversation.news and self._exchange(deadline):
+            pass
+        return self._run_callbacks()
+
+    def _run_callbacks(self) -> int:
+        news, number = self._conversation.news, 0
+        while news:
+            self._listening.tell(news.popleft())
+            number += 1
+        return number
+
     def receive(self, timeout: float | None = None) -> Message | None:
-        """The next message; None if none has come after `timeout` seconds (None: no limit)."""
+        """The next message; None if none has come after `timeout` seconds (None: no limit).
+
+        Meanwhile callbacks run.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         events = self._conversation.events
+        self._run_callbacks()
         while not events and self._exchange(deadline):
-            pass
+            self._run_callbacks()
         return events.popleft() if events else None
 
-    def _ask(self, op: str, patience: float = 0.0, data: bytes = b"", /, **members: object) -> Mapping[str, object]:
+    def _ask(
+        self,
+        op: str,
+        patience: float = 0.0,
+        data: bytes = b"",
+        published: Mapping[str, object] | None = None,
+        /,
+        **members: object,
+    ) -> Mapping[str, object]:
         """Send a request and wait for its answer.  `patience` is how long the gateway was told to wait."""
-        tag, line = self._conversation.ask(op, data, **members)
+        tag, line = self._conversation.ask(op, data, published, **members)
         self._unsent += line
         deadline = time.monotonic() + self._timeout + patience
         try:

@@ -79,7 +79,8 @@ class ClusteredBackend(Backend):
             self.config, srvids, self.drops, self._take, self._note_ready, self._note_nodes, self._note_timer
         )
         self._watches = Watches(self._link)
-        self.gathers = local.gathers
+        self.gathers, self.gathered = local.gathers, local.gathered
+        self.spinner = local.spinner
         self.unsent = _Unsent(local, self._link)
         self.begin_gathering = local.begin_gathering  # type: ignore[method-assign]
         self.end_gathering = local.end_gathering  # type: ignore[method-assign]

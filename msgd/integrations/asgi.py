@@ -24,6 +24,7 @@ from msgd.aio import PubSub
 from msgd.config import Config
 from msgd.errors import ContextClosed
 from msgd.pubsub.events import Callback, OnGap, Publication
+from msgd.pubsub.subscriptions import check_callbacks, matcher
 from msgd.wire.pubsub import Data
 
 C = TypeVar("C", bound=Callback)
@@ -74,8 +75,10 @@ class Lifespan:
 
     def subscribe(self, topic: str, *, on_gap: OnGap | None = None, **named: Any) -> Callable[[C], C]:
         """A decorator, as msgd.aio.PubSub.subscribe is; for as long as the application runs, each time it does."""
+        matcher(topic)
 
         def decorate(callback: C) -> C:
+            check_callbacks(callback, on_gap)
             one = _Wanted(topic, callback, {"on_gap": on_gap, **named})
             if self._open is not None:
                 self._open.subscribe(topic, callback, **one.named)

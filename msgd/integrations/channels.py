@@ -5,13 +5,16 @@
     CHANNEL_LAYERS = {"default": {"BACKEND": "msgd.integrations.channels.MsgdChannelLayer", "CONFIG": {"name": "shop"}}}
 
 Rule 1.  A message waits in the process that receives it, up to the capacity of its channel and its expiry.  The name
-    of a channel that new_channel() has made says which process that is.  Another name (`hello`) is a channel of the
-    process that uses it: a queue that processes share would need somebody who keeps it.
-Rule 2.  The members of a group are known where their channels are.  A message for a group goes to every process.
-Rule 3.  One lock guards all, and is held for moments.  A message leaves its queue in the coroutine that receives it,
+    of a channel that new_channel() has made says which process that is.
+Rule 2.  Another name (`thumbnails`, a plain one, as runworker has it) belongs to all processes that receive from it,
+    which have added a name to the directory.  A message goes to one of them, in turn.  While there is none, it waits
+    in the process that has sent it, and is handed over when one says that it serves the channel.  Whoever has put a
+    message there looks once more afterwards, so that neither misses the other.
+Rule 3.  The members of a group are known where their channels are.  A message for a group goes to every process.
+Rule 4.  One lock guards all, and is held for moments.  A message leaves its queue in the coroutine that receives it,
     so one that is cancelled loses none; what it was woken up for, the next one gets.  The loops of several threads may
     use one layer, and so may async_to_sync().
-Rule 4.  As with Redis, a message arrives at most once: one for a channel of another process that is full there is
+Rule 5.  As with Redis, a message arrives at most once: one for a channel of another process that is full there is
     dropped and logged, while send() to a channel of this process raises ChannelFull.
 """
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import secrets
@@ -34,11 +38,14 @@ from channels.layers import BaseChannelLayer
 
 from msgd.config import Config
 from msgd.pubsub import Event, PubSub
+from msgd.wire.server_id import ServerID
 
 logger = logging.getLogger("msgd")
 
 _PREFIX = "django.channels/"
 _TO_ALL = _PREFIX + "all"
+_SERVES = "channel "
+"""In front of a plain channel: the name that the processes have added that receive from it."""
 
 
 class _Waiter(NamedTuple):
@@ -102,6 +109,8 @@ class MsgdChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # channels has 
         self._owner = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._channels: dict[str, _Channel] = {}
         self._groups: dict[str, dict[str, float]] = {}
+        self._served: set[str] = set()
+        self._turns = itertools.count()
         self._next_sweep = 0.0
 
     def _open(self) -> PubSub:
@@ -115,14 +124,56 @@ class MsgdChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # channels has 
         return f"{prefix}.{self._owner}!{secrets.token_hex(8)}"
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
-        """Send to one channel.  Raises ChannelFull if it is one of this process and has no room."""
+        """Send to one channel.  Raises ChannelFull if the message waits in this process, and there is no room."""
         _check(message)
         self.require_valid_channel_name(channel)
         pubsub, owner = self._open(), self._owner_of(channel)
         if owner:
             pubsub.publish(_PREFIX + owner, _pack("send", channel, message), include_self=False)
-        elif not self._put(channel, message):
+        elif not self._send_here(channel, message):
             raise ChannelFull
+
+    def _send_here(self, channel: str, message: dict[str, Any]) -> bool:
+        """Send to a channel of this process, or to a plain one.  Returns whether there was room."""
+        if "!" in channel:
+            return self._put(channel, message)
+        server = self._server_of(channel)
+        if server:
+            self._pubsub.publish(_PREFIX + server, _pack("send", channel, message), include_self=False)
+            return True
+        has_room = self._put(channel, message)
+        if channel not in self._served and (server := self._server_of(channel)):
+            self._hand_over(channel, server)
+        return has_room
+
+    def _server_of(self, channel: str) -> str:
+        """A process whose turn it is among those that receive from a plain channel; "" for this one, or for none."""
+        messaging = self._pubsub._open().messaging
+        servers = messaging.lookup(_SERVES + channel)
+        server = servers[next(self._turns) % len(servers)] if servers else messaging.server_id
+        return "" if server.pid == os.getpid() else _address(server)
+
+    def _serve(self, channel: str) -> None:
+        """Say that this process receives from a plain channel, and ask for what waits elsewhere."""
+        if "!" in channel or channel in self._served:
+            return
+        self._served.add(channel)
+        messaging = self._pubsub._open().messaging
+        messaging.add_name(_SERVES + channel)
+        self._pubsub.publish(_TO_ALL, _pack("serves", channel, _address(messaging.server_id)), include_self=False)
+
+    def _hand_over(self, channel: str, server: str) -> None:
+        """Another process receives from a plain channel: send it what waits here."""
+        with self._lock:
+            queue = self._channels.get(channel)
+            if queue is None or channel in self._served:
+                return
+            self._expire(channel)
+            messages = [message for _, message in queue.messages]
+            queue.messages.clear()
+            self._drop_if_unused(channel, queue)
+        for message in messages:
+            self._pubsub.publish(_PREFIX + server, _pack("send", channel, message), include_self=False)
 
     def _owner_of(self, channel: str) -> str:
         """The process that a channel belongs to; "" if it is this one."""
@@ -141,9 +192,10 @@ class MsgdChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # channels has 
             return True
 
     async def receive(self, channel: str) -> dict[str, Any]:
-        """The next message of a channel of this process; waits for one."""
+        """The next message of a channel of this process, or of a plain one; waits for one."""
         self.require_valid_channel_name(channel)
         self._open()
+        self._serve(channel)
         while True:
             with self._lock:
                 self._expire(channel)
@@ -235,7 +287,7 @@ class MsgdChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # channels has 
                 del members[channel]
             channels = tuple(members)
         for channel in channels:
-            if not self._put(channel, message):
+            if not self._send_here(channel, message):
                 logger.info("the channel %s is full: it misses a message for the group %s", channel, group)
 
     async def flush(self) -> None:
@@ -253,7 +305,8 @@ class MsgdChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # channels has 
     # What comes from other processes
 
     def _on_event(self, event: Event) -> None:
-        if event.topic not in (_TO_ALL, _PREFIX + self._owner):
+        address = _address(self._pubsub._open().messaging.server_id)
+        if event.topic not in (_TO_ALL, _PREFIX + self._owner, _PREFIX + address):
             return
         match msgpack.unpackb(event.data, strict_map_key=False):
             case ["send", str(channel), dict(message)]:
@@ -263,6 +316,8 @@ class MsgdChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # channels has 
                 self._group_send_here(group, message)
             case [("add" | "discard") as what, str(group), str(channel)]:
                 self._change_here(group, channel, what)
+            case ["serves", str(channel), str(server)]:
+                self._hand_over(channel, server)
             case ["flush"]:
                 self._flush_here()
 
@@ -289,6 +344,11 @@ def _note_gap(gap: object) -> None:
 def _check(message: object) -> None:
     if not isinstance(message, dict):
         raise TypeError("a message of Channels is a dict")
+
+
+def _address(server: ServerID) -> str:
+    """A process, as a topic names it."""
+    return f"{server.pid}/{server.unique_id}"
 
 
 def _pack(*what: Any) -> bytes:

@@ -17,6 +17,7 @@ from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import HandlerTable
 from msgd.messaging.requests import REPLY_TIMEOUT, PendingRequest, reply_type_of
 from msgd.messaging.waiting import wait_for_answers
+from msgd.messaging.watched import Watched
 from msgd.results import SendStatus, Survey
 from msgd.wire.header import Message
 from msgd.wire.message_types import MessageClass, type_name
@@ -135,16 +136,15 @@ class Asking:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         asked: dict[int, PendingRequest] = {}
         failures: dict[int, MsgdError] = {}
-        with contextlib.ExitStack() as in_flight:
+        with Watched() as watched, contextlib.ExitStack() as in_flight:
             for dst in self._others(number):
                 try:
-                    watched = self._watch_for_answer(dst)
-                    in_flight.callback(os.close, watched)
+                    pidfd = watched.pidfd(dst, self._watch_for_answer)
                     beginning = self.begin_request(dst, number, data, reply_type, _nothing)
-                    asked[watched] = in_flight.enter_context(beginning)
+                    asked[pidfd] = in_flight.enter_context(beginning)
                 except (NoSuchProcess, QueueFull, TransportError) as error:
                     failures[dst.pid] = error
-            wait_for_answers(self._endpoint, asked, deadline)
+            wait_for_answers(self._endpoint, asked, deadline, watched)
         answers: dict[int, Message] = {}
         for request in asked.values():
             if request.answer is not None:

@@ -93,7 +93,7 @@ class Endpoint:
         self.delivery = Delivery(self.presence, self.drops, self.contexts, self.requests, self.send)
         try:
             self.backend, self.cluster = open_backend(self.config, self.presence, self.drops, self._note_number)
-            self.transmit = self.backend.send
+            self.transmit, self.spinner = self.backend.send, self.backend.spinner
             try:
                 self.presence.announce(classes, tasks)
                 self.presence.clean_up_some(_CLEANED_AT_OPEN, self.backend.remove)
@@ -259,19 +259,21 @@ class Endpoint:
         try:
             if self._receive(me if outermost else 0, timeout, as_dispatcher):
                 self._deliver()
+                if delivery.handled != before:
+                    return delivery.handled - before
             elif turn.owner != me:
                 return 0  # a guest sees to what there is
-            if delivery.handled != before or timeout == 0:
+            if timeout is not None and timeout <= 0:
                 return delivery.handled - before
             deadline = None if timeout is None else time.monotonic() + timeout
+            left = None if timeout is None else min(timeout, LONGEST_WAIT)
             while self.contexts and not (self.forked or self.closed):
-                left = None if deadline is None else min(deadline - time.monotonic(), LONGEST_WAIT)
-                if left is not None and left <= 0:
-                    break
                 self.backend.wait(left)
                 if self._receive():
                     self._deliver()
                 if delivery.handled != before:
+                    break
+                if deadline is not None and (left := min(deadline - time.monotonic(), LONGEST_WAIT)) <= 0:
                     break
             return delivery.handled - before
         except (OSError, MemoryError) as error:
@@ -320,8 +322,14 @@ class Endpoint:
             if self.closed or self.forked:
                 return False
             backend = self.backend
-            if backend.unsent or (backend.gathers and not host):  # a handler that dispatches may have sent something
+            if backend.unsent or (backend.gathered and not host):  # a handler that dispatches has sent something
                 backend.flush()
+            elif (
+                host
+                and not (self.spinner.number or self.inbox or self.turn.waiters or self.after_rounds or self.observer)
+                and (timeout is None or timeout > 0)
+            ):
+                return False  # while it does not spin, there is mostly nothing here yet, and wait() looks as well
             try:
                 backend.receive(self.inbox.append)
             except BaseException:
@@ -354,7 +362,7 @@ class Endpoint:
     def _deliver_gathering(self) -> None:
         """Run the handlers, and send what they have sent at once for all of them."""
         backend = self.backend
-        backend.begin_gathering()
+        backend.begin_gathering(len(self.inbox) == 1)
         try:
             self.delivery.run(self.inbox)
         finally:

@@ -131,8 +131,8 @@ class Delivery:
     """
 
     __slots__ = (
-        "_broadcast", "_contexts", "_drops", "_only_listener", "_pid", "_presence", "_requests", "_send",
-        "_unique_ids", "handled", "handler_errors", "observer", "received", "received_bytes",
+        "_broadcast", "_contexts", "_drops", "_only_general", "_only_pubsub", "_pid", "_presence", "_requests",
+        "_send", "_unique_ids", "handled", "handler_errors", "observer", "received", "received_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -149,38 +149,44 @@ class Delivery:
         self._requests = requests
         self._send = send
         self._broadcast: _Broadcast | None = None
-        self._only_listener: int | None = None
-        """The task of the only context, if it listens to GENERAL: such a broadcast is as plain as a message to it."""
+        self._only_general: int | None = None
+        self._only_pubsub: int | None = None
+        """The task that alone listens to GENERAL, or PUBSUB: such a broadcast is as plain as a message to it."""
         self._drops = drops
         self._presence = presence
         self._pid = presence.pid
         self._unique_ids = frozenset((presence.unique_id, *ANY_UNIQUE_ID))
 
     def note_listeners(self) -> None:
-        """The endpoint calls this when there is another set of contexts."""
-        contexts = tuple(self._contexts.items())
-        is_simple = len(contexts) == 1 and MessageClass.GENERAL in contexts[0][1].listens
-        self._only_listener = contexts[0][0] if is_simple else None
+        """The endpoint calls this when there is another set of contexts, or when they listen to other classes."""
+        self._only_general = self._only_one(MessageClass.GENERAL)
+        self._only_pubsub = self._only_one(MessageClass.PUBSUB)
+
+    def _only_one(self, kind: MessageClass) -> int | None:
+        """The task that listens to the class, if there is exactly one."""
+        tasks = [task_id for task_id, context in tuple(self._contexts.items()) if kind in context.listens]
+        return tasks[0] if len(tasks) == 1 else None
 
     def run(self, inbox: deque[Message]) -> None:
         """Deliver what is in the inbox, the oldest first.
 
         This loop is the fast path of _deliver_to(): no descriptors, no request that expects the type, no observer.  It
-        is the fast path of _deliver_to_all() too, for a process with one context.  On every path a message leaves the
+        is the fast path of _deliver_to_all() too, where one context alone listens.  On every path a message leaves the
         inbox right before its handler is called, with no call in between: an exception that a signal's handler raises
         finds it in the inbox or in the hands of its handler.  A signal's handler that dispatches may have delivered it
         meanwhile; so the head is looked at again right before.  The compiled twin runs this as far as it goes.
         """
-        contexts, unique_ids, own_pid = self._contexts, self._unique_ids, self._pid
+        contexts, unique_ids, own_pid, run_plain = self._contexts, self._unique_ids, self._pid, _run_plain
         while True:
-            if _run_plain is not None:
-                _run_plain(self, inbox)
+            if run_plain is not None:
+                run_plain(self, inbox)
             if not inbox:
                 return
             head = message = inbox[0]
-            if message.dst.task_id == EVERY_TASK and self._only_listener is not None:
-                message = self._addressed(message, self._only_listener)
             message_type, _, (pid, task_id, _, unique_id), data, fds = message
+            if task_id == EVERY_TASK:
+                message = self._addressed(message)
+                task_id = message.dst.task_id
             context = contexts.get(task_id)
             if context is None or fds or unique_id not in unique_ids or pid != own_pid:
                 self._deliver_with_care(inbox, head)
@@ -204,10 +210,14 @@ class Delivery:
                     self.handler_errors += 1
                     logger.exception("handler for %s", describe(message), extra=failure_fields(message))
 
-    def _addressed(self, broadcast: Message, task_id: int) -> Message:
-        """The broadcast as a message to the task; unchanged if others may be to have it, or this one does not."""
+    def _addressed(self, broadcast: Message) -> Message:
+        """The broadcast as a message to the task that alone listens; unchanged if several do, or none."""
         message_type, src, dst, data, fds = broadcast
-        if self._broadcast is not None or message_class(message_type) is not MessageClass.GENERAL:
+        kind = message_class(message_type)
+        task_id = self._only_general if kind is MessageClass.GENERAL else None
+        if kind is MessageClass.PUBSUB:
+            task_id = self._only_pubsub
+        if task_id is None or self._broadcast is not None:
             return broadcast
         return new_message(Message, (message_type, src, ServerID(dst.pid, task_id, dst.vnn, dst.unique_id), data, fds))
 

@@ -8,76 +8,65 @@ when the turn becomes free, and after each round of the other thread.
 
 from __future__ import annotations
 
-import select
 import threading
 import time
 from collections.abc import Collection, Mapping
-from typing import Self
 
 from msgd.errors import NoSuchProcess
 from msgd.linux import LONGEST_WAIT
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.requests import PendingRequest
 from msgd.messaging.turn import Waiter
+from msgd.messaging.watched import Watched
 
 _IDLE_ROUNDS = 2
 """Rounds without a message after which nothing of an ended process can be on its way: one may have been running."""
 
 
-def wait_for_answers(endpoint: Endpoint, asked: Mapping[int, PendingRequest], deadline: float) -> None:
+def wait_for_answers(
+    endpoint: Endpoint, asked: Mapping[int, PendingRequest], deadline: float, watched: Watched | None = None
+) -> None:
     """Wait until all requests are settled or the deadline has passed.
 
-    `asked`: by the pidfds of the processes.  When one has ended and nothing of it is on its way, its request is settled
-    by NoSuchProcess.  Raises ContextClosed, ForkedContext.
+    `asked`: by the pidfds of the processes, which are in the set `watched`; without one it is a single request.  When a
+    process has ended and nothing of it is on its way, its request is settled by NoSuchProcess.  Raises ContextClosed,
+    ForkedContext.
     """
-    with _Unanswered(asked) as unanswered:
-        if _dispatch_for(endpoint, unanswered, deadline):
-            return
-        with Waiter(endpoint.turn) as waiter:
-            while unanswered.any_open and time.monotonic() < deadline:
-                endpoint.check_usable()
-                if not _dispatch_for(endpoint, unanswered, deadline):
-                    _wait_beside(endpoint, unanswered, waiter, deadline)
+    unanswered = _Unanswered(asked, watched)
+    if _dispatch_for(endpoint, unanswered, deadline):
+        return
+    with Waiter(endpoint.turn) as waiter:
+        while unanswered.any_open and time.monotonic() < deadline:
+            endpoint.check_usable()
+            if not _dispatch_for(endpoint, unanswered, deadline):
+                _wait_beside(endpoint, unanswered, waiter, deadline)
 
 
 class _Unanswered:
     """The requests that wait for their answers; `fd` is readable when a process that was asked has ended."""
 
-    def __init__(self, asked: Mapping[int, PendingRequest]) -> None:
+    def __init__(self, asked: Mapping[int, PendingRequest], watched: Watched | None) -> None:
         self._asked = asked
-        self._epoll = select.epoll() if len(asked) > 1 else None
-        self.fd = next(iter(asked), -1) if self._epoll is None else self._epoll.fileno()
-
-    def __enter__(self) -> Self:
-        if self._epoll is not None:
-            for pidfd in self._asked:
-                self._epoll.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._epoll is not None:
-            self._epoll.close()
+        self._watched = watched
+        self.fd = next(iter(asked), -1) if watched is None else watched.fileno()
 
     @property
     def any_open(self) -> bool:
         """Whether a request is not settled yet."""
-        return any(not request.is_settled for request in self._asked.values())
+        return any(request.answer is None and request.error is None for request in self._asked.values())
 
     def watch_again(self, requests: Collection[PendingRequest]) -> None:
         """Have ended() name these once more."""
-        if self._epoll is not None:
-            for pidfd, request in self._asked.items():
-                if request in requests:
-                    self._epoll.modify(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
+        if self._watched is not None:
+            self._watched.watch_again([pidfd for pidfd, request in self._asked.items() if request in requests])
 
     def ended(self) -> list[PendingRequest]:
         """The open requests whose processes have ended since the last call.
 
-        Call it only when `fd` is readable.  With one request, the answer is that request.
+        Call it only when `fd` is readable.  With one request and no set, the answer is that request.
         """
-        found = None if self._epoll is None else self._epoll.poll(0, len(self._asked))
-        ended = list(self._asked) if found is None else [fd for fd, _ in found]
-        return [request for fd in ended if not (request := self._asked[fd]).is_settled]
+        ended = list(self._asked) if self._watched is None else self._watched.ended()
+        return [request for pidfd in ended if (request := self._asked.get(pidfd)) and not request.is_settled]
 
 
 def _dispatch_for(endpoint: Endpoint, unanswered: _Unanswered, deadline: float) -> bool:

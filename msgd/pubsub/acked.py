@@ -41,17 +41,20 @@ def publish_acked(hub: Hub, parcel: Parcel, *, include_self: bool, timeout: floa
     elsewhere, nodes = _call_rolls(hub, deadline)
     asked: dict[int, PendingRequest] = {}
     failures: dict[ServerID, MsgdError] = {}
-    with contextlib.ExitStack() as in_flight:
+    with hub.watched.borrow() as watched, contextlib.ExitStack() as in_flight:
         with hub.numbered(parcel, elsewhere, include_self=include_self) as (frame, subscribers):
             for dst in subscribers:
                 try:
-                    watched = hub.messaging._watch_for_answer(dst)
-                    in_flight.callback(os.close, watched)
+                    pidfd = watched.pidfd(dst, hub.messaging._watch_for_answer)
                     beginning = hub.messaging.begin_request(dst, PUBLISH, frame, ACK, _nothing)
-                    asked[watched] = in_flight.enter_context(beginning)
+                    asked[pidfd] = in_flight.enter_context(beginning)
                 except (NoSuchProcess, QueueFull, TransportError) as error:
                     failures[dst] = error
-        wait_for_answers(hub.messaging._endpoint, asked, deadline)
+            if len(watched) > len(subscribers):
+                watched.keep_only(subscribers)
+        wait_for_answers(hub.messaging._endpoint, asked, deadline, watched)
+        if elsewhere:
+            watched.keep_only([dst for dst in subscribers if dst not in elsewhere])
     return collected(hub, asked.values(), failures, nodes, timeout)
 
 

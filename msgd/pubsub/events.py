@@ -30,6 +30,7 @@ class GapReason(enum.Enum):
     TABLE = "the table of publishers has been replaced"
     NODE = "a node of the cluster, or this node's ctdbd, is no longer connected"
     SLOW = "the queue of this subscription was full"
+    ENDED = "the gateway has ended the connection: nothing more will come"
 
 
 class Gap(NamedTuple):

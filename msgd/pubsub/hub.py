@@ -26,6 +26,7 @@ from msgd.config import Config
 from msgd.errors import ContextClosed, MalformedMessage, MessageTooLarge, MsgdError, QueueFull, TransportError
 from msgd.messaging.context import Messaging
 from msgd.messaging.handlers import about
+from msgd.messaging.watched import Kept
 from msgd.pubsub.background import Background
 from msgd.pubsub.events import Event, Gap, GapReason, Publication
 from msgd.pubsub.progress import Progress, State
@@ -105,6 +106,8 @@ class Hub:
             self.messaging.close()
             raise
         self._slot: Slot | None = None
+        self.watched = Kept()
+        """The ends of subscribers, from one publication that is acknowledged to the next."""
         self._gaps: deque[Gap] = deque()
         """Gaps that are still to be told."""
         self._is_checking = False
@@ -387,6 +390,7 @@ class Hub:
         if self._slot is not None:
             self._slot.release()
             self._slot = None
+        self.watched.close()
         self.progress.table.close()
 
 

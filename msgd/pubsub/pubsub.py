@@ -22,7 +22,7 @@ from msgd.pubsub.acked import ACK_TIMEOUT, publish_acked
 from msgd.pubsub.events import Callback, Event, Gap, OnGap, Publication
 from msgd.pubsub.face import CHECK_INTERVAL, BaseFace, call_on_gap
 from msgd.pubsub.hub import Hub
-from msgd.pubsub.subscriptions import Receipt, failure_fields, matcher
+from msgd.pubsub.subscriptions import Receipt, check_callbacks, failure_fields, matcher
 from msgd.wire.pubsub import ASK, TOPICS, Data, unpack_topics
 
 logger = logging.getLogger("msgd")
@@ -35,6 +35,7 @@ class Subscription:
 
     def __init__(self, pubsub: PubSub, topic: str, callback: Callback, on_gap: OnGap | None) -> None:
         matcher(topic)
+        check_callbacks(callback, on_gap)
         self.topic = topic
         self.callback = callback
         self._on_gap = on_gap

@@ -145,6 +145,19 @@ def matcher(topic: str) -> re.Pattern[str] | None:
     return re.compile("".join(pieces.get(one) or re.escape(one) for one in re.sub(r"\*+", "*", topic)), re.DOTALL)
 
 
+def check_function(what: str, function: object) -> None:
+    """TypeError for what cannot be called."""
+    if not callable(function):
+        raise TypeError(f"{what} is a function, not {type(function).__name__}")
+
+
+def check_callbacks(callback: object, on_gap: object) -> None:
+    """The same for the functions of a subscription; there may be no `on_gap`."""
+    check_function("a callback", callback)
+    if on_gap is not None:
+        check_function("on_gap", on_gap)
+
+
 def failure_fields(event: Event) -> dict[str, str]:
     """The journal's fields for a callback that has raised."""
     return fields(HANDLER_FAILED, PEER_PID=event.src.pid, TOPIC=event.topic)

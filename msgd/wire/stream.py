@@ -55,7 +55,7 @@ HEADER_OFFSET = _FRAME_START.size
 FRAME_SIZE = _FRAME.size
 """Bytes of a frame before the data: its own 12 and the message header's 52."""
 
-LONG = 1 << 16
+LONG = 1 << 17
 """Bytes; to a FrameReader, a longer frame that has not all arrived is a long one."""
 
 _HEADERS_MAX = 64
@@ -114,7 +114,7 @@ class FrameReader:
 
     __slots__ = (
         "_addresses", "_decoder", "_headers", "_max_length", "_partial", "_pid", "_some_lost", "fds", "is_compiled",
-        "long", "plain",
+        "long",
     )  # fmt: skip
 
     def __init__(self, decoder: MessageDecoder, max_message_size: int, pid: int) -> None:
@@ -128,8 +128,6 @@ class FrameReader:
         self.fds: list[int] = []
         self.long = 0
         self.is_compiled = native is not None
-        self.plain: deque[Message] = deque()
-        """What receive() has read: messages without descriptors, to be taken before those that it returns."""
         self._addresses = decoder.addresses
 
     @property
@@ -164,15 +162,15 @@ class FrameReader:
         if self.fds:
             self._check_fds()
 
-    def receive(self, fd: int) -> Iterator[Message]:
+    def receive(self, fd: int, deliver: Callable[[Message], object]) -> Iterator[Message] | None:
         """Receive once from a socket, and take what comes: the compiled twin of feed().  Only if `is_compiled`.
 
-        Messages without descriptors go to `plain`.  What comes behind others is returned, as by feed().
-        Raises OSError, EOFError at the end of the stream, MalformedMessage.
+        Messages without descriptors go to `deliver`, a builtin.  What comes behind others is returned, as by feed();
+        None if that is nothing.  Raises OSError, EOFError at the end of the stream, MalformedMessage.
         """
-        care = native.receive_frames(self._addresses, self._pid, self._max_length, self.plain.append, fd, self)
+        care = native.receive_frames(self._addresses, self._pid, self._max_length, deliver, fd, self)
         if not care:
-            return iter(())
+            return None
         if care != _FRAMES:
             self.add_fds((), complete=care == _DESCRIPTORS)
         return self.feed(b"")

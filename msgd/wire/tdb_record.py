@@ -195,7 +195,8 @@ class RecordDecoder:
         self._pid = pid
         self._source_of = source_of
         self._plain_dst = ServerID(pid)
-        self._compiled = None if native is None else native.Addresses(Message, ServerID)
+        self.addresses = None if native is None else native.Addresses(Message, ServerID)
+        """For the compiled twins; None without them."""
         self._known: dict[tuple[int, bytes], tuple[ServerID, ServerID]] = {}
 
     def decode(self, value: bytes) -> tuple[list[Message], list[Special]]:
@@ -213,7 +214,7 @@ class RecordDecoder:
         start, end_of_value = 0, len(value)
         while start + size <= end_of_value:
             if split is not None and ids is None:
-                start = split(self._compiled, own_pid, messages, value, start)
+                start = split(self.addresses, own_pid, messages, value, start)
                 if start + size > end_of_value:
                     break
             version, message_type, dst_pid, src_pid, length = unpack(value, start)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,10 +15,11 @@ from tests.support.harness import Channel, Child
 
 
 def numbers(spin: Spinner, results: list[bool]) -> list[int]:
-    """The number of polls for the next call, after a call with each of these results."""
+    """The number of polls for the next call, after a call whose second poll and those behind it have this result."""
     counted = []
     for result in results:
-        spin(lambda result=result: result)  # type: ignore[misc]
+        looks = iter((False,))
+        spin(lambda result=result, looks=looks: next(looks, result))  # type: ignore[misc]
         counted.append(spin.number)
     return counted
 
@@ -43,6 +44,33 @@ def test_success_spins_longer_and_failure_backs_off(monkeypatch: pytest.MonkeyPa
     spin = Spinner()
     assert numbers(spin, [True] * 5) == [2 * few, 4 * few, 8 * few, many, many]
     assert numbers(spin, [False] * 5) == [many // 2, many // 4, many // 8, few, few]
+
+
+def test_what_was_there_before_is_no_success() -> None:
+    spin = Spinner()
+    before = spin.number
+    assert spin(lambda: True)
+    assert spin.many(lambda times: 1) == 1
+    assert spin.number == before
+
+
+def test_many_polls_in_one_call() -> None:
+    """The compiled twin says how often it has polled until it found something."""
+    spin = Spinner()
+    few, asked = spin.number, list[int]()
+
+    def poll(found: int | None) -> Callable[[int], int | None]:
+        def polled(times: int) -> int | None:
+            asked.append(times)
+            return found
+
+        return polled
+
+    assert spin.many(poll(7)) == 7
+    assert spin.many(poll(None)) is None
+    assert spin.many(poll(0)) == 0
+    spin.many(poll(0))
+    assert asked == [few, 2 * few, 2 * few, few]
 
 
 def test_maximum_every_32_calls(monkeypatch: pytest.MonkeyPatch) -> None:

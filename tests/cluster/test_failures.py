@@ -252,7 +252,9 @@ class Impostor:
 
 def _is_ended(connection: socket.socket) -> bool:
     try:
-        return not connection.recv(1 << 16)
+        while connection.recv(1 << 16):
+            pass
+        return True
     except BlockingIOError:
         return False
     except ConnectionResetError:

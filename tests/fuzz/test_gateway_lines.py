@@ -43,8 +43,23 @@ VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXTS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
 )
-REQUEST_MEMBERS = ("op", "id", "to", "type", "types", "text", "base64", "answer", "timeout", "call", "more")
-REPLY_MEMBERS = ("ok", "op", "id", "event", "error", "message", "type", "from", "to", "text", "base64", "answer")
+DATA_MEMBERS = ("text", "base64", "json")
+REQUEST_MEMBERS = ("op", "id", "to", "type", "types", "answer", "timeout", "call", "more", "topic", "topics", "wait")
+REPLY_MEMBERS = (
+    "ok",
+    "op",
+    "id",
+    "event",
+    "error",
+    "message",
+    "type",
+    "from",
+    "to",
+    "answer",
+    "pattern",
+    "topic",
+    "missed",
+)
 SNIPPETS = st.sampled_from(
     [b"\xef\xbb\xbf", b"\xff", b"\0", b"9" * 5000, b"1e400", b"NaN", b"[" * 2000, b'"\\ud800"', b" "]
 )
@@ -69,8 +84,13 @@ def damaged(lines: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
     )
 
 
-REQUESTS = objects(REQUEST_MEMBERS, {"op": st.sampled_from(list(OPERATIONS)), "to": NUMBERS | TEXTS, "type": TEXTS})
-REPLIES = objects(REPLY_MEMBERS, {"ok": st.booleans(), "event": st.sampled_from(["message", "bye"]), "id": NUMBERS})
+REQUESTS = objects(
+    (*REQUEST_MEMBERS, *DATA_MEMBERS), {"op": st.sampled_from(list(OPERATIONS)), "to": NUMBERS | TEXTS, "type": TEXTS}
+)
+REPLIES = objects(
+    (*REPLY_MEMBERS, *DATA_MEMBERS),
+    {"ok": st.booleans(), "event": st.sampled_from(["message", "publication", "gap", "bye"]), "id": NUMBERS},
+)
 ANYTHING = st.binary(max_size=300)
 
 

@@ -249,6 +249,23 @@ def storm(server: Server, products: range, disturb: Callable[[int], None] = lamb
     return posted
 
 
+def disturber(server: Server) -> Callable[[int], None]:
+    """In turn: SIGHUP, kill -9 of a worker, kill -9 of another one, and again."""
+    every = min(STORM // 4, 250)
+
+    def disturb(number: int) -> None:
+        turn, rest = divmod(number, every)
+        if rest:
+            return
+        if turn % 3 == 0:
+            os.kill(server.master(), signal.SIGHUP)
+        else:
+            for pid in sorted(server.children())[:1]:
+                os.kill(pid, signal.SIGKILL)
+
+    return disturb
+
+
 def missing(posted: list[Posted], worker: dict[str, Any]) -> set[int]:
     """What was published since the worker subscribed, or was told of a gap, and has not come there."""
     wanted = {one.product for one in posted if one.at > worker["since"] and one.pid != worker["pid"]}

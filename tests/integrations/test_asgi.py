@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.integrations.servers import PATIENT, STORM, WORKERS, check_workers, s
 APPLICATION = "tests.integrations.audited:app"
 pytestmark = pytest.mark.timeout(PATIENT)
 SERVERS = {
-    "uvicorn": ["uvicorn", "--uds", "SOCKET", "--workers", str(WORKERS), APPLICATION],
+    "uvicorn": ["uvicorn", "--uds", "SOCKET", "--workers", str(WORKERS), "--limit-max-requests", "40", APPLICATION],
     "hypercorn": ["hypercorn", "-b", "unix:SOCKET", "-w", str(WORKERS), "-m", "000", APPLICATION],
     "granian": [
         "granian", "--interface", "asgi", "--uds", "SOCKET", "--workers", str(WORKERS), "--respawn-failed-workers",
@@ -36,9 +37,14 @@ def test_workers_are_complete_or_told(name: str) -> None:
             pytest.skip(f"{package} is not installed")
 
     with serving(SERVERS[name], EXAMPLE="fastapi_app") as (server, auditor):
+        every, turns = min(STORM // 4, 250), itertools.count()
 
         def disturb(number: int) -> None:
-            if name != "hypercorn" and number % min(STORM // 2, 250) == 0:  # hypercorn ends when a worker is killed
+            if name == "hypercorn" or number % every:  # hypercorn ends when a worker is killed
+                return
+            if next(turns) % 3 == 0:
+                os.kill(server.master(), signal.SIGHUP)
+            else:
                 os.kill(min(auditor.audit()), signal.SIGKILL)
 
         check_workers(server, auditor, storm(server, range(1, STORM + 1), disturb))
@@ -69,3 +75,33 @@ def test_a_lifespan_subscribes_each_time_and_tells_what_was_before(scratch: Path
     assert heard == [1, before, before, 3]
     with pytest.raises(ContextClosed, match="has not begun"):
         topics.pubsub  # noqa: B018
+
+
+@pytest.mark.parametrize("framework", ["starlette.applications:Starlette", "litestar:Litestar"])
+def test_it_is_the_lifespan_of_other_frameworks(framework: str, scratch: Path) -> None:
+    module, _, name = framework.partition(":")
+    make = getattr(pytest.importorskip(module, reason=f"{module} is not installed"), name)
+    topics = Lifespan(scratch / "lock")
+    heard: list[object] = []
+
+    @topics.subscribe("a")
+    async def note(event: Event) -> None:
+        heard.append(event.data)
+
+    application = make(lifespan=[topics]) if name == "Litestar" else make(lifespan=topics)
+
+    async def main() -> None:
+        said: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+        told: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+        running = asyncio.create_task(application({"type": "lifespan", "asgi": {}, "state": {}}, told.get, said.put))
+        await told.put({"type": "lifespan.startup"})
+        assert (await said.get())["type"] == "lifespan.startup.complete"
+        assert (await topics.publish("a", 1, wait="acked")).is_complete
+        await told.put({"type": "lifespan.shutdown"})
+        assert (await said.get())["type"] == "lifespan.shutdown.complete"
+        await running
+        with pytest.raises(ContextClosed):
+            await topics.publish("a", 2)
+
+    asyncio.run(main())
+    assert heard == [1]

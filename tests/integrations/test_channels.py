@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.daemons import TREE
 from tests.support.harness import Channel, Child
 
 pytest.importorskip("channels", reason="channels is not installed")
@@ -280,3 +284,82 @@ def test_a_forked_child_has_channels_of_its_own(directory: str) -> None:
         asyncio.run(layer.send(child.hear(), HELLO))
         assert child.hear() == [HELLO, True, True]
     asyncio.run(layer.close())
+
+
+# Plain channels, as runworker has them
+
+
+def _serve_plain(channel: Channel, directory: str, number: int) -> None:
+    async def body() -> None:
+        layer = MsgdChannelLayer(directory)
+        channel.send("begun")
+        while True:
+            message = await layer.receive("thumbnails")
+            await layer.send(message["reply"], {"by": number, "n": message["n"]})
+
+    asyncio.run(body())
+
+
+def test_a_plain_channel_is_shared_by_those_that_receive_from_it(directory: str) -> None:
+    async def test(layer: MsgdChannelLayer) -> None:
+        mine = await layer.new_channel()
+        await layer.send("thumbnails", {"reply": mine, "n": 0})  # before there is anybody
+        with Child(lambda channel: _serve_plain(channel, directory, 1)) as first:
+            assert await layer.receive(mine) == {"by": 1, "n": 0}
+            with Child(lambda channel: _serve_plain(channel, directory, 2)):
+                by: set[int] = set()
+                numbers: list[int] = []
+                while by != {1, 2}:
+                    numbers.append(len(numbers))
+                    await layer.send("thumbnails", {"reply": mine, "n": numbers[-1]})
+                    answer = await layer.receive(mine)
+                    assert answer["n"] == numbers[-1]
+                    by.add(answer["by"])
+                first.kill()
+                await layer.group_add("group", "thumbnails")
+                await layer.group_send("group", {"reply": mine, "n": -1})
+                assert await layer.receive(mine) == {"by": 2, "n": -1}
+
+    run(directory, test)
+
+
+WORKER = """
+import os
+import django
+from channels.consumer import SyncConsumer
+from channels.routing import ChannelNameRouter, ProtocolTypeRouter
+from asgiref.sync import async_to_sync
+
+class Thumbnails(SyncConsumer):
+    def make(self, message):
+        async_to_sync(self.channel_layer.send)(message["reply"], {"made": message["n"]})
+
+application = ProtocolTypeRouter({"channel": ChannelNameRouter({"thumbnails": Thumbnails.as_asgi()})})
+"""
+SETTINGS = """
+INSTALLED_APPS = ["channels"]
+ASGI_APPLICATION = "site_of_test.application"
+CHANNEL_LAYERS = {"default": {"BACKEND": "msgd.integrations.channels.MsgdChannelLayer", "CONFIG": {"directory": %r}}}
+"""
+
+
+def test_runworker(directory: str, scratch: Path) -> None:
+    """Django's own command, in a process of its own; killed, and started again."""
+    (scratch / "site_of_test.py").write_text(WORKER)
+    (scratch / "settings_of_test.py").write_text(SETTINGS % directory)
+    paths = os.pathsep.join((TREE, str(scratch)))
+    environment = os.environ | {"PYTHONPATH": paths, "DJANGO_SETTINGS_MODULE": "settings_of_test"}
+
+    async def test(layer: MsgdChannelLayer) -> None:
+        mine = await layer.new_channel()
+        for numbers in (range(3), range(3, 6)):
+            for number in numbers:
+                await layer.send("thumbnails", {"type": "make", "reply": mine, "n": number})
+            command = [sys.executable, "-m", "django", "runworker", "thumbnails"]
+            with subprocess.Popen(command, env=environment) as worker:
+                try:
+                    assert [(await layer.receive(mine))["made"] for _ in numbers] == list(numbers)
+                finally:
+                    worker.kill()
+
+    run(directory, test)

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 
 from msgd import Config
-from tests.integrations.servers import PATIENT, STORM, WORKERS, check_workers, serving, storm
+from tests.integrations.servers import PATIENT, STORM, WORKERS, check_workers, disturber, serving, storm
 from tests.pubsub.workers import Notes, Worker, heard, publish_acked
 
 pytest.importorskip("django", reason="django is not installed")
@@ -109,11 +107,8 @@ def test_what_was_computed_before_a_deletion_is_not_kept(directory: str, other: 
 
 
 def test_workers_are_complete_or_told() -> None:
-    command = ["gunicorn", "-c", "EXAMPLES/gunicorn.conf.py", "-w", str(WORKERS), "-b", "unix:SOCKET"]
-    with serving([*command, "--preload", "tests.integrations.audited:app"], EXAMPLE="django_app") as (server, auditor):
-
-        def disturb(product: int) -> None:
-            if product % min(STORM // 2, 250) == 0:
-                os.kill(min(server.children()), signal.SIGKILL)
-
-        check_workers(server, auditor, storm(server, range(1, STORM + 1), disturb))
+    command = ["gunicorn", "-c", "EXAMPLES/gunicorn.conf.py", "-w", str(WORKERS), "-b", "unix:SOCKET", "-p", "PIDFILE"]
+    limits = ["--max-requests", "40", "--max-requests-jitter", "20", "--graceful-timeout", "1"]
+    application = "tests.integrations.audited:app"
+    with serving([*command, *limits, "--preload", application], EXAMPLE="django_app") as (server, auditor):
+        check_workers(server, auditor, storm(server, range(1, STORM + 1), disturber(server)))

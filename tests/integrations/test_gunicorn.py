@@ -8,7 +8,6 @@ import os
 import pwd
 import signal
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,17 @@ import pytest
 
 from msgd.integrations.gunicorn import worker_exit
 from msgd.pubsub import Gap, GapReason, PubSub
-from tests.integrations.servers import PATIENT, STORM, WORKERS, Server, check_workers, serving, started, storm
+from tests.integrations.servers import (
+    PATIENT,
+    STORM,
+    WORKERS,
+    Server,
+    check_workers,
+    disturber,
+    serving,
+    started,
+    storm,
+)
 
 pytestmark = pytest.mark.timeout(PATIENT)
 for module in ("flask", "fastapi", "uvicorn_worker", "cachetools", "gevent"):
@@ -28,27 +37,10 @@ def command(*options: str) -> list[str]:
     return [*common, "--graceful-timeout", "1", *options, "tests.integrations.audited:app"]
 
 
-def disturber(server: Server) -> Callable[[int], None]:
-    """In turn: kill -9 of a worker, SIGHUP, and again."""
-    every = min(STORM // 4, 250)
-
-    def disturb(number: int) -> None:
-        turn, rest = divmod(number, every)
-        if rest:
-            return
-        if turn % 3 == 0:
-            os.kill(server.master(), signal.SIGHUP)
-        else:
-            for pid in sorted(server.children())[:1]:
-                os.kill(pid, signal.SIGKILL)
-
-    return disturb
-
-
 @pytest.mark.parametrize(
     ("example", "options"),
     [
-        ("flask_app", ["--max-requests", "40", "--max-requests-jitter", "20"]),
+        ("flask_app", []),
         ("flask_app", ["-k", "gthread", "--threads", "2", "--preload"]),
         ("flask_app", ["-k", "gevent"]),
         ("fastapi_app", ["-k", "uvicorn_worker.UvicornWorker"]),
@@ -56,7 +48,8 @@ def disturber(server: Server) -> Callable[[int], None]:
     ids=["sync", "gthread-preload", "gevent", "uvicorn"],
 )
 def test_workers_are_complete_or_told(example: str, options: list[str]) -> None:
-    with serving(command(*options), EXAMPLE=example) as (server, auditor):
+    limit = ["--max-requests", "40", "--max-requests-jitter", "20"]
+    with serving(command(*limit, *options), EXAMPLE=example) as (server, auditor):
         posted = storm(server, range(1, STORM + 1), disturber(server))
         check_workers(server, auditor, posted)
 

@@ -60,6 +60,7 @@ class Servers(Samba):
             "    log level = 1\n"
             "    logging = file ringbuf:size=400000\n"
             f"    winbindd socket directory = {directory}/winbindd\n"
+            f"    nmbd:socket dir = {directory}/nmbd\n"
             "    template homedir = /nonexistent\n",
         )
         self.file.write_text(

@@ -16,8 +16,12 @@ from hypothesis import strategies as st
 from msgd import Message, Messaging, ServerID
 from msgd.messaging import handlers
 from msgd.native import native
+from msgd.wire.message_types import PUBSUB_BLOCK, MessageClass
 
 MESSAGING_TYPES = ("stream",)
+
+PUBLICATION = PUBSUB_BLOCK << 8
+LISTENED = (MessageClass.ALL, MessageClass.PUBSUB, MessageClass.ALL | MessageClass.PUBSUB, MessageClass(0))
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +50,7 @@ def ran(messaging: Messaging, messages: list[Message]) -> object:
         messaging.register(1000, lambda message: calls.append(("second", message))),
         messaging.register(1001, raising),
         messaging.register(1001, lambda message: calls.append(("behind", message))),
+        messaging.register(PUBLICATION, lambda message: calls.append(("published", message))),
     ]
     delivery.run(deque(messages))
     for one in registered:
@@ -60,16 +65,33 @@ def test_same_as_python(messaging: Messaging, data: st.DataObject) -> None:
     dsts = [me, me, me, me._replace(unique_id=0), me._replace(unique_id=3), me._replace(pid=1), me._replace(task_id=7)]
     messages = st.builds(
         Message,
-        st.sampled_from([1000, 1001, 1002]),
+        st.sampled_from([1000, 1001, 1002, PUBLICATION]),
         st.just(ServerID(1)),
         st.sampled_from([*dsts, me._replace(task_id=0xFFFFFFFF)]),
         st.binary(max_size=9),
         st.just(()),
     )
     inbox = data.draw(st.lists(messages, max_size=9))
+    messaging.listen(data.draw(st.sampled_from(LISTENED)))
     compiled = ran(messaging, inbox)
     with mock.patch.object(handlers, "_run_plain", None):
         assert compiled == ran(messaging, inbox)
+
+
+def test_broadcast_where_several_listen(messaging: Messaging) -> None:
+    """Each listener has it once, with one context and with several, of which one listens or both."""
+    calls: list[str] = []
+    messaging.register(1000, lambda message: calls.append("first"))
+    with Messaging(messaging.config, listens=MessageClass.PUBSUB) as other:
+        for kind in (1000, PUBLICATION):
+            other.register(kind, lambda message: calls.append("other"))
+        to_all = messaging.server_id._replace(task_id=0xFFFFFFFF)
+        broadcasts = [Message(kind, ServerID(1), to_all, b"", ()) for kind in (1000, PUBLICATION)]
+        messaging._endpoint.delivery.run(deque(broadcasts))
+        assert calls == ["first", "other"]
+        other.listen(MessageClass.ALL)
+        messaging._endpoint.delivery.run(deque(broadcasts[:1]))
+        assert sorted(calls[2:]) == ["first", "other"]
 
 
 def test_interrupt_leaves_the_rest(messaging: Messaging) -> None:

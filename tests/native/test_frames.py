@@ -58,10 +58,7 @@ def received(chunks: Sequence[bytes]) -> Seen:
         try:
             for chunk in chunks:
                 here.sendall(chunk)
-                rest = reader.receive(there.fileno())
-                messages += reader.plain
-                reader.plain.clear()
-                for message in rest:
+                for message in reader.receive(there.fileno(), messages.append) or ():
                     messages.append(message)
                 if reader.long:
                     break
@@ -135,25 +132,23 @@ def test_many_peers_share_the_table_of_addresses() -> None:
     assert received(chunks) == fed(chunks)
 
 
-@pytest.mark.parametrize("before", [b"", frame(b"plain")])
+@pytest.mark.parametrize("before", [[], [b"plain"], [bytes(50_000), bytes(50_000)]])
 @pytest.mark.parametrize("number", [1, 127])
-def test_descriptors(before: bytes, number: int) -> None:
+def test_descriptors(before: list[bytes], number: int) -> None:
     """They arrive with their frame, in order, and none is lost or left open."""
     reader = FrameReader(MessageDecoder(), MAX, SRC.pid)
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     pipe = os.pipe()
     with here, there:
-        if before:
-            here.sendall(before)
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        here.sendall(b"".join(map(frame, before)))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pipe[0]] * number))]
         here.sendmsg([frame(b"with them", fds=number)], rights)
         messages: list[Message] = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                rest = list(reader.receive(there.fileno()))
-                messages += [*reader.plain, *rest]
-                reader.plain.clear()
-    assert [message.data for message in messages] == ([b"plain"] if before else []) + [b"with them"]
+                messages += reader.receive(there.fileno(), messages.append) or ()
+    assert [message.data for message in messages] == [*before, b"with them"]
     fds = messages[-1].fds
     assert len(fds) == number
     assert not reader.fds
@@ -168,7 +163,7 @@ def test_descriptors_nobody_asked_for() -> None:
     with here, there:
         here.sendmsg([frame(b"x")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))])
         with pytest.raises(MalformedMessage, match="no frame announces"):
-            list(reader.receive(there.fileno()))
+            list(reader.receive(there.fileno(), list[Message]().append) or ())
     assert len(reader.fds) == 1  # its connection closes it
     os.close(reader.fds.pop())
 
@@ -178,10 +173,10 @@ def test_end_of_the_stream() -> None:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with there:
         with pytest.raises(BlockingIOError):
-            reader.receive(there.fileno())
+            reader.receive(there.fileno(), list[Message]().append)
         here.close()
         with pytest.raises(EOFError):
-            reader.receive(there.fileno())
+            reader.receive(there.fileno(), list[Message]().append)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +184,8 @@ def test_end_of_the_stream() -> None:
     [
         (),
         (1, 2, 3, 4, 5, 6),
-        (MessageDecoder().addresses, -1, MAX, [].append, 0, None),
-        (MessageDecoder().addresses, 5, MAX, [].append, 0, None),
+        (MessageDecoder().addresses, -1, MAX, list[Message]().append, 0, None),
+        (MessageDecoder().addresses, 5, MAX, list[Message]().append, 0, None),
         (MessageDecoder().addresses, 5, MAX, print, "0", FrameReader(MessageDecoder(), MAX, 5)),
     ],
 )

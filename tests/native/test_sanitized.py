@@ -40,7 +40,10 @@ import pytest
 sys.exit(pytest.main(sys.argv[2:]))
 """
 
-TESTS = ("test_frames.py", "test_records.py", "test_datagrams.py", "test_sending.py", "test_delivery.py")
+TESTS = (
+    "test_frames.py", "test_records.py", "test_own_record.py", "test_datagrams.py", "test_sending.py",
+    "test_delivery.py",
+)  # fmt: skip
 
 
 @pytest.mark.timeout(600)

@@ -13,7 +13,8 @@ import pytest
 from msgd import AlreadyDispatching, Config
 from msgd.pubsub import Event, PubSub
 from tests.pubsub.conftest import StartWorker
-from tests.pubsub.workers import Notes, heard, so_far
+from tests.pubsub.workers import Notes, heard, pidfds, so_far
+from tests.support.harness import Child
 
 
 def raising(notes: Notes) -> None:
@@ -82,6 +83,36 @@ def test_threads_wait_for_their_own(config: Config, start: StartWorker, pubsub: 
     assert all(one.acked == {worker.pid: 1, os.getpid(): 1} for one in publications)
     assert so_far(notes) == worker.call(so_far)
     assert sorted(so_far(notes)) == list(range(40))
+
+
+def test_who_is_asked_again_is_watched_still(plain_config: Config, start: StartWorker) -> None:
+    before = set(pidfds())
+    with PubSub(plain_config) as pubsub:
+        workers = [start(plain_config, "a") for _ in range(3)]
+        pubsub.publish("a", 1, wait="acked")
+        kept = set(pidfds()) - before
+        assert len(kept) == 3
+        pubsub.publish("a", 2, wait="acked")
+        assert set(pidfds()) - before == kept
+        workers[0].kill()
+        other = start(plain_config, "a")
+        for _ in range(2):
+            publication = pubsub.publish("a", 3, wait="acked")
+            assert publication.is_complete
+            assert set(publication.acked) == {worker.pid for worker in (*workers[1:], other)}
+            assert len(set(pidfds()) - before) == 3
+    assert set(pidfds()) == before
+
+
+def test_a_forked_child_watches_nobody(plain_config: Config, start: StartWorker) -> None:
+    start(plain_config, "a")
+    with PubSub(plain_config) as pubsub:
+        before = set(pidfds())
+        pubsub.publish("a", 1, wait="acked")
+        child = Child(lambda channel: channel.send(pidfds()))
+        assert set(child.hear()) <= before
+        child.kill()
+        assert pubsub.publish("a", 2, wait="acked").is_complete
 
 
 def test_a_callback_may_publish_but_not_wait(plain_config: Config, start: StartWorker) -> None:

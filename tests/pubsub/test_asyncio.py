@@ -17,7 +17,7 @@ from msgd.pubsub import Event, Gap, GapReason
 from msgd.pubsub import PubSub as SyncPubSub
 from tests.pubsub.conftest import StartWorker
 from tests.pubsub.test_gaps import killed_before_it_sends
-from tests.pubsub.workers import INTERVAL, Notes, heard, publish, publish_acked
+from tests.pubsub.workers import INTERVAL, Notes, heard, pidfds, publish, publish_acked
 
 
 class Heard:
@@ -103,6 +103,26 @@ def test_acknowledgements_come_when_the_coroutine_has_returned(config: Config, s
             assert await asyncio.to_thread(publisher.call, publish_acked, "a", 2) == (0, [os.getpid()])
 
     asyncio.run(main())
+
+
+def test_who_is_asked_again_is_watched_still(plain_config: Config, start: StartWorker) -> None:
+    workers = [start(plain_config, "a") for _ in range(3)]
+    before = set(pidfds())
+
+    async def main() -> None:
+        async with PubSub(plain_config) as pubsub:
+            await pubsub.publish("a", 1, wait="acked")
+            kept = set(pidfds()) - before
+            assert len(kept) == 3
+            await pubsub.publish("a", 2, wait="acked")
+            assert set(pidfds()) - before == kept
+            workers[0].kill()
+            assert len((await pubsub.publish("a", 3, wait="acked")).acked) == 2
+            while len(set(pidfds()) - before) > 2:
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert set(pidfds()) == before
 
 
 def test_publishing_with_acknowledgements(config: Config, start: StartWorker) -> None:

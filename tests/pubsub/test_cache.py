@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("cachetools", reason="cachetools is not installed")
 
 from msgd import Config, NotAcknowledged
-from msgd.cache import Cache, cached
+from msgd.cache import Cache, cached, default_cache
 from msgd.pubsub import PubSub
 from tests.pubsub.conftest import StartWorker
 from tests.pubsub.test_gaps import killed_before_it_sends
@@ -231,6 +231,47 @@ def test_a_cached_function(plain_config: Config) -> None:
         assert calls == [2, 2, 3, 2, 2, 3, 2]
         with pytest.raises(TypeError, match="pass key="):
             square([1])  # type: ignore[arg-type]
+
+
+def test_what_no_cache_takes(plain_config: Config) -> None:
+    with PubSub(plain_config) as pubsub:
+        for wrong in (-1, "60"):
+            with pytest.raises(ValueError, match="ttl="):
+                Cache(ttl=wrong, pubsub=pubsub)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="ttl="):
+                cached(ttl=wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="maxsize="):
+            Cache(maxsize=0, pubsub=pubsub)
+        with pytest.raises(TypeError, match="what is cached is a function"):
+            cached("price")  # type: ignore[call-overload]
+        cache = Cache(pubsub=pubsub)
+        with pytest.raises(TypeError, match="a key is text, not int"):
+            cache.get_or_compute(7, int)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a key is text, not tuple"):
+            cache.invalidate((1, 2))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a tag is text, not int"):
+            cache.get_or_compute("a", int, tags=[7])  # type: ignore[list-item]
+        assert len(cache) == 0
+
+
+def test_a_decorator_without_arguments(scratch: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSGD_DIRECTORY", os.path.join(scratch, "lock"))
+    computed = []
+
+    @cached
+    def double(number: int) -> int:
+        computed.append(number)
+        return 2 * number
+
+    try:
+        assert double(2) == double(2) == 4
+        assert computed == [2]
+        double.invalidate(2)  # type: ignore[attr-defined]
+        assert double(2) == 4
+        assert computed == [2, 2]
+    finally:
+        default_cache().pubsub.close()
+        default_cache.cache_clear()
 
 
 def test_without_cachetools(scratch: os.PathLike[str]) -> None:

@@ -109,6 +109,15 @@ def test_what_cannot_be_published_leaves_no_gap(config: Config, start: StartWork
     assert worker.call(heard, "end") == ["end"]
 
 
+def test_what_cannot_be_called_is_refused(plain_config: Config) -> None:
+    with PubSub(plain_config) as pubsub:
+        with pytest.raises(TypeError, match="a callback is a function, not str"):
+            pubsub.subscribe("a", "b")  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="on_gap is a function, not int"):
+            pubsub.subscribe("a", print, on_gap=7)  # type: ignore[call-overload]
+        assert pubsub.topics() == {}
+
+
 def test_a_closed_one_is_closed(plain_config: Config) -> None:
     pubsub = PubSub(plain_config)
     assert pubsub.close() == 0

@@ -49,6 +49,7 @@ def test_publish(place: Place, heard: Queue[Event], scratch: Path) -> None:
 
 def test_publish_with_acknowledgements(place: Place, pubsub: PubSub, heard: Queue[Event]) -> None:
     assert place.msgcontrol("publish", "--acked", "a.b").stdout == "handled by 1 process\n"
+    assert place.msgcontrol("publish", "--acked", "other").stdout == "handled by 0 processes\n"
 
     @pubsub.subscribe("a.c")
     def fail(event: Event) -> None:
@@ -129,6 +130,17 @@ def test_topics(place: Place, pubsub: PubSub, heard: Queue[Event]) -> None:
     pubsub.subscribe("b", heard.put)
     assert place.msgcontrol("topics").stdout == f"{os.getpid()} a.*\n{os.getpid()} b\n"
     assert json.loads(place.msgcontrol("--json", "topics").stdout) == {str(os.getpid()): ["a.*", "b"]}
+
+
+def test_nobody_subscribes(place: Place, pubsub: PubSub, scratch: Path) -> None:
+    pubsub.start()
+    nobody = place.msgcontrol("topics")
+    assert (nobody.returncode, nobody.stdout) == (0, "")
+    assert f"nobody subscribes to anything in {place.config.lock_directory}" in one_line(nobody)
+    mistyped = place.run("msgd.tools.msgcontrol", "topics", "--directory", str(scratch / "mistyped"))
+    assert mistyped.returncode == 1
+    assert "there is no such directory" in one_line(mistyped)
+    assert not (scratch / "mistyped").exists()
 
 
 def test_a_directory_without_a_configuration(place: Place, scratch: Path) -> None:

@@ -35,7 +35,6 @@ from msgd.backends.dgram.destination import BATCH_BYTES, Destination, connect
 from msgd.backends.dgram.receiving import Receiver
 from msgd.backends.out_queue import OutQueue
 from msgd.backends.sockets import cached_destinations, check_addressed
-from msgd.backends.spin import Spinner
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import NoSuchProcess, TransportError, system_error
@@ -73,7 +72,6 @@ class DgramBackend(Backend):
             self._wake_up = opened.enter_context(contextlib.closing(EventFd()))
             self._receiver = opened.enter_context(contextlib.closing(Receiver(config, presence, drops)))
             opened.pop_all()
-        self._spin = Spinner()
         self._poll = partial(self._epoll.poll, 0)
         try:
             self._receiver.bind()
@@ -283,7 +281,7 @@ class DgramBackend(Backend):
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
         if watched >= 0:
             return super().wait(timeout, watched)
-        if not self._spin(self._poll):
+        if not self.spinner(self._poll):
             self._epoll.poll(timeout)  # one call and no set-up: each message of a ping-pong waits here
         return False
 

@@ -39,7 +39,7 @@ class StreamBackend(Backend):
         super().__init__(config, presence, drops)
         self._peers = Peers(config, drops)
         with contextlib.ExitStack() as opened:
-            self._poller = opened.enter_context(contextlib.closing(Poller()))
+            self._poller = opened.enter_context(contextlib.closing(Poller(self.spinner)))
             self._pool = Pool(config, presence, drops, self._poller, self._peers)
             opened.callback(self._pool.close_all)
             self._listener = Listener(presence, drops, self._poller, self._pool)
@@ -48,6 +48,7 @@ class StreamBackend(Backend):
         self._outgoing = Outgoing(config, drops, self._poller, self._peers, self._pool, self._connector)
         self._incoming = Incoming(drops, self._poller, self._pool, self._listener, self._connector)
         self.unsent = self._peers.blocked
+        self.gathered = self._outgoing.gathering
         self.send = self._outgoing.send  # type: ignore[method-assign]
         self.flush = self._outgoing.flush  # type: ignore[method-assign]
         self.wait = self._poller.wait  # type: ignore[method-assign]
@@ -83,7 +84,8 @@ class StreamBackend(Backend):
             if self._incoming.receive(deliver):
                 self._incoming.receive(deliver)  # the connections just accepted may hold messages already
         finally:
-            self._outgoing.reconnect_blocked()
+            if self.unsent:
+                self._outgoing.reconnect_blocked()
 
     def wake(self) -> None:
         self._poller.wake_up.set()
@@ -100,8 +102,8 @@ class StreamBackend(Backend):
     def poll_for_room(self) -> select.poll:
         return self._outgoing.poll_for_room()
 
-    def begin_gathering(self) -> None:
-        self._outgoing.begin_gathering()
+    def begin_gathering(self, few: bool = False) -> None:
+        self._outgoing.begin_gathering(few)
 
     def end_gathering(self) -> bool:
         return self._outgoing.end_gathering()

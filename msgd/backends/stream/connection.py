@@ -179,6 +179,22 @@ class Connection:
                 return None
         return Hello.unpack(self._hello_bytes)
 
+    def receive_plain(self, deliver: Callable[[Message], object]) -> bool:
+        """Receive once, and pass on plain messages; the compiled twin of receive().  Only if the reader is compiled
+        and no long message is arriving.
+
+        Returns whether that was all; if not, the others are `messages`.  Raises what receive() raises.
+        """
+        try:
+            more = self.reader.receive(self.fd, deliver)
+        except ConnectionError:
+            raise EOFError from None
+        self.last_used = time.monotonic()
+        if more is None:
+            return True
+        self.messages = more
+        return False
+
     def receive(self) -> None:
         """Receive once; then `messages` are those that this has completed.  Call it when all of them are taken.
 
@@ -187,14 +203,7 @@ class Connection:
         """
         reader = self.reader
         if not reader.long:
-            if not reader.is_compiled:
-                self.messages = reader.feed(self._receive(_CHUNK))
-                return
-            try:
-                self.messages = reader.receive(self.fd)
-            except ConnectionError:
-                raise EOFError from None
-            self.last_used = time.monotonic()
+            self.messages = reader.feed(self._receive(_CHUNK))
             return
         if self._to_skip:
             self._skip()

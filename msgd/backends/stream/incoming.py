@@ -42,7 +42,7 @@ from msgd.drops import Drops
 from msgd.errors import MalformedMessage
 from msgd.wire.header import Message
 from msgd.wire.message_types import type_name
-from msgd.wire.stream import LOST_FD, Hello, move_all
+from msgd.wire.stream import LOST_FD, Hello
 
 
 class Incoming:
@@ -100,7 +100,11 @@ class Incoming:
                 self._limit_memory(connection.memory_wanted, deliver)
                 if not self._pool.is_open(connection):
                     return True
-            connection.receive()
+            reader = connection.reader
+            if not reader.is_compiled or reader.long:
+                connection.receive()
+            elif connection.receive_plain(deliver):
+                return True
         except BlockingIOError:
             return False
         except EOFError:
@@ -158,8 +162,6 @@ class Incoming:
         pool = self._pool
         self._undelivered[connection] = None
         try:
-            if connection.reader.plain:
-                move_all(connection.reader.plain, deliver)
             for message in connection.messages:
                 if message.fds:
                     self._deliver_with_fds(message, deliver)

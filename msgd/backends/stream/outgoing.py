@@ -5,7 +5,8 @@
 Gathering
 
 Rule 1. What handlers send is gathered, and written once for each connection when the handlers have run.  Messages of
-other threads are not: nobody knows how long the handlers will take.
+other threads are not: nobody knows how long the handlers will take.  In a round with few messages, the first message
+for each connection is written at once, since it is mostly the only one; not if it may be merged with another.
 
 Rule 2. Before the first gathered message a write of no bytes tells whether the process still reads, so that send()
 raises NoSuchProcess in time.
@@ -60,8 +61,8 @@ class Outgoing:
     """The sending half of the endpoint."""
 
     __slots__ = (
-        "_blocked", "_by_pid", "_connector", "_decoder", "_depth", "_drops", "_gather_bytes", "_gather_messages",
-        "_gatherer", "_gathering", "_max_message_size", "_peers", "_poller", "_pool",
+        "_blocked", "_by_pid", "_connector", "_decoder", "_depth", "_drops", "_first_at_once", "_gather_bytes",
+        "_gather_messages", "_gatherer", "_max_message_size", "_peers", "_poller", "_pool", "_round", "gathering",
     )  # fmt: skip
 
     def __init__(
@@ -78,7 +79,10 @@ class Outgoing:
         """How many begin_gathering() are in force, one inside the other."""
         self._gatherer = 0
         """The thread whose messages are gathered, as threading.get_ident() gives it."""
-        self._gathering: list[Peer] = []
+        self._first_at_once = False
+        self._round = 0
+        """The number of this round, if the first message for each connection is written at once."""
+        self.gathering: list[Peer] = []
         """The peers with gathered messages."""
         self._gather_messages = config.send_queue_messages
         self._gather_bytes = min(config.gather_bytes, config.send_queue_bytes)
@@ -110,7 +114,9 @@ class Outgoing:
         written = 0
         if peer.pid not in self._blocked:
             if self._depth and not fds and size <= self._gather_bytes and self._gatherer == threading.get_ident():
-                return self._gather(peer, dst, start + rest, duplicates_allowed)
+                if not (self._first_at_once and duplicates_allowed) or peer.written_in == self._round:
+                    return self._gather(peer, dst, start + rest, duplicates_allowed)
+                peer.written_in = self._round
             if peer.gathered:
                 self._write_gathered(peer)
                 return self.send(dst, src, message_type, data, fds, duplicates_allowed)
@@ -175,15 +181,17 @@ class Outgoing:
 
     # Gathering
 
-    def begin_gathering(self) -> None:
-        """Handlers are about to run: gather what this thread sends from now on."""
+    def begin_gathering(self, few: bool = False) -> None:
+        """Handlers are about to run: gather what this thread sends from now on; see Backend.begin_gathering()."""
         self._gatherer = threading.get_ident()
         self._depth += 1
+        self._first_at_once = few
+        self._round += few
 
     def end_gathering(self) -> bool:
         """The handlers have run.  Returns whether something was gathered, which flush() writes."""
         self._depth -= 1
-        return bool(self._gathering)
+        return bool(self.gathering)
 
     def reconnect_blocked(self) -> None:
         """Connect to the processes that have lost a connection while messages wait for them."""
@@ -198,7 +206,7 @@ class Outgoing:
         if not gathered:
             peer, _ = self._write(peer, dst, (b"",))
             gathered = peer.gathered
-            self._gathering.append(peer)
+            self.gathering.append(peer)
         elif not duplicates_allowed and frame in gathered:
             return SendStatus.MERGED
         gathered.append(frame)
@@ -237,8 +245,8 @@ class Outgoing:
 
     def flush(self, timeout: float = 0.0) -> None:
         """Write what waits, as far as the sockets take it; with a `timeout`, first wait until one of them does."""
-        while self._gathering:
-            self._write_gathered(self._gathering.pop())
+        while self.gathering:
+            self._write_gathered(self.gathering.pop())
         if not self._blocked:
             return
         if timeout:
@@ -320,7 +328,7 @@ class Outgoing:
 
     def discard(self) -> None:
         """Forget what waits without a word."""
-        self._gathering.clear()
+        self.gathering.clear()
         self._peers.discard()
 
 

@@ -28,6 +28,7 @@ class Peer:
 
     __slots__ = (
         "connection", "gathered", "gathered_bytes", "pid", "queue", "refusals", "retry_at", "sent_bytes", "unique_id",
+        "written_in",
     )  # fmt: skip
 
     def __init__(self, pid: int, unique_id: int, queue: OutQueue) -> None:
@@ -40,6 +41,8 @@ class Peer:
         self.gathered: list[bytes] = []
         """Frames sent by handlers in this round of dispatch."""
         self.gathered_bytes = 0
+        self.written_in = 0
+        """The last round with few messages in which something was written at once."""
         self.refusals = 0
         """Connections in a row that the process has ended with the queue's head cut."""
         self.retry_at = 0.0

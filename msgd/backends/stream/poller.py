@@ -31,7 +31,7 @@ RETRY_INTERVAL = 0.01
 class Poller:
     """An epoll instance, its timer, and the events that wait() has found."""
 
-    def __init__(self) -> None:
+    def __init__(self, spinner: Spinner) -> None:
         with contextlib.ExitStack() as opened:
             self._epoll = opened.enter_context(contextlib.closing(new_epoll()))
             self.wake_up = opened.enter_context(contextlib.closing(EventFd()))
@@ -41,7 +41,7 @@ class Poller:
             self._epoll.register(self.timer_fd, select.EPOLLIN)
             self._opened = opened.pop_all()
         self._found: list[tuple[int, int]] = []
-        self._spin = Spinner()
+        self._spin = spinner
         self._poll_now = partial(self._epoll.poll, 0, _EVENTS_PER_POLL)
 
     def fileno(self) -> int:

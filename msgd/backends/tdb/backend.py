@@ -28,15 +28,18 @@ import select
 import threading
 from collections import Counter
 from collections.abc import Collection, Mapping
+from functools import partial
 
 from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
-from msgd.backends.tdb.destination import Destination
+from msgd.backends.spin import Spinner
+from msgd.backends.tdb.destination import Destination, WakeUps
 from msgd.backends.tdb.destinations import Destinations
 from msgd.backends.tdb.doorbell import Doorbell
 from msgd.backends.tdb.inbox import Inbox, move_all
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile, read_messages_file
 from msgd.backends.tdb.outgoing import Outgoing
+from msgd.backends.tdb.segments import Segments
 from msgd.backends.tdb.sleep import Sleep
 from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, TAKING
 from msgd.config import Config
@@ -50,6 +53,9 @@ from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
 from msgd.wire.tdb_record import RECORD_TYPE_MAX, count_messages, key_pid, key_source_pid, pack_message, queue_key
 
 _SENT = SendStatus.SENT
+
+_SPINS_CROWDED = 128
+"""Polls before a sleep if other processes want the processors: a signal costs both sides as much as 20 messages."""
 
 _TAKES_PER_CALL = 16
 """receive() returns after it has taken this often, so that a flood does not keep dispatch from its other work."""
@@ -67,9 +73,7 @@ class TdbBackend(Backend):
         """Whether abandon() was called, which a signal's handler may have done while receive() runs."""
         self._polled_for_room = False
         """Whether the next flush() ends the sleep that poll_for_room() has announced."""
-        self._gathering = 0
-        self._to_wake: list[Destination] = []
-        """Destinations that begin_gathering() has kept from being woken up, which the next flush() does."""
+        self._wake_ups = WakeUps()
         self._doorbell = Doorbell()
         try:
             self._file = MessagesFile(config, presence)
@@ -89,7 +93,9 @@ class TdbBackend(Backend):
         self._destinations = Destinations(config, presence, self._words, self._file)
         self._open_destinations = self._destinations.open
         self._inbox = Inbox(presence, self._words, self._file, self._destinations, drops)
-        self._sleep = Sleep(self._doorbell, self._words, self._has_messages)
+        self.spinner = Spinner(_SPINS_CROWDED)
+        spin = partial(self._inbox.spin, self._has_messages, self.spinner)
+        self._sleep = Sleep(self._doorbell, self._words, self._has_messages, spin)
 
     def _make_own_record(self) -> None:
         """Make PID/<our pid>, in place of what a dead process with our pid has left behind."""
@@ -144,37 +150,29 @@ class TdbBackend(Backend):
             raise
         finally:  # also if a signal handler raises: the message may be there
             if words[EPOCH] != destination.signalled_epoch:
-                self._wake_up(destination)
+                self._wake_ups.add(destination)
         return _SENT
 
-    def _wake_up(self, destination: Destination) -> None:
-        """Signal it if it sleeps: at once, or with the next flush() while messages are gathered."""
-        if self._gathering:
-            self._to_wake.append(destination)
-        else:
-            destination.wake_up()
-
     def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
-        if native is None:
+        if native is None or self._file.compiled is None:
             return None
         sender: PlainSender = native.record_sender(
-            lock, ServerID, self._open_destinations, _SENT, Outgoing, Destination, self._file.tdb.append,
-            self._wake_up, self.config.max_message_size,
+            lock, ServerID, self._open_destinations, _SENT, Outgoing, Destination, Segments, self._file.compiled,
+            self._wake_ups, self.config.max_message_size,
         )  # fmt: skip
         return sender
 
-    def begin_gathering(self) -> None:
+    def begin_gathering(self, few: bool = False) -> None:
         """Messages go into the file at once, but their receiver is woken up by the next flush()."""
-        self._gathering += 1
+        self._wake_ups.depth += 1
 
     def end_gathering(self) -> bool:
-        self._gathering -= 1
-        return bool(self._to_wake)
+        self._wake_ups.depth -= 1
+        return bool(self._wake_ups)
 
     def flush(self, timeout: float = 0.0) -> None:
         """Nothing waits in this process; with a `timeout`, wait until a full destination takes something."""
-        while self._to_wake:
-            self._to_wake.pop().wake_up()
+        self._wake_ups.flush()
         if self._polled_for_room:
             self._polled_for_room = False
             self._sleep.begin_work()
@@ -216,6 +214,8 @@ class TdbBackend(Backend):
         inbox = self._inbox
         messages = inbox.messages
         try:
+            if inbox.take_plain(deliver, _TAKES_PER_CALL):
+                return
             for _ in range(_TAKES_PER_CALL):
                 if not messages and not inbox.take():
                     return
@@ -225,7 +225,7 @@ class TdbBackend(Backend):
         except RuntimeError as error:
             self._file.repair(error)
         finally:
-            if not self._closed:
+            if self._sleep.is_watched and not self._closed:
                 self._sleep.end_work()
 
     def wait(self, timeout: float | None, watched: int = -1) -> bool:

@@ -29,6 +29,9 @@ from msgd.backends.tdb.libtdb import LOCK_FAILED
 
 _POINTER = ctypes.sizeof(ctypes.c_void_p)
 
+_CALLED = ("tdb_chainlock", "tdb_chainunlock", "tdb_parse_record", "tdb_store", "tdb_append")
+"""The functions that the compiled hot path calls, in the order of its struct tdb_library."""
+
 
 class ChainLock(NamedTuple):
     """The lock of the hash chain of one record.  Do not use it after the file is closed.
@@ -56,6 +59,17 @@ class ChainLocks:
     def are_single(self) -> bool:
         """Whether each lock covers one chain only; if not, each is the lock over the whole file."""
         return self._handle is not None
+
+    def addresses(self) -> tuple[int, ...] | None:
+        """Where libtdb's handle is, and the functions that the compiled hot path calls with it; None if not known."""
+        if self._handle is None or self._handle.value is None:
+            return None
+        try:
+            module = ctypes.PyDLL(tdb.__file__)
+            found = [ctypes.cast(getattr(module, name), ctypes.c_void_p).value or 0 for name in _CALLED]
+        except (OSError, AttributeError):
+            return None
+        return self._handle.value, *found
 
     def of(self, key: bytes) -> ChainLock:
         """The lock of the chain to which the record `key` belongs, whether the record exists or not."""

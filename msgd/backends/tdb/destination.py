@@ -115,6 +115,33 @@ class Destination:
             os.close(self._lock_fd)
 
 
+class WakeUps:
+    """Wakes destinations up at once, or all together while messages are gathered."""
+
+    __slots__ = ("_destinations", "depth")
+
+    def __init__(self) -> None:
+        self.depth = 0
+        """How many gatherings are in force."""
+        self._destinations: list[Destination] = []
+
+    def __bool__(self) -> bool:
+        """Whether destinations wait for flush()."""
+        return bool(self._destinations)
+
+    def add(self, destination: Destination) -> None:
+        """Wake it up if it sleeps, or let flush() do so; the compiled Sender does the first by itself."""
+        if self.depth:
+            self._destinations.append(destination)
+        else:
+            destination.wake_up()
+
+    def flush(self) -> None:
+        """Wake up all those that have been added while messages were gathered."""
+        while self._destinations:
+            self._destinations.pop().wake_up()
+
+
 def open_destination(dst: ServerID, presence: Presence, own_words: memoryview) -> Destination:
     """The process that has the pid of `dst` now.  Raises NoSuchProcess, TransportError."""
     try:

@@ -39,8 +39,13 @@ class _Handler:
         self.doorbell: Doorbell | None = None
 
     def __call__(self, signal_number: int, frame: FrameType | None) -> None:
-        if self.doorbell is not None:
-            self.doorbell.note_signal()
+        doorbell = self.doorbell
+        if doorbell is None:
+            return
+        if doorbell.is_listening:  # then the byte of the C handler is in the pipe already
+            doorbell.rung = True
+        else:
+            doorbell.ring()  # an event loop may have set another wake-up descriptor
 
 
 _handler = _Handler()
@@ -71,7 +76,7 @@ class Doorbell:
             raise BackendUnavailable("this process has an endpoint of messaging type tdb in another directory already")
         self.rung = False
         """Whether there may be bytes in the pipe."""
-        self._is_listening = False
+        self.is_listening = False
         """Whether the wake-up descriptor is ours for certain."""
         self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGUSR1, _handler)
@@ -97,12 +102,12 @@ class Doorbell:
             previous = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         except ValueError:
             return -1  # not in the main thread: what the main thread set stays
-        self._is_listening = True
+        self.is_listening = True
         return previous
 
     def end_listening(self, previous: int) -> None:
         """Put the program's wake-up descriptor back, if it had set one."""
-        self._is_listening = False
+        self.is_listening = False
         if previous not in (self._write_fd, -1):
             self._restore(previous)
 
@@ -118,13 +123,6 @@ class Doorbell:
             others = arrived.translate(None, bytes((0, signal.SIGUSR1)))
             if others:
                 os.write(wakeup_fd, others)
-
-    def note_signal(self) -> None:
-        """SIGUSR1 has come: ring, unless the byte of the C handler is in the pipe already."""
-        if self._is_listening:
-            self.rung = True
-        else:
-            self.ring()  # an event loop may have set another wake-up descriptor
 
     def ring(self) -> None:
         """Make fileno() readable."""

@@ -68,21 +68,21 @@ class Grants:
     def __init__(self, words: memoryview, presence: Presence) -> None:
         self._words = words
         self._presence = presence
-        self._given: dict[int, tuple[int, ServerID]] = {}
+        self.given: dict[int, tuple[int, ServerID]] = {}
         """The word and the sender of each grant, by the sender's unique id."""
         self._checked = 0.0
 
     def give(self, source: ServerID) -> None:
         """Give this sender a grant, if it has none and one is free or belongs to a dead sender."""
         unique_id = source.unique_id
-        if unique_id in self._given or unique_id in ANY_UNIQUE_ID:
+        if unique_id in self.given or unique_id in ANY_UNIQUE_ID:
             return
-        if len(self._given) == len(GRANTS):
+        if len(self.given) == len(GRANTS):
             self._take_one_from_the_dead()
-        free = set(GRANTS).difference(word for word, _ in self._given.values())
+        free = set(GRANTS).difference(word for word, _ in self.given.values())
         if free:
             word = min(free)
-            self._given[unique_id] = word, source
+            self.given[unique_id] = word, source
             self._words[word] = unique_id
 
     def _take_one_from_the_dead(self) -> None:
@@ -91,7 +91,7 @@ class Grants:
             return
         self._checked = now
         with contextlib.suppress(TransportError):  # no descriptor is left for the check
-            sources = (source for _, source in self._given.values())
+            sources = (source for _, source in self.given.values())
             dead = next((source for source in sources if not self._presence.is_alive(source)), None)
             if dead is not None:
-                del self._given[dead.unique_id]
+                del self.given[dead.unique_id]

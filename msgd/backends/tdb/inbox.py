@@ -38,6 +38,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import repeat
 
+from msgd.backends.spin import Spinner
 from msgd.backends.tdb.chain_lock import ChainLock
 from msgd.backends.tdb.destinations import Destinations
 from msgd.backends.tdb.grants import CROWDED, Grants
@@ -46,6 +47,7 @@ from msgd.backends.tdb.messages_file import MessagesFile
 from msgd.backends.tdb.words import TAKING
 from msgd.drops import Drops
 from msgd.errors import TransportError
+from msgd.native import native
 from msgd.presence import Presence
 from msgd.wire.header import Message
 from msgd.wire.server_id import ServerID
@@ -136,13 +138,46 @@ class Inbox:
         self._destinations = destinations
         self._grants = Grants(words, presence)
         self._drops = drops
+        self._own = (
+            native.OwnRecord(file.compiled, self._decoder.addresses, self._key, words, presence.pid, CROWDED)
+            if file.compiled is not None
+            else None
+        )
+        """The compiled twin of the plain part of has_messages() and take(), None without one."""
         file.key_sources.append(self._keys_of_slots)
 
     def has_messages(self) -> bool:
         """Whether there is something to take or to deliver."""
-        if self.messages or self._taken or self._tdb.get(self._key):
+        if self.messages or self._taken:
             return True
-        return any(map(self._has_segment, self.sources.values()))
+        found = None if self._own is None else self._own.poll(1)
+        if found or (found is None and self._tdb.get(self._key)):
+            return True
+        return bool(self.sources) and any(map(self._has_segment, self.sources.values()))
+
+    def spin(self, has_messages: Callable[[], bool], spinner: Spinner) -> bool:
+        """Look for something to take until there is, as often as the spinner says; has_messages() looks."""
+        if self._own is not None and not (self.messages or self._taken or self.sources):
+            found = spinner.many(self._own.poll)
+            if found is not None:
+                return bool(found)
+        return bool(spinner(has_messages))
+
+    def take_plain(self, deliver: Callable[[Message], object], times: int) -> bool:
+        """Do what take() does, and pass on the messages, which `deliver` keeps, so many times and while they are plain.
+
+        Returns whether there was nothing else; if not, take() is to be called.
+        """
+        own = self._own
+        if own is None or self.messages or self._taken or self.sources:
+            return False
+        source: ServerID | bool | None = own.take(deliver, times)
+        if own.lost:
+            lost, own.lost = own.lost, 0
+            self._drops("no memory left", "messages in messages.tdb", lost)
+        if isinstance(source, ServerID) and source.unique_id not in self._grants.given:
+            self._grants.give(source)
+        return source is not None
 
     def take(self) -> bool:
         """Move what is in the file to `messages`; return whether there is anything in `messages`."""

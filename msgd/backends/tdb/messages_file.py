@@ -45,6 +45,7 @@ from msgd.backends.tdb.libtdb import CORRUPT, IO_ERROR, MUTEX_LOCKING, NO_RECORD
 from msgd.backends.tdb.repair import SLACK, is_mostly_free, rebuild_file, rebuild_free_list, shrink
 from msgd.config import Config
 from msgd.errors import BackendUnavailable, UnsafeDirectory
+from msgd.native import native
 from msgd.presence import Presence, RendezvousDirectory
 from msgd.presence.private_lock import MESSAGES_FILE, PrivateLock
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND
@@ -86,11 +87,16 @@ class MessagesFile:
         status = os.stat(FILE_NAME, dir_fd=directory.directory_fd, follow_symlinks=False)
         self._inode = status.st_dev, status.st_ino
         self.chains = ChainLocks(self.tdb)
+        library = None if native is None else self.chains.addresses()
+        self.compiled = None if library is None else native.Library(library)
+        """libtdb for the compiled hot path; None without one."""
         self._deleted = 0
         """Bytes that this process has deleted since it last checked whether the file is mostly free."""
 
     def close(self) -> None:
         """Close the file."""
+        if self.compiled is not None:
+            self.compiled.close()
         self.tdb.close()
 
     def descriptor(self) -> int | None:

@@ -125,6 +125,10 @@ class Slots:
 class Segments:
     """The segments of this process's messages to one destination.  Its methods raise RuntimeError as libtdb does."""
 
+    __slots__ = (
+        "_pid", "_source", "_tdb", "announced", "bytes", "continuation", "messages", "since_check", "slots", "waiting",
+    )  # fmt: skip
+
     def __init__(self, pid: int, source: tuple[int, int], file: MessagesFile) -> None:
         self.slots = Slots(pid, source, file)
         self.continuation = b""

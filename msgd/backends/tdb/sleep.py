@@ -22,55 +22,68 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Iterable
 
-from msgd.backends.spin import Spinner
 from msgd.backends.tdb.doorbell import Doorbell
 from msgd.backends.tdb.words import AWAKE, EPOCH
 from msgd.linux import new_poll, wait_readable
 
-_SPINS_CROWDED = 128
-"""Spins before sleep if other processes want the processors: a signal costs both sides as much as 20 messages."""
-
 
 class Sleep:
-    """The sleep of this process.  `has_messages` checks its records and never raises RuntimeError."""
+    """The sleep of this process.
 
-    def __init__(self, doorbell: Doorbell, words: memoryview, has_messages: Callable[[], bool]) -> None:
+    `has_messages` checks its records and never raises RuntimeError; `spin` does so as often as the Spinner says.
+    """
+
+    def __init__(
+        self,
+        doorbell: Doorbell,
+        words: memoryview,
+        has_messages: Callable[[], bool],
+        spin: Callable[[], bool],
+    ) -> None:
         self._doorbell = doorbell
         self._words = words
         self._has_messages = has_messages
-        self._spin = Spinner(_SPINS_CROWDED)
+        self._spin = spin
         self._epoch = AWAKE
-        self._is_watched = False
+        self._poll_class: object = getattr(select, "poll", self)
+        self._poll = new_poll()
+        """What wait_readable() would make for each sleep, as long as nobody has patched select since."""
+        self._poll.register(doorbell.fileno(), select.POLLIN)
+        self.is_watched = False
         """Whether the program waits for fileno() in a loop of its own."""
 
     def fileno(self) -> int:
         """The descriptor that polls readable when there is something to receive."""
-        if not self._is_watched:
-            self._is_watched = True
+        if not self.is_watched:
+            self.is_watched = True
             self._prepare()
         return self._doorbell.fileno()
 
     def begin_work(self) -> None:
         """Call this before the records are checked: no sender needs to signal now."""
         self._words[EPOCH] = AWAKE
-        if self._is_watched or self._doorbell.rung:
+        if self.is_watched or self._doorbell.rung:
             self._doorbell.drain()
 
     def end_work(self) -> None:
         """Call this after begin_work(), when the program may wait for fileno() again."""
-        if self._is_watched:
+        if self.is_watched:
             self._prepare()
 
     def wait(self, timeout: float | None, watched: int = -1) -> bool:
         """Sleep until a message arrives or the descriptor `watched` is readable; return whether that is readable."""
-        if self._spin(self._has_messages):
+        if self._spin():
             return False
         previous = self._doorbell.begin_listening()
         try:
             self.announce()
             if self._has_messages():
                 return False
-            is_readable = wait_readable(self._doorbell.fileno(), timeout, watched)
+            if watched < 0 and getattr(select, "poll", None) is self._poll_class:
+                self._poll.poll(None if timeout is None else timeout * 1000)
+                is_readable = False
+            else:
+                is_readable = wait_readable(self._doorbell.fileno(), timeout, watched)
         finally:
             self._doorbell.end_listening(previous)
         self._doorbell.rung = True  # outside the main thread, the handler may not have run yet

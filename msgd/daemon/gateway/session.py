@@ -2,8 +2,8 @@
 # Copyright: The msgd authors
 """What a client asks for, done with the messaging context of its connection process.  No I/O of the client's.
 
-Rule 1.  Nothing here waits.  A request is answered at once, by a line in the outbox, but for two: a `call` waits among
-the Calls, and a `send` with a timeout whose receiver's queue is full is held.
+Rule 1.  Nothing here waits.  A request is answered at once, by a line in the outbox, but for two kinds: what asks other
+processes waits among the Calls, and a `send` with a timeout whose receiver's queue is full is held.
 
 Rule 2.  While a `send` is held (the state's HOLD), the connection hands over no further request, so requests and
 their answers stay in order.  Each dispatch tries the send again; when its time is over it is tried for the last time.
@@ -40,6 +40,7 @@ from msgd.wire.gateway.requests import (
     Cancel,
     Deregister,
     Hello,
+    ListTopics,
     Names,
     Ping,
     Publish,
@@ -51,7 +52,7 @@ from msgd.wire.gateway.requests import (
     read_request,
 )
 from msgd.wire.header import Message
-from msgd.wire.pubsub import PUBLISH
+from msgd.wire.pubsub import ASK, PUBLISH
 
 logger = logging.getLogger("msgd.daemon")
 
@@ -168,9 +169,16 @@ class Session:
             case Cancel(tag):
                 self._calls.cancel(tag)
                 return {}
-            case Publish(topic, data):
+            case Publish(topic, data, is_acknowledged):
                 self._permission.check(PUBLISH)
-                return self._topics.publish(topic, data)
+                if not is_acknowledged:
+                    return self._topics.publish(topic, data)
+                self._topics.publish_acked(asked, asked.request, self._calls)
+                return None
+            case ListTopics():
+                self._permission.check(ASK)
+                self._topics.list(asked, asked.request, self._messaging, self._calls)
+                return None
             case Subscribe(topics):
                 return self._topics.subscribe(topics)
             case Unsubscribe(topics):

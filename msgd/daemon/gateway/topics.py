@@ -6,22 +6,32 @@ Rule 1.  The connection process is the subscriber.  It is told of gaps as every 
 Rule 2.  A client that does not read its backlog is told nothing more meanwhile, and the connection process takes
 nothing in for it; so publishers find its queue full, and the client hears of a gap once it goes on.
 Rule 3.  The hub is opened by the first request that needs it, and closed with the connection.
+Rule 4.  What is to be acknowledged waits among the calls (calls.py).  A publication that may not wait there is refused
+    before it is counted: it would be a gap for everybody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from msgd.config import Config
+from msgd.daemon.gateway.calls import Calls, Failures, Question
 from msgd.daemon.loop import NEVER, Loop
-from msgd.errors import QueueFull
-from msgd.pubsub.events import Event, Gap
+from msgd.errors import MsgdError, QueueFull, ReplyTimeout
+from msgd.messaging import Messaging
+from msgd.messaging.requests import PendingRequest
+from msgd.pubsub.acked import collected
+from msgd.pubsub.events import Event, Gap, Publication
 from msgd.pubsub.face import CHECK_INTERVAL, BaseFace
-from msgd.pubsub.hub import Hub
+from msgd.pubsub.hub import Hub, Parcel
 from msgd.pubsub.subscriptions import Receipt
 from msgd.wire.gateway.limits import MAX_TYPES
 from msgd.wire.gateway.replies import error_code, write_gap, write_publication
-from msgd.wire.pubsub import Data
+from msgd.wire.gateway.requests import Asked, ListTopics, Publish
+from msgd.wire.pubsub import ACK, ASK, PUBLISH, TOPICS, Data, unpack_topics
+from msgd.wire.server_id import ServerID
 
 
 class _Told:
@@ -64,8 +74,64 @@ class Topics(BaseFace):
         """Publish.  Returns the members of the answer; raises MessageTooLarge, TransportError."""
         hub = self._open()
         publication = hub.publish((hub.pack(topic, data),), include_self=True)
-        failures = {str(pid): error_code(error) for pid, error in publication.failures.items()}
-        return {"delivered": publication.delivered, "failures": failures}
+        return {"delivered": publication.delivered, "failures": _codes(publication.failures)}
+
+    def publish_acked(self, asked: Asked, request: Publish, calls: Calls) -> None:
+        """Publish, and answer once all have handled it.  Raises MessageTooLarge, TransportError, QueueFull."""
+        hub = self._open()
+        parcel = hub.pack(request.topic, request.data)
+        others, end = hub.others, time.monotonic() + request.timeout
+        calls.check_room()
+        if others is None:
+            self._ask_subscribers(asked, request, calls, parcel)
+            return
+
+        def go_on(rolls: list[PendingRequest]) -> None:
+            elsewhere, nodes = others.take_rolls(rolls)
+            left = max(0.0, end - time.monotonic())
+            self._ask_subscribers(asked, request._replace(timeout=left), calls, parcel, elsewhere, nodes)
+
+        calls.go_on_later(asked, min(request.timeout, others.roll_timeout), others.rolls, go_on)
+
+    def _ask_subscribers(
+        self,
+        asked: Asked,
+        request: Publish,
+        calls: Calls,
+        parcel: Parcel,
+        elsewhere: Sequence[ServerID] = (),
+        nodes: Mapping[int, MsgdError] | None = None,
+    ) -> None:
+        hub = self._open()
+
+        def conclude(requests: Collection[PendingRequest], failures: Failures) -> Mapping[str, object]:
+            return _acknowledged(collected(hub, requests, failures, nodes or {}, request.timeout))
+
+        with hub.numbered(parcel, elsewhere, include_self=True) as (frame, subscribers):
+            question = Question(PUBLISH, frame, ACK)
+            calls.ask_all(asked, request.timeout, hub.messaging, subscribers, question, conclude)
+
+    def list(self, asked: Asked, request: ListTopics, messaging: Messaging, calls: Calls) -> None:
+        """Ask every subscriber what it subscribes to, by `messaging`.  Raises QueueFull, TransportError."""
+
+        def conclude(requests: Collection[PendingRequest], failures: Failures) -> Mapping[str, object]:
+            errors = {dst.pid: error for dst, error in failures.items()}
+            found = {messaging.server_id.pid: sorted(self._told)} if self._told else {}
+            for one in requests:
+                try:
+                    if not one.is_settled:
+                        raise ReplyTimeout(f"pid {one.dst.pid} did not answer within {request.timeout:g} seconds")
+                    found[one.dst.pid] = unpack_topics(one.result().data)
+                except MsgdError as error:
+                    errors[one.dst.pid] = error
+            return {
+                "topics": {str(pid): topics for pid, topics in sorted(found.items())},
+                "failures": _codes(errors),
+            }
+
+        calls.check_room()
+        others = messaging._others(ASK)
+        calls.ask_all(asked, request.timeout, messaging, others, Question(ASK, b"", TOPICS), conclude)
 
     def subscribe(self, topics: tuple[str, ...]) -> Mapping[str, object]:
         """Tell the client of these from now on.  Raises QueueFull, TransportError."""
@@ -106,3 +172,25 @@ class Topics(BaseFace):
     def _tick(self) -> None:
         if self._hub is not None:
             self._hub.tick()
+
+
+def _acknowledged(publication: Publication) -> Mapping[str, object]:
+    """The members of the answer: processes of this node by their pids, those of others by their addresses."""
+    outcomes: dict[Any, int | MsgdError] = {}
+    for some in (publication.acked, publication.failures, publication.elsewhere):
+        outcomes.update(some)
+    failures = {one: outcome for one, outcome in outcomes.items() if isinstance(outcome, MsgdError)}
+    answer: dict[str, object] = {
+        "delivered": publication.delivered,
+        "acked": {str(one): outcome for one, outcome in outcomes.items() if one not in failures},
+        "failures": _codes(failures),
+        "reasons": {str(one): str(error) for one, error in failures.items()},
+        "complete": publication.is_complete,
+    }
+    if publication.nodes:
+        answer["nodes"] = {str(node): str(error) for node, error in publication.nodes.items()}
+    return answer
+
+
+def _codes(failures: Mapping[Any, MsgdError]) -> dict[str, str]:
+    return {str(pid): error_code(error) for pid, error in failures.items()}

@@ -3,7 +3,7 @@
 """The client's side of the gateway's protocol, without I/O: request lines out, replies in.
 
 The owner of the socket calls ask() and sends the line, calls feed() with the bytes it reads (b"" at the end of the
-stream), then checks whether take() returns the answer and whether `events` has grown.
+stream), then checks whether take() returns the answer and whether `events` or `news` has grown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgd.errors import GatewayClosed, MalformedMessage, MessageTooLarge, MsgdEr
 from msgd.wire.gateway.json_lines import LineReader
 from msgd.wire.gateway.limits import MAX_EVENTS, MAX_LINE
 from msgd.wire.gateway.members import Members, write_data
-from msgd.wire.gateway.replies import Answer, Bye, Event, Refusal, last_word, read_reply
+from msgd.wire.gateway.replies import Answer, Bye, Event, Missed, Published, Refusal, last_word, read_reply
 from msgd.wire.gateway.requests import write_request
 from msgd.wire.header import Message
 
@@ -26,6 +26,8 @@ class Conversation:
     def __init__(self) -> None:
         self.events: deque[Message] = deque()
         """Received messages, oldest first; the owner takes them out."""
+        self.news: deque[Published | Missed] = deque()
+        """Publications to the topics of this client, and what it may have missed; the owner takes them out, too."""
         self.ended: MsgdError | None = None
         """Once the connection has ended: the reason."""
         self._line_bytes = self._message_bytes = MAX_LINE
@@ -41,25 +43,26 @@ class Conversation:
         self._line_bytes = members.take_number("line_bytes", 1, MAX_LINE)
         self._message_bytes = members.take_number("message_bytes", 1, MAX_LINE)
 
-    def ask(self, op: str, data: bytes = b"", /, **members: object) -> tuple[int, bytes]:
-        """A new request: its id, and its line.
+    def ask(
+        self, op: str, data: bytes = b"", published: Mapping[str, object] | None = None, /, **members: object
+    ) -> tuple[int, bytes]:
+        """A new request: its id, and its line.  `published` is there instead of the data of a message, as members.
 
         Raises the error that ended the connection, QueueFull while MAX_EVENTS messages wait to be taken, or
         MessageTooLarge for a request that the gateway would refuse or end the connection for.
         """
         if self.ended is not None:
             raise self.ended
-        if len(self.events) >= MAX_EVENTS:
-            raise QueueFull(f"{len(self.events)} messages wait to be received")
+        if (waiting := len(self.events) + len(self.news)) >= MAX_EVENTS:
+            raise QueueFull(f"{waiting} messages wait to be received")
         if len(data) > self._message_bytes:
             raise MessageTooLarge(f"{len(data)} bytes of data; msgd:max message size is {self._message_bytes} there")
         tag = self._last_tag + 1
-        line = write_request(op, tag, **members, **write_data(data))
+        line = write_request(op, tag, write_data(data) if published is None else published, **members)
         length = len(line) - len(b"\n")
         if length > self._line_bytes:
-            raise MessageTooLarge(
-                f"{len(data)} bytes of data make a line of {length}; msgd:client line bytes is {self._line_bytes} there"
-            )
+            what = f"{len(data)} bytes of data make" if published is None else "it makes"
+            raise MessageTooLarge(f"{what} a line of {length}; msgd:client line bytes is {self._line_bytes} there")
         self._last_tag = tag
         self._replies[tag] = None
         return tag, line
@@ -108,6 +111,8 @@ class Conversation:
         reply = read_reply(line)
         if isinstance(reply, Event):
             self.events.append(reply.message)
+        elif isinstance(reply, Published | Missed):
+            self.news.append(reply)
         elif isinstance(reply, Bye):
             self.ended = last_word(reply)
         elif isinstance(reply.tag, int) and reply.tag in self._replies:

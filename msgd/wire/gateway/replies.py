@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from msgd.errors import (
     GatewayClosed,
+    HandlerFailed,
     MalformedMessage,
     MessageTooLarge,
     MsgdError,
@@ -36,12 +37,14 @@ from msgd.wire.gateway.members import Members, write_data
 from msgd.wire.gateway.requests import Tag
 from msgd.wire.header import Message
 from msgd.wire.message_types import type_name
+from msgd.wire.server_id import ServerID
 
 ERRORS: Mapping[str, type[MsgdError]] = {
     "bad-request": MalformedMessage,
     "not-allowed": NotAllowed,
     "no-such-process": NoSuchProcess,
     "no-handler": NoHandler,
+    "handler-failed": HandlerFailed,
     "message-too-large": MessageTooLarge,
     "queue-full": QueueFull,
     "reply-timeout": ReplyTimeout,
@@ -87,6 +90,22 @@ class Event(NamedTuple):
     message: Message
 
 
+class Published(NamedTuple):
+    """Something was published to a topic that the client subscribes to, by this topic or pattern."""
+
+    pattern: str
+    topic: str
+    src: ServerID
+    data: Any
+
+
+class Missed(NamedTuple):
+    """The client may have missed publications, perhaps so many; the reason is a word of the gateway's."""
+
+    reason: str
+    number: int
+
+
 class Bye(NamedTuple):
     """The gateway's last word: nothing follows it."""
 
@@ -94,7 +113,7 @@ class Bye(NamedTuple):
     text: str
 
 
-Reply = Answer | Refusal | Event | Bye
+Reply = Answer | Refusal | Event | Published | Missed | Bye
 
 
 def error_code(error: MsgdError) -> str:
@@ -121,11 +140,16 @@ def write_event(message: Message) -> bytes:
 
 def write_publication(pattern: str, topic: str, src: str, data: Any) -> bytes:
     """The line that reports a publication; `pattern` is what the client has subscribed to."""
-    if isinstance(data, bytes):
-        member: dict[str, object] = {"base64": base64.b64encode(data).decode()}
-    else:
-        member = {"text": data} if isinstance(data, str) else {"json": data}
-    return write_object({"event": "publication", "pattern": pattern, "topic": topic, "from": src, **member})
+    return write_object(
+        {"event": "publication", "pattern": pattern, "topic": topic, "from": src, **write_published(data)}
+    )
+
+
+def write_published(data: Any) -> dict[str, object]:
+    """The member that holds what is published: as bytes, text or JSON, whichever it is."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return {"base64": base64.b64encode(data).decode()}
+    return {"text": data} if isinstance(data, str) else {"json": data}
 
 
 def write_gap(reason: str, missed: int, text: str) -> bytes:
@@ -160,6 +184,12 @@ def read_reply(line: bytes) -> Reply:
     event = members.take("event", None)
     if event == "message":
         return Event(read_message(members.take_rest()))
+    if event == "publication":
+        pattern, src = members.take_text("pattern"), members.take_server_id("from")
+        topic, data = members.take_publication()
+        return Published(pattern, topic, src, data)
+    if event == "gap":
+        return Missed(members.take_text("reason", most=TAG_LENGTH), members.take_number("missed", 0, 1 << 64))
     code, text = members.take_text("error", most=TAG_LENGTH), members.take_text("message")
     if event == "bye":
         return Bye(code, text)

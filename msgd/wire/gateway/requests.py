@@ -21,6 +21,9 @@ from msgd.wire.server_id import ServerID
 Tag = str | int | None
 """A request's id."""
 
+ACKED = "acked"
+"""The `wait` of a publication that is to be acknowledged."""
+
 
 class Hello(NamedTuple):
     """Tell the connection's address, the version, and the limits."""
@@ -71,10 +74,12 @@ class Cancel(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """Publish to a topic."""
+    """Publish to a topic; if it is to be acknowledged, answer when all have handled it, or after `timeout` seconds."""
 
     topic: str
     data: Any
+    is_acknowledged: bool
+    timeout: float
 
 
 class Subscribe(NamedTuple):
@@ -89,6 +94,12 @@ class Unsubscribe(NamedTuple):
     topics: tuple[str, ...]
 
 
+class ListTopics(NamedTuple):
+    """List who subscribes to what: those that answer within `timeout` seconds."""
+
+    timeout: float
+
+
 class Names(NamedTuple):
     """List the processes and their names."""
 
@@ -98,7 +109,19 @@ class Ping(NamedTuple):
 
 
 Request = (
-    Hello | Send | SendAll | Register | Deregister | Call | Cancel | Publish | Subscribe | Unsubscribe | Names | Ping
+    Hello
+    | Send
+    | SendAll
+    | Register
+    | Deregister
+    | Call
+    | Cancel
+    | Publish
+    | Subscribe
+    | Unsubscribe
+    | ListTopics
+    | Names
+    | Ping
 )
 
 
@@ -138,6 +161,16 @@ def _call(members: Members) -> Call:
     )
 
 
+def _publish(members: Members) -> Publish:
+    wait = members.take("wait", None)
+    if wait not in (None, ACKED):
+        raise MalformedMessage(f"wait: there is {ACKED!r} alone; leave it out to wait for nobody")
+    if wait is None and "timeout" in members:
+        raise MalformedMessage(f"timeout: it is for 'wait': {ACKED!r}")
+    timeout = members.take_seconds("timeout", MAX_TIMEOUT, default=CALL_TIMEOUT)
+    return Publish(*members.take_publication(), wait is not None, timeout)
+
+
 def _ping(members: Members) -> Ping | Call:
     if "to" not in members:
         return Ping()
@@ -154,9 +187,10 @@ OPERATIONS: Mapping[str, Callable[[Members], Request]] = {
     "deregister": lambda members: Deregister(members.take_types("types", MAX_TYPES)),
     "call": _call,
     "cancel": lambda members: Cancel(_tag("call", members.take("call"))),
-    "publish": lambda members: Publish(*members.take_publication()),
+    "publish": _publish,
     "subscribe": lambda members: Subscribe(members.take_topics("topics", MAX_TYPES)),
     "unsubscribe": lambda members: Unsubscribe(members.take_topics("topics", MAX_TYPES)),
+    "topics": lambda members: ListTopics(members.take_seconds("timeout", MAX_TIMEOUT, default=CALL_TIMEOUT)),
     "names": lambda members: Names(),
     "ping": _ping,
 }
@@ -180,10 +214,10 @@ def read_request(line: bytes) -> Asked:
     return Asked(op, tag, request)
 
 
-def write_request(op: str, tag: Tag = None, **members: object) -> bytes:
-    """The line of a request, with its newline.  Members that are None are left out."""
+def write_request(op: str, tag: Tag = None, data: Mapping[str, object] | None = None, **members: object) -> bytes:
+    """The line of a request, with its newline.  Members that are None are left out; those of `data` may be None."""
     given = {"op": op, "id": tag, **members}
-    return write_object({name: value for name, value in given.items() if value is not None})
+    return write_object({name: value for name, value in given.items() if value is not None} | dict(data or {}))
 
 
 def _tag(name: str, value: object) -> str | int:

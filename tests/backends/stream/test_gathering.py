@@ -63,6 +63,29 @@ def test_one_write_per_connection_and_round(messaging: Messaging, start: StartPe
     assert messaging.statistics().queued_messages == 0
 
 
+def test_the_only_answer_is_written_at_once(messaging: Messaging, start: StartPeer) -> None:
+    """In a round with one message; what follows it to the same process is gathered, and keeps its place."""
+    peer, third = start(), start()
+    for known in (peer, third):
+        messaging.send(known.server_id, TEXT, b"before")
+        assert known.call(take_data, 1) == [b"before"]
+    statuses: list[SendStatus] = []
+
+    def handler(message: Message) -> None:
+        for one in (b"1", b"2", b"3"):
+            statuses.extend(messaging.send(dst, TEXT, one) for dst in (peer.server_id, third.server_id))
+
+    messaging.register(TEXT, handler)
+    for _ in range(2):
+        statuses.clear()
+        peer.call(send_texts, messaging.server_id, 1)
+        messaging.dispatch(None)
+        assert statuses == [SendStatus.SENT] * 2 + [SendStatus.QUEUED] * 4
+        assert messaging.statistics().queued_messages == 0
+        for known in (peer, third):
+            assert known.call(take_data, 3) == [b"1", b"2", b"3"]
+
+
 def test_at_once_outside_dispatch(messaging: Messaging, start: StartPeer) -> None:
     peer = start()
     unread = [0]

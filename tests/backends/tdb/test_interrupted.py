@@ -83,9 +83,13 @@ def backend(messaging: Messaging) -> TdbBackend:
 
 
 def interrupt(one: TdbBackend, step: str) -> Callable[[], None]:
-    """Interrupt the next of the named steps; call the result to undo that."""
+    """Interrupt the next of the named steps; call the result to undo that.
+
+    The twin takes the messages: a signal's handler never runs in the middle of the compiled one.
+    """
     inbox = one._inbox
-    real, chains, chain = inbox._tdb, one._file.chains, inbox._chain
+    real, chains, chain, own = inbox._tdb, one._file.chains, inbox._chain, inbox._own
+    inbox._own = None
     if step in ChainLock._fields:
         one._file.chains = Interrupting(chains, step)  # type: ignore[assignment]
         inbox._chain = one._file.chains.of(inbox._key)
@@ -93,7 +97,7 @@ def interrupt(one: TdbBackend, step: str) -> Callable[[], None]:
         inbox._tdb = Interrupting(real, step)
 
     def undo() -> None:
-        inbox._tdb, one._file.chains, inbox._chain = real, chains, chain
+        inbox._tdb, one._file.chains, inbox._chain, inbox._own = real, chains, chain, own
 
     return undo
 
@@ -154,6 +158,7 @@ def test_just_before_the_signal(messaging: Messaging, start: StartPeer, monkeypa
 
     monkeypatch.setattr(destination, "_seen_alive", time.monotonic() + PATIENCE)
     monkeypatch.setattr(type(destination), "holds_lock", interrupted)
+    messaging._endpoint.plain_sender = None  # a signal's handler never runs in the middle of the compiled twin
     with pytest.raises(Alarm):
         messaging.send(receiver.server_id, TEXT, b"in the dark")
     monkeypatch.undo()

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,12 @@ CONVERSATION = re.findall(r"^([<>]) (.*)$", "\n".join(re.findall(r"```text\n(.*?
 
 def common(text: str, place: Place) -> str:
     """What is the same each time: addresses are not, nor is the transport."""
-    text = re.sub(r'"\d+/\d+"', '"ADDRESS"', text)
+    text = re.sub(r'"\d+": ', '"PID": ', re.sub(r'"\d+/\d+"', '"ADDRESS"', text))
     return text.replace(f'"backend": "{place.config.messaging_type}"', '"backend": "dgram"')
 
+
+PYTHON = [block for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL) if "prices" in block]
+(PERL,) = re.findall(r"```perl\n(.*?)```", TEXT, re.DOTALL)
 
 needs_socat = pytest.mark.skipif(shutil.which("socat") is None, reason="socat is not installed")
 
@@ -55,6 +59,24 @@ def test_commands(place: Place, command: str, output: str) -> None:
         ["sh", "-c", command], capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE, check=True
     )
     assert common(done.stdout, place) == common(output, place) + "\n"
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_python(place: Place, block: str) -> None:
+    place.msgd()
+    code = block.replace("Client()", f"Client({place.gateway!r})")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout in ("True {}\nprices.eur {'rate': 1.1}\n", "prices.eur 1.1\n")
+
+
+def test_another_language(place: Place) -> None:
+    place.msgd()
+    perl = ["perl", "-e", PERL.replace("/run/msgd/msgd.sock", place.gateway)]
+    with RawClient(place) as client:
+        client.ask(op="subscribe", topics="prices.eur")
+        done = subprocess.run(perl, capture_output=True, text=True, timeout=PATIENCE)
+        assert (done.stdout, done.stderr, done.returncode) == ("prices.eur is 1.1\n", "", 0)
+        assert client.read()["text"] == "1.1"
 
 
 @needs_socat

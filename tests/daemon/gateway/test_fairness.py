@@ -276,4 +276,4 @@ def test_few_descriptors_and_users_who_may_not_connect(place: Place, descriptors
     msgd.signal(signal.SIGTERM)
     assert msgd.wait() == 0
     assert "Traceback" not in msgd.output
-    assert msgd.output.count("\n") <= 5 * (2 + time.monotonic() - began)
+    assert msgd.output.count("\n") <= 5 * (3 + time.monotonic() - began), "about 11 at once, of 600 clients"

@@ -21,6 +21,8 @@ from msgd.wire.gateway.replies import (
     Answer,
     Bye,
     Event,
+    Missed,
+    Published,
     Refusal,
     error_code,
     last_word,
@@ -28,6 +30,8 @@ from msgd.wire.gateway.replies import (
     write_answer,
     write_bye,
     write_event,
+    write_gap,
+    write_publication,
     write_refusal,
 )
 from msgd.wire.gateway.requests import (
@@ -246,6 +250,17 @@ def test_messages_come_back(message: Message) -> None:
     assert isinstance(read, Event)
     assert (read.message.type, read.message.data) == (message.type, message.data)
     assert str(read.message.src) == str(message.src)
+
+
+@given(server_ids, st.text(), st.binary() | st.text() | st.integers() | st.none() | st.lists(st.text()))
+def test_publications_come_back(src: ServerID, pattern: str, data: object) -> None:
+    read = read_reply(write_publication(pattern, "prices.eur", str(src), data))
+    assert isinstance(read, Published)
+    assert (read.pattern, read.topic, str(read.src), read.data) == (pattern, "prices.eur", str(src), data)
+
+
+def test_gaps_come_back() -> None:
+    assert read_reply(write_gap("overdue", 3, "because")) == Missed("overdue", 3)
 
 
 def test_last_words_are_errors() -> None:

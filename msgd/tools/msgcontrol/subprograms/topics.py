@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from msgd.config import Config
 from msgd.errors import MsgdError
 from msgd.programs import cli
 from msgd.pubsub import Event, Gap, Publication, PubSub
+from msgd.pubsub.place import place
 from msgd.tools.msgcontrol.subprogram import Actions
 from msgd.wire.pubsub import Data
 
@@ -64,7 +66,11 @@ def _runner(action: _Action) -> Callable[[argparse.Namespace, Config], int]:
         if directory is None and arguments.configfile is not None:
             directory = config
         try:
-            with PubSub(directory, name=arguments.name, background=False) as pubsub:
+            where = place(directory, arguments.name)
+            arguments.directory = where.lock_directory
+            if action is _topics and not os.path.isdir(where.lock_directory):
+                raise ValueError(f"{where.lock_directory}: there is no such directory, so nobody subscribes there")
+            with PubSub(where, background=False) as pubsub:
                 return action(pubsub, arguments)
         except ValueError as error:
             if isinstance(error, MsgdError):
@@ -86,10 +92,12 @@ def _publish(pubsub: PubSub, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_as_json(topic, publication)), flush=True)
     else:
-        done = "handled by" if arguments.acked else "delivered to"
+        done, number = "delivered to", publication.delivered
+        if arguments.acked:  # those count whose callbacks have run: others subscribe to other topics
+            done, number = "handled by", sum(1 for callbacks in publication.acked.values() if callbacks)
         nodes = sum(error is None for error in publication.nodes.values())
         also = f", and sent to {nodes} other node{'' if nodes == 1 else 's'}" if nodes else ""
-        print(f"{done} {publication.delivered} process{'' if publication.delivered == 1 else 'es'}{also}", flush=True)
+        print(f"{done} {number} process{'' if number == 1 else 'es'}{also}", flush=True)
     if publication.is_complete:
         return 0
     for pid, error in publication.failures.items():
@@ -179,6 +187,8 @@ def _text(data: Any) -> str:
 
 def _topics(pubsub: PubSub, arguments: argparse.Namespace) -> int:
     found = pubsub.topics(arguments.timeout)
+    if not found:
+        sys.stderr.write(f"{_PROGRAM}: nobody subscribes to anything in {arguments.directory}\n")
     if arguments.json:
         print(json.dumps(found, ensure_ascii=False), flush=True)
     else:

@@ -289,7 +289,7 @@ def test_a_node_without_subscribers_is_waited_for_once(pubsub: PubSub, work: Sta
     worker = work(2, "t")
     publication = pubsub.publish("t", "somebody", wait="acked", timeout=PATIENCE)
     assert acked(publication) == {(2, worker.pid): 1}
-    assert worker.call(so_far) == ["somebody"]
+    assert worker.call(so_far)[-1] == "somebody"  # what was on its way when it subscribed may have come before
 
 
 def test_acknowledgements_when_a_node_is_gone(cluster: Cluster, pubsub: PubSub, work: StartWorker) -> None:

@@ -30,6 +30,7 @@ LONG = (
     "tests/build_support/test_install.py",
     "tests/build_support/test_pip.py",
     "tests/packages/test_debian.py",
+    "tests/packages/test_rpm.py",
     "tests/systemd/test_booted.py",
     "tests/tools/test_msgcontrol.py",
     "tests/backends/contract/test_10_broadcast.py",

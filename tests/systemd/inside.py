@@ -77,8 +77,13 @@ def connect() -> Any:
 
 
 def stop() -> None:
-    """Stop it for good: the socket would start it again."""
+    """Stop it for good: the socket would start it again.
+
+    What the checks start after it is not to be taken for a loop of failures: systemd refuses a sixth start within ten
+    seconds.
+    """
     run("systemctl", "stop", "msgd.socket", "msgd.service")
+    status_of("systemctl", "reset-failed", "msgd.service")  # which it refuses if it has forgotten the unit already
 
 
 def await_end(pid: int) -> None:

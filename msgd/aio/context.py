@@ -25,7 +25,7 @@ from msgd.messaging.arguments import Data, Destination, Type, data_bytes, messag
 from msgd.messaging.asking import late
 from msgd.messaging.context import Messaging
 from msgd.messaging.observer import Observer
-from msgd.messaging.registration import Registration
+from msgd.messaging.registering import Registration
 from msgd.messaging.requests import REPLY_TIMEOUT, reply_type_of
 from msgd.presence import Process
 from msgd.results import Broadcast, SendStatus, Statistics, Survey

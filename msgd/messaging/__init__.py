@@ -11,7 +11,7 @@ from msgd.messaging.context import Messaging
 from msgd.messaging.handlers import Handler, about
 from msgd.messaging.loading import backend_class
 from msgd.messaging.observer import Observer
-from msgd.messaging.registration import Registration
+from msgd.messaging.registering import Registration
 from msgd.messaging.requests import REPLY_TIMEOUT
 
 __all__ = [

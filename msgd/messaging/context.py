@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 import struct
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from types import TracebackType
-from typing import Self, TypeVar, overload
+from typing import Self
 
 from msgd.config import Config
 from msgd.errors import (
@@ -30,15 +30,15 @@ from msgd.errors import (
     system_error,
 )
 from msgd.messaging import process
-from msgd.messaging.arguments import Data, Destination, Type, check_handler, data_bytes, message_type_number
+from msgd.messaging.arguments import Data, Destination, Type, data_bytes, message_type_number
 from msgd.messaging.asking import Asking
 from msgd.messaging.border import refusals_documented
 from msgd.messaging.broadcasting import broadcast, broadcast_many
 from msgd.messaging.elsewhere import Elsewhere
 from msgd.messaging.endpoint import Endpoint
-from msgd.messaging.handlers import Handler, HandlerTable, about
+from msgd.messaging.handlers import HandlerTable, about
 from msgd.messaging.observer import Observer
-from msgd.messaging.registration import Registration
+from msgd.messaging.registering import Registering
 from msgd.messaging.waiting import wait_for_room
 from msgd.messaging.who_is_here import WhoIsHere
 from msgd.results import Broadcast, SendStatus, Statistics
@@ -46,8 +46,6 @@ from msgd.wire.header import MAX_FDS, Message
 from msgd.wire.message_types import TYPE_MAX, MessageClass, MessageType
 from msgd.wire.refusal import FIRST_REQUEST_TASK, MONITOR, NOT_HANDLED
 from msgd.wire.server_id import NONCLUSTER_VNN, ServerID
-
-H = TypeVar("H", bound=Handler)
 
 _MERGED = SendStatus.MERGED
 
@@ -57,7 +55,7 @@ _RESOLVED_MAX = 1024
 """Destinations given as pids or as text that a context remembers; the table is emptied when it is full."""
 
 
-class Messaging(WhoIsHere, Asking, Elsewhere):
+class Messaging(Registering, WhoIsHere, Asking, Elsewhere):
     """A messaging context: registers handlers, sends, and dispatches what came in.
 
     A context manager; leaving it closes the context.  `config` defaults to the configured smb.conf.  Several contexts
@@ -114,49 +112,7 @@ class Messaging(WhoIsHere, Asking, Elsewhere):
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a messaging context cannot be pickled; open one in the other process")
 
-    # Handlers
-
-    @overload
-    def register(self, message_type: Type, handler: Handler) -> Registration: ...
-    @overload
-    def register(self, message_type: Type) -> Callable[[H], H]: ...
-    def register(self, message_type: Type, handler: Handler | None = None) -> Registration | Callable[[H], H]:
-        """Call `handler(message)` for each message of the type; several handlers of a type run in this order.
-
-        Returns a handle, whose close() ends it.  Without a handler it is a decorator: `@messaging.register(TYPE)`.
-
-        A PING is answered by the context itself as long as no handler is registered for it.  What a handler raises is
-        logged with the type and does not stop the others.  A message's descriptors are closed after its handlers unless
-        one has called message.take_fds().  TypeError for an `async def`: it would never run.
-        """
-        number = message_type_number(message_type)
-        if handler is None:
-
-            def decorate(function: H) -> H:
-                self.register(number, function)
-                return function
-
-            return decorate
-        check_handler(handler)
-        with self._endpoint.lock:
-            self._check_usable()
-            self.handlers.add(number, handler)
-        return Registration(self.handlers, self._endpoint.lock, number, handler)
-
-    def deregister(self, message_type: Type, handler: Handler | None = None) -> None:
-        """Call `handler` (None: any of the type's) no longer."""
-        number = message_type_number(message_type)
-        with self._endpoint.lock:
-            self._check_usable()
-            self.handlers.remove(number, handler)
-
-    def observe(self, observer: Observer | None) -> Observer | None:
-        """Let the observer (None: nobody) see what goes through the endpoint from now on; returns the one before."""
-        with self._endpoint.lock:
-            self._check_usable()
-            before = self._endpoint.observer
-            self._endpoint.observe(observer)
-        return before
+    # Handlers of its own
 
     def _answer_ping(self, message: Message) -> None:
         self.reply(message, MessageType.PONG, message.data)

@@ -84,12 +84,13 @@ benchmarks: $(PEERS)  ## measure everything at length and write docs/benchmarks.
 	@$(MSGBENCH) size --peers --json $(RESULTS)/size.json
 	@$(MSGBENCH) latency --peers --runs 5 --json $(RESULTS)/latency.json
 	@$(MSGBENCH) fanout --peers --json $(RESULTS)/fanout.json
+	@$(MSGBENCH) pubsub --peers --json $(RESULTS)/pubsub.json
 	@$(MSGBENCH) mesh --runs 5 --json $(RESULTS)/mesh.json
 	@$(MSGBENCH) scale --json $(RESULTS)/scale.json
 	@$(MSGBENCH) dbench --seconds 4 --runs 5 --json $(RESULTS)/dbench.json
 	@$(MSGBENCH) torture --seconds 20 --json $(RESULTS)/torture.json
 	@$(MSGBENCH) page docs/benchmarks.md \
-	    $(foreach name,ping flood size latency fanout mesh scale dbench torture,$(RESULTS)/$(name).json)
+	    $(foreach name,ping flood size latency fanout pubsub mesh scale dbench torture,$(RESULTS)/$(name).json)
 
 install: build/config.status compiled  ## install into the configured prefix (DESTDIR= and prefix= work)
 	@$(INSTALLER) install --destdir='$(DESTDIR)' --prefix='$(prefix)'

@@ -91,7 +91,10 @@ def receive_under_alarms(session: Session, seed: int, dispatches: bool) -> tuple
 
 
 def send_until_told(session: Session, dst: ServerID, sizes: tuple[int, ...], seed: int, carries_fds: bool) -> int:
-    """Send numbered messages until a message comes, then `end`; the number of them."""
+    """Send numbered messages until a message comes, then `end`; the number of them.
+
+    It keeps few of them queued, so that the receiver is not busy with what waits for it for long after it has told.
+    """
     messaging, choice, number = session.messaging, random.Random(seed), 0
     with open(os.devnull) as null:
         while not session.messages:
@@ -99,6 +102,8 @@ def send_until_told(session: Session, dst: ServerID, sizes: tuple[int, ...], see
             data = b"%d " % number + bytes([number % 256]) * choice.choice(sizes)
             messaging.send(dst, TEXT, data, fds=fds, timeout=PATIENCE)
             number += 1
+            if number % 16 == 0:
+                drain(messaging)
             messaging.dispatch(0)
     messaging.send(dst, TEXT, b"end", timeout=PATIENCE)
     drain(messaging)

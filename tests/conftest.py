@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -77,6 +78,16 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _fail_if_skipped(report)
     return report
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_the_log() -> Iterator[None]:
+    """A test that changes the debug levels of its own process does so for itself: others read warnings."""
+    loggers = logging.getLogger(), logging.getLogger("msgd")
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -225,7 +225,8 @@ def ctdb_data(data: bytes) -> None:
 
 def addresses(text: str) -> None:
     with contextlib.suppress(ValueError):
-        assert ServerID.parse(str(ServerID.parse(text))) == ServerID.parse(text)
+        written = str(ServerID.parse(text))
+        assert str(ServerID.parse(written)) == written  # `5/0` is written as `5`: both are any process with that pid
 
 
 def types(text: str) -> None:

@@ -56,8 +56,11 @@ def run(*command: str | Path, expect: int = 0, **environment: str) -> str:
 
 def other_pythons() -> dict[str, str]:
     """The interpreters of other versions that this machine has, pyenv's included, by name."""
-    kept = Path.home().glob(".pyenv/versions/3.*/bin")
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, sorted(kept))])
+    kept: list[Path] = []
+    if shutil.which("pyenv") is not None:
+        root = subprocess.run(["pyenv", "root"], check=True, capture_output=True, text=True).stdout.strip()
+        kept = sorted(Path(root, "versions").glob("3.*/bin"))
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, kept)])
     names = [f"python3.{minor}" for minor in range(11, 20) if minor != sys.version_info.minor]
     found = [(name, shutil.which(name, path=entry)) for entry in path.split(os.pathsep) for name in names]
     return {name: python for name, python in found if python and is_usable(python)}

@@ -75,9 +75,9 @@ _WHOLE_MIN = len(WHOLE_COOKIE) + HEADER_SIZE
 Ancillary = list[tuple[int, int, bytes]]
 
 Datagram = tuple[Any, ...]
-"""What recvmsg() returns: the bytes, their ancillary data, flags, and an address that nobody needs.
+"""One datagram, as recvmsg() returns it: the bytes, their ancillary data, flags, and an address that nobody needs.
 
-Where a datagram may be long, it is what recvmsg_into() returns: its length in place of the datagram.
+One that may be long is as recvmsg_into() returns it: its length stands in place of the bytes, which are in the buffer.
 """
 
 
@@ -99,9 +99,9 @@ class Receiver:
         self._decoder = MessageDecoder()
         self._known_senders: dict[bytes, int] = {}
         self._received: deque[Any] = deque()
-        """What has been received and not been settled, the oldest first.
+        """The datagrams that have been received and are not settled, the oldest first.
 
-        A float is no datagram: it is the time at which unfinished messages are to be given up that are too old.
+        A float among them is a time: the unfinished messages that are too old by then are to be given up.
         """
         self._take_short = self._taking_short()
         self._buffer = bytearray()

@@ -44,10 +44,10 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 _CLOEXEC, _RIGHTS_LOST = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 
 _Received = tuple[bytes | int, list[tuple[int, int, bytes]], int, Any]
-"""What recvmsg() returns, or recvmsg_into()."""
+"""A chunk of bytes, as recvmsg() returns it, or their number, as recvmsg_into() does; then ancillary data and flags."""
 
 _NOT_LISTENING = frozenset((errno.ENOENT, errno.ECONNREFUSED, errno.EPROTOTYPE))
-"""What connect() fails with where no process listens with a stream socket."""
+"""The errors of connect() that say that no process listens there with a stream socket."""
 
 
 def new_socket() -> socket.socket:
@@ -117,10 +117,10 @@ class Connection:
         self.ended = False
         self.hello: Hello | None = None
         self.received: deque[_Received | float] = deque()
-        """What has been received and not been settled, at most one.
+        """The chunk that has been received and is not settled; there is at most one.
 
-        A float is a new object each time: what the compiled twin has left to be done, or that a long message begins
-        (-1), for which memory is to be allocated.
+        A float stands for what the compiled twin has left to be done, or (-1) for a long message that begins, for which
+        memory is to be allocated.  It is a new object each time, so that it can be told from the one before.
         """
         self._settled = object()
         """Another object each time something has been settled."""

@@ -47,7 +47,7 @@ class Listener:
         self._pool = pool
         self._socket = new_socket()
         self._accepted: deque[_socket.socket] = deque()
-        """What has been accepted and is not in the pool, at most one."""
+        """The connection that has been accepted and is not in the pool yet; there is at most one."""
         self.fd = self._socket.fileno()
 
     def open(self) -> None:

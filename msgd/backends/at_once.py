@@ -84,7 +84,11 @@ def if_empty(queue: deque[Any], received: Iterator[Any]) -> Iterator[object]:
 
 
 def _move_all(messages: deque[T], put: Callable[[T], object]) -> None:
-    """Take everything out of the queue, the oldest first, and put each to its next place."""
+    """Take everything out of the queue, the oldest first, and put each to its next place.
+
+    `put` is a function or method of a built-in type: one in Python would let handlers in, and what they raise would
+    cost the message at hand.
+    """
     with contextlib.suppress(IndexError):
         _exhaust(map(put, map(deque.popleft, repeat(messages, len(messages)))))
 

@@ -33,12 +33,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import partial
 
+from msgd.backends.at_once import move_all
 from msgd.backends.base import Backend, BackendStatistics, Deliver, PlainSender
 from msgd.backends.spin import Spinner
 from msgd.backends.tdb.destination import Destination, WakeUps
 from msgd.backends.tdb.destinations import Destinations
 from msgd.backends.tdb.doorbell import Doorbell
-from msgd.backends.tdb.inbox import Inbox, move_all
+from msgd.backends.tdb.inbox import Inbox
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile, read_messages_file
 from msgd.backends.tdb.moving import Mover

@@ -41,8 +41,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from itertools import repeat
 
+from msgd.backends.at_once import move_all
 from msgd.backends.spin import Spinner
 from msgd.backends.tdb.chain_lock import ChainLock
 from msgd.backends.tdb.destinations import Destinations
@@ -118,14 +118,6 @@ class Taken:
         self.source = source
         self.emptied: list[object] = []
         self.messages: deque[Message] | None = None
-
-
-def move_all(messages: deque[Message], put: Callable[[Message], object]) -> None:
-    """Take the messages out of the queue, the oldest first, and put each to its next place (rule 8).
-
-    `put` is a method of a built-in type; otherwise, an exception in it costs the message.
-    """
-    deque(map(put, map(deque.popleft, repeat(messages, len(messages)))), 0)
 
 
 class Inbox:

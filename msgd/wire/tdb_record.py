@@ -168,6 +168,18 @@ def record_starts(value: bytes) -> Iterator[int]:
         start += RECORD.size + RECORD.unpack_from(value, start)[4]
 
 
+def split_by_source(value: bytes, pid: int) -> tuple[bytes, bytes]:
+    """The records in `value` whose source is process `pid`, and all others, each in their order."""
+    own: list[bytes] = []
+    others: list[bytes] = []
+    end = 0
+    for start in record_starts(value):
+        source, length = RECORD.unpack_from(value, start)[3:]
+        end = start + RECORD.size + length
+        (own if source == pid else others).append(value[start:end])
+    return b"".join(own), b"".join((*others, value[end:]))
+
+
 def count_messages(value: bytes) -> int:
     """The number of messages in `value`."""
     return sum(RECORD.unpack_from(value, start)[0] == MESSAGE_VERSION for start in record_starts(value))

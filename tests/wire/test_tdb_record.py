@@ -30,6 +30,7 @@ from msgd.wire.tdb_record import (
     record_starts,
     segment_key,
     segment_number,
+    split_by_source,
 )
 from tests.support.harness import Channel, Child
 
@@ -166,6 +167,16 @@ def test_torn_at_the_end(records: list[tuple[ServerID, ServerID, int, bytes]], c
     whole_ids_and_nothing = len(found) == len(records) - 1 and len(torn) == len(packed[-1]) - 24 - len(records[-1][3])
     if torn and not whole_ids_and_nothing:
         assert [type(special.what) for special in specials] == [MalformedMessage]
+
+
+def test_split_by_source() -> None:
+    """Ids and continuations go with their source; what is no whole record is nobody's."""
+    one, other = SRC, SRC + 1
+    mine = pack_message(ServerID(DST, 1), ServerID(one, 2), 8, b"a"), pack_message(ServerID(DST), ServerID(one), 8, b"")
+    theirs = pack_message(ServerID(DST), ServerID(other), 8, b"b"), pack_continuation(DST, Continuation(other, 7, 1, 0))
+    value = theirs[0] + mine[0] + theirs[1] + mine[1] + b"torn"
+    assert split_by_source(value, one) == (b"".join(mine), b"".join(theirs) + b"torn")
+    assert split_by_source(b"", one) == (b"", b"")
 
 
 def test_ids_belong_to_what_follows_at_once() -> None:

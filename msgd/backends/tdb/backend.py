@@ -163,9 +163,9 @@ class TdbBackend(Backend):
 
     def _meet(self, destination: Destination) -> None:
         """If a destination uses another file than we, one of us has to move (moving.py)."""
-        if destination.words[FILE] != self._words[FILE]:
-            with contextlib.suppress(TransportError):  # the next send() reports it
-                self._mover.look()
+        with contextlib.suppress(TransportError):  # the next send() reports it
+            while destination.words[FILE] != self._words[FILE] and self._mover.look():
+                pass  # it may have moved on meanwhile; we move only if there is yet another file
 
     def plain_sender(self, lock: threading.RLock) -> PlainSender | None:
         if native is None or self._file.compiled is None:

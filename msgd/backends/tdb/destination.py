@@ -10,7 +10,8 @@ Rule 2. The lock is checked again before each signal.  A process that executes a
 pidfd, but loses its lock, and SIGUSR1 would kill that program.  A receiver that closes its endpoint writes CLOSED into
 its word before it releases its lock.
 
-Rule 3. A sender signals once per epoch (sleep.py).
+Rule 3. A sender signals once per epoch (sleep.py).  While the process uses another messages.tdb than we, no epoch of
+its counts as signalled: each message to it makes us look for the file that has the name (moving.py, rule 3).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable
 
 from msgd.backends.sockets import check_addressed
-from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, SLEEP, TAKING
+from msgd.backends.tdb.words import AWAKE, CLOSED, EPOCH, FILE, SLEEP, TAKING
 from msgd.errors import NoSuchProcess, TransportError
 from msgd.presence import Presence, Process
 from msgd.presence.lock_file import lock_holder
@@ -47,6 +48,7 @@ class Destination:
     __slots__ = (
         "_lock_fd",
         "_memory",
+        "_own_words",
         "_seen_alive",
         "pid",
         "pidfd",
@@ -57,8 +59,15 @@ class Destination:
     )
 
     def __init__(
-        self, process: Process, pidfd: int, words: memoryview, memory: mmap.mmap | None = None, lock_fd: int = -1
+        self,
+        process: Process,
+        pidfd: int,
+        words: memoryview,
+        own_words: memoryview,
+        memory: mmap.mmap | None = None,
+        lock_fd: int = -1,
     ) -> None:
+        """`own_words` are those of this process."""
         self.pid = process.pid
         self.unique_id = process.unique_id
         self.server_id = ServerID(process.pid, unique_id=process.unique_id)
@@ -67,6 +76,7 @@ class Destination:
         self.pidfd = pidfd
         self.signalled_epoch = AWAKE
         """The last epoch for which we have signalled it."""
+        self._own_words = own_words
         self._memory = memory
         self._lock_fd = lock_fd
         self._seen_alive = 0.0
@@ -96,7 +106,8 @@ class Destination:
         if epoch not in (AWAKE, CLOSED, self.signalled_epoch):
             if epoch & SLEEP:
                 self.signal()
-            self.signalled_epoch = epoch
+            if self.words[FILE] == self._own_words[FILE]:  # read after the epoch, which a move writes last
+                self.signalled_epoch = epoch
 
     def signal(self) -> None:
         """Signal the process, asleep or not."""
@@ -163,7 +174,7 @@ def open_destination(dst: ServerID, presence: Presence, own_words: memoryview) -
             raise TransportError(f"sending to {dst}: {error.strerror}") from error
         raise NoSuchProcess(f"no process {dst}") from None
     if dst.pid == presence.pid:
-        return Destination(Process(dst.pid, presence.unique_id), pidfd, own_words)
+        return Destination(Process(dst.pid, presence.unique_id), pidfd, own_words, own_words)
     try:
         mapped = map_words(presence.lock_dir_fd, dst.pid)
         if mapped is None:
@@ -181,7 +192,7 @@ def open_destination(dst: ServerID, presence: Presence, own_words: memoryview) -
         os.close(pidfd)
         raise
     there, memory, lock_fd = mapped
-    destination = Destination(there, pidfd, shared_words(memory), memory, lock_fd)
+    destination = Destination(there, pidfd, shared_words(memory), own_words, memory, lock_fd)
     try:
         _check_reachable(destination, dst)
     except BaseException:

@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterable
 
 from msgd.backends.sockets import cached_destinations, check_unique_id
-from msgd.backends.tdb.destination import DESCRIPTORS, open_destination
+from msgd.backends.tdb.destination import DESCRIPTORS, Destination, open_destination
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile
 from msgd.backends.tdb.outgoing import Bounds, Outgoing
@@ -22,6 +22,7 @@ from msgd.config import Config
 from msgd.errors import NoSuchProcess, TransportError
 from msgd.presence import Presence
 from msgd.wire.server_id import ServerID
+from msgd.wire.tdb_record import queue_key
 
 
 class Destinations:
@@ -50,6 +51,10 @@ class Destinations:
 
     def _open(self, dst: ServerID) -> Outgoing:
         outgoing = self._open_outgoing(dst)
+        opened = self.open.get(dst.pid)
+        if opened is not None:  # by tell_moved(), while we met it
+            outgoing.destination.close()
+            return opened
         if len(self.open) >= self._max:
             self._evict_one()
         self.open[dst.pid] = outgoing
@@ -67,24 +72,23 @@ class Destinations:
             if samba3 is None:
                 raise
             return samba3
-        source = self._presence.pid, self._presence.unique_id
-        outgoing = Outgoing(destination, source, self._file, self._bounds)
         if destination.words[FILE] != self._own_words[FILE]:
             try:
-                self._meet(outgoing)
+                self._meet(destination)
             except BaseException:
                 destination.close()
                 raise
-        return outgoing
+        source = self._presence.pid, self._presence.unique_id
+        return Outgoing(destination, source, self._file, self._bounds)  # it appends to the file that we use now
 
-    def _meet(self, outgoing: Outgoing) -> None:
+    def _meet(self, destination: Destination) -> None:
         """Make sure that we and a process with another file use the same."""
         file = self._file
         file.look()
-        if outgoing.destination.words[FILE] != self._own_words[FILE]:
-            outgoing.destination.signal()  # it looks, too, and moves
+        if destination.words[FILE] != self._own_words[FILE]:
+            destination.signal()  # it looks, too, and moves
             with tdb_errors(), file.changing_space():
-                file.ensure_record(outgoing.key)
+                file.ensure_record(queue_key(destination.pid))
 
     def tell_moved(self) -> None:
         """Signal every process that uses another file than we: it looks, and moves."""

@@ -58,7 +58,7 @@ from msgd.errors import TransportError
 from msgd.linux import descriptor_of
 from msgd.native import native
 from msgd.presence import Presence
-from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND
+from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND, split_by_source
 from msgd.wire.tdb_space import has_sound_head, is_cut_off
 
 T = TypeVar("T")
@@ -288,19 +288,19 @@ class MessagesFile:
         elif was_killed:
             logger.info("a process was killed while it changed messages.tdb; the list of free space has been rebuilt")
 
-    def carry_over(self, before: Before, key: bytes) -> bool:
-        """Move what is in a record of the file before this one to the same record here; return whether it held any.
+    def carry_over(self, before: Before, key: bytes, pid: int) -> bool:
+        """Move what `pid` has put into a record of the file before this one to the same record here.
 
-        The lock there is held meanwhile, so that whoever finds that record empty finds its contents here.
+        Returns whether there was anything.
         """
         chain = before.chains.of(key)
         try:
             chain.lock()
-            value = before.tdb.get(key)
-            if value:
+            own, others = split_by_source(before.tdb.get(key) or b"", pid)
+            if own:
                 with self.changing_space():
-                    do((partial(self.tdb.append, key, value), partial(before.tdb.store, key, b"")))
-            return bool(value)
+                    do((partial(self.tdb.append, key, own), partial(before.tdb.store, key, others)))
+            return bool(own)
         finally:
             chain.release()
 

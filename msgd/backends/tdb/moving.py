@@ -13,9 +13,11 @@ Rule 2 (receiver). It writes the inode of the new file into its word FILE and a 
 that waits in the old file, and only then takes from the new one.  So what was sent earlier comes first.
 
 Rule 3 (sender). After it has appended a message it reads EPOCH, as it does anyway (sleep.py).  A value that it does not
-know makes it compare FILE with its own, and look.  When a sender moves, it carries over what is left in the old file
-for those that use it no longer, and wakes them up.  So a message that came too late for the receiver's last look into
-the old file is carried over by its sender: the sender appended it after that look, hence after EPOCH was written.
+know makes it compare FILE with its own, and look.  When a sender moves, it carries over what it has left in the old
+file for those that use it no longer, and wakes them up.  So a message that came too late for the receiver's last look
+into the old file is carried over by its sender: the sender appended it after that look, hence after EPOCH was written.
+Nobody carries over what another process has sent.  If the file is replaced again, the two could carry it over to
+different files, and a later message of that sender would arrive before it.
 
 Rule 4. Who moves signals all that use another file.  Who opens a destination that does so looks, and signals it.
 

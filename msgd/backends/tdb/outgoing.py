@@ -56,8 +56,8 @@ class Outgoing:
     """Our messages to one destination.  Methods that take a packed message raise RuntimeError as libtdb does."""
 
     __slots__ = (
-        "_bounds", "_chain", "_depth", "_file", "_has_grant", "_in_record", "_in_record_bytes", "_tdb", "_unique_id",
-        "destination", "key", "open_key", "quota", "segments", "unchecked", "unchecked_bytes",
+        "_bounds", "_chain", "_depth", "_file", "_has_grant", "_in_record", "_in_record_bytes", "_pid", "_tdb",
+        "_unique_id", "destination", "key", "open_key", "quota", "segments", "unchecked", "unchecked_bytes",
     )  # fmt: skip
 
     def __init__(self, destination: Destination, source: tuple[int, int], file: MessagesFile, bounds: Bounds) -> None:
@@ -75,7 +75,7 @@ class Outgoing:
         """Upper bounds of our messages and bytes in PID/<pid> at the last check of its depth."""
         self._depth = 0
         """Its depth then: everybody's bytes in it."""
-        self._unique_id = source[1]
+        self._pid, self._unique_id = source
         self._has_grant = False
         self._file = file
         self._tdb = file.tdb
@@ -197,7 +197,7 @@ class Outgoing:
                 file.ensure_record(slot.key, slot.room)
         if before.is_sound and self.destination.words[FILE] != before.inode[1]:
             keys = (self.key, *(slot.key for slot in segments.waiting))
-            if sum(file.carry_over(before, key) for key in keys):
+            if sum(file.carry_over(before, key, self._pid) for key in keys):
                 self.destination.wake_up()
 
     # What waits

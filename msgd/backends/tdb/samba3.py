@@ -41,7 +41,7 @@ class Samba3Destination(Destination):
     def __init__(self, process: Samba3Process, pidfd: int, is_proven: Callable[[], bool]) -> None:
         words = memoryview(array.array("Q", bytes(64 * 8)))
         words[EPOCH] = _ASLEEP
-        super().__init__(process, pidfd, words)
+        super().__init__(process, pidfd, words, words)
         self._is_proven = is_proven
 
     def holds_lock(self) -> bool:

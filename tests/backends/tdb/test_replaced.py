@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,15 @@ import pytest
 
 from msgd import Config
 from msgd.backends.tdb import moving
+from msgd.backends.tdb.destination import Destination
+from msgd.backends.tdb.messages_file import Opened
 from msgd.backends.tdb.words import FILE
 from msgd.presence.lock_text import TEXT_MAX
 from msgd.wire.tdb_record import queue_key
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.backends.tdb.conftest import MODES
 from tests.backends.tdb.test_crash import backend, begin_exchange, end_exchange, log
-from tests.support.harness import TEXT, Child, Session, close, send_many, take, take_data
+from tests.support.harness import TEXT, Child, Session, close, send_many, take, take_data, wait_until_asleep
 
 __all__ = ["log"]
 
@@ -134,6 +137,94 @@ def send_without_looking(session: Session, pid: int, data: bytes) -> None:
     mover.look_if_due = lambda: None  # type: ignore[method-assign]
     session.messaging.send(pid, TEXT, data)
     del mover.look_if_due
+
+
+def test_a_receiver_that_moves_while_it_is_met(start: StartPeer, config: Config) -> None:
+    """The sender opens it in the new file, and appends to that one."""
+    receiver, sender = start(), start()
+    damage(config, remove)
+    newcomer = start()
+    newcomer.call(send_many, receiver.server_id, [b"new"])
+    assert receiver.call(take_data, 1) == [b"new"]
+    sender.call(send_without_looking, receiver.server_id.pid, b"first")
+    assert receiver.call(take_data, 1) == [b"first"]
+
+
+def test_a_receiver_that_moves_before_it_is_woken_up(start: StartPeer, config: Config) -> None:
+    """The sender has found that it uses the same file, and reads its epoch when it no longer does."""
+    receiver, sender = start(), start()
+    sender.call(send_many, receiver.server_id, [b"0"])
+    assert receiver.call(take_data, 1) == [b"0"]
+    receiver.begin(take_data, 2)
+    wait_until_asleep(receiver.pid)
+    sender.begin(send_and_stop_once_met, receiver.server_id.pid, b"1")
+    os.waitid(os.P_PID, sender.pid, os.WSTOPPED)
+    damage(config, remove)
+    newcomer = start()
+    newcomer.call(send_many, receiver.server_id, [b"new"])
+    assert receiver.hear() == [b"1", b"new"]
+    sender.resume()
+    sender.hear()
+    sender.call(send_without_looking, receiver.server_id.pid, b"2")
+    assert receiver.call(take_data, 1) == [b"2"]
+
+
+def send_and_stop_once_met(session: Session, pid: int, data: bytes) -> None:
+    wake_ups = backend(session.messaging)._wake_ups
+    meet = wake_ups.meet
+
+    def stop(destination: Destination) -> None:
+        wake_ups.meet = meet
+        meet(destination)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    wake_ups.meet = stop
+    session.messaging.send(pid, TEXT, data)
+
+
+def test_each_sender_carries_over_its_own(start: StartPeer, config: Config) -> None:
+    """Another process moves to a file that is replaced meanwhile: what it carries over would come too late."""
+    receiver, sender, other = start(), start(), start()
+    for one in (sender, other):
+        one.call(send_many, receiver.server_id, [b"0"])
+        assert receiver.call(take_data, 1) == [b"0"]
+    damage(config, remove)
+    other.begin(look_and_stop_in_the_new_file)
+    os.waitid(os.P_PID, other.pid, os.WSTOPPED)
+    receiver.call(look)
+    sender.call(send_without_looking_or_meeting, receiver.server_id.pid, b"1")
+    damage(config, remove)
+    receiver.call(look)
+    other.resume()
+    other.hear()
+    sender.call(send_many, receiver.server_id, [b"2"])
+    assert receiver.call(take_data, 2) == [b"1", b"2"]
+
+
+def look(session: Session) -> bool:
+    return backend(session.messaging)._mover.look()
+
+
+def look_and_stop_in_the_new_file(session: Session) -> None:
+    file = backend(session.messaging)._file
+    open_file = file.open
+
+    def open_and_stop() -> Opened:
+        file.open = open_file  # type: ignore[method-assign]
+        opened = open_file()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return opened
+
+    file.open = open_and_stop  # type: ignore[method-assign]
+    look(session)
+
+
+def send_without_looking_or_meeting(session: Session, pid: int, data: bytes) -> None:
+    """As if it had been preempted right after its append."""
+    wake_ups = backend(session.messaging)._wake_ups
+    meet, wake_ups.meet = wake_ups.meet, lambda destination: None
+    send_without_looking(session, pid, data)
+    wake_ups.meet = meet
 
 
 def overwrite_head(path: Path) -> None:

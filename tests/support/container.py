@@ -2,12 +2,17 @@
 # Copyright: The msgd authors
 """A container that a real systemd boots, whose root is an overlay over this machine's: nothing of it is changed.
 
+There is one at a time on a machine.  Each systemd takes the cgroups of its services for its own, and where no systemd
+runs outside, all containers are in the same one: if two of them ran a msgd.service, one would signal the other's
+processes and miss its own.
+
 Inside, a service runs a script of checks, which writes down what each saw.  The script has `@check` functions.
 """
 
 from __future__ import annotations
 
 import ast
+import fcntl
 import json
 import os
 import shutil
@@ -22,6 +27,8 @@ INIT = Path("/lib/systemd/systemd")
 DISTRIBUTION_PYTHON = Path("/usr/bin/python3")
 TIMEOUT = 400.0
 """Seconds for all of it, from the start of the container to its end; it takes some 20 where nothing else runs."""
+LOCK = Path("/run/msgd-test-container.lock")
+"""Locked while there is a container; only root can open it."""
 
 
 SERVICE = """\
@@ -91,7 +98,8 @@ def run_checks(inside: Path, out: Path, binds: Mapping[Path, str]) -> dict[str, 
 
     `out` is an empty directory for the report.
     """
-    with overlay() as root:
+    with LOCK.open("wb") as lock, overlay() as root:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         for gone in ("etc/msgd", "usr/lib/msgd", "run/msgd", "usr/sbin/policy-rc.d"):  # of what this machine may have
             path = root / gone
             path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)

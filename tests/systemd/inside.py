@@ -50,11 +50,15 @@ def run(*command: str) -> str:
     """What a command prints; it must succeed."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode:
-        shown = subprocess.run(
-            ("journalctl", "-n", "30", "-o", "cat"), capture_output=True, text=True, check=False
-        ).stdout
+        shown = told("journalctl", "-n", "30", "-o", "cat")
         raise AssertionError(f"{command} exited {done.returncode}: {done.stdout}{done.stderr}{shown}")
     return done.stdout.strip()
+
+
+def told(*command: str) -> str:
+    """What a command prints, whether it succeeds or not."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return f"\n{done.stdout}{done.stderr}"
 
 
 def status_of(*command: str) -> int:
@@ -114,14 +118,18 @@ def journal(**fields: object) -> list[dict[str, str]]:
     return [json.loads(line) for line in entries.splitlines()]
 
 
+STATE = ("systemctl status msgd", "systemctl list-jobs", "journalctl -n 50 -o short-monotonic", "ps axfo pid,stat,cmd")
+
+
 def last_word_of(client: Any) -> str:
     from msgd import GatewayClosed
 
     try:
-        client.receive(PATIENCE)
+        said = client.receive(PATIENCE)
     except GatewayClosed as error:
         return str(error)
-    raise AssertionError("it had no last word")
+    now = [f"\n{command}:{told(*command.split())}" for command in STATE]
+    raise AssertionError(f"{client.server_id} said {said}, and had no last word{''.join(now)}")
 
 
 clients: list[Any] = []

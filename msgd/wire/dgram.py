@@ -30,9 +30,10 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgd.errors import MalformedMessage
+from msgd.native import native
 from msgd.wire.header import HEADER_SIZE
 
 DATAGRAM_MAX = 1024
@@ -162,6 +163,10 @@ class Reassembler:
     fragment.  memory: io.BytesIO.  `now` is the time in seconds on a clock of the caller's choice.
     """
 
+    __slots__ = (
+        "_abandoned", "_bytes", "_max_bytes", "_max_total", "_memory", "_per_sender", "_timeout", "unfinished",
+    )  # fmt: skip
+
     def __init__(self, max_total: int, max_bytes: int, per_sender: int, timeout: float, memory: type[Memory]) -> None:
         self._max_total = max_total
         self._memory = memory
@@ -172,6 +177,11 @@ class Reassembler:
         self.unfinished: OrderedDict[_Key, _Unfinished] = OrderedDict()
         """The unfinished messages by (pid, socket number), the one without progress for longest first."""
         self._abandoned = 0
+
+    def compiled(self) -> Any:
+        """The compiled twin of add(), for plain fragments, which changes this object too."""
+        limits = self._max_total, self._max_bytes, self._per_sender, self._timeout
+        return native.Assembly(self, _Unfinished, self._memory, *limits)
 
     def __len__(self) -> int:
         return len(self.unfinished)

@@ -75,6 +75,12 @@ _KNOWN_SENDERS_MAX = 1024
 _LONG = LONG_DATAGRAM_MAX // 2
 """Bytes; whoever receives a longer message keeps memory for more of them."""
 
+_ROUND = _DATAGRAMS_PER_CALL * LONG_DATAGRAM_MAX
+"""The most bytes that one receive() reads."""
+
+_KEPT_MAX = 31 << 20
+"""Bytes; glibc learns nothing from a block of 32 MiB."""
+
 _WHOLE_MIN = len(WHOLE_COOKIE) + HEADER_SIZE
 
 Ancillary = list[tuple[int, int, bytes]]
@@ -103,6 +109,7 @@ class Receiver:
         self._presence = presence
         self._drops = drops
         self._decoder = MessageDecoder()
+        self._assembly: Any = None if native is None else self.reassembler.compiled()
         self._known_senders: dict[bytes, int] = {}
         self._received: deque[Any] = deque()
         """The datagrams that have been received and are not settled, the oldest first.
@@ -112,6 +119,7 @@ class Receiver:
         self._take_short = self._taking_short()
         self._buffer = bytearray()
         """For a datagram that may be long; `_received` has only its length."""
+        self._kept = min(max(_ROUND, config.max_message_size * 5 // 4), _KEPT_MAX)
         self._keeps_memory = False
         """Whether a long message has come, and _keep_memory() has been called."""
         self._unwanted: deque[int] = deque()
@@ -146,18 +154,17 @@ class Receiver:
         self._settle_all(deliver)
 
     def _receive_together(self, deliver: Deliver) -> None:
-        """Do what _receive_singly() does, many datagrams in one call, unless a long message is on its way."""
-        addresses, take = self._decoder.addresses, native.receive_datagrams
+        """Do what _receive_singly() does, many datagrams in one call."""
+        addresses, assembly, take = self._decoder.addresses, self._assembly, native.receive_datagrams
         for _ in range(_CALLS_PER_CALL):
             self._settle_all(deliver)
             if self.is_closed:
                 return
-            if self.reassembler.unfinished:
-                self._receive_singly(deliver)  # it needs one buffer for all of them
-                return
-            more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, self._received)
+            more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, self._received, assembly)
             if lost:
                 self._drops("no memory left", "datagrams", lost)
+            if not self._keeps_memory and assembly.longest > _LONG:
+                self._keep_memory()
             if not (more or self._received):
                 return
 
@@ -315,15 +322,15 @@ class Receiver:
         return self._decoder.decode(header, 0, fds)._replace(data=data)
 
     def _keep_memory(self) -> None:
-        """Make malloc keep the memory of long messages for the next ones, up to twice what receive() reads in one go.
+        """Make malloc keep the memory of long messages for the next ones: about twice this block, once it was in use.
 
         Otherwise it returns what is free at the end of the heap to the system, and fetches it again page by page, which
-        took more than half of a receiver's time.  glibc returns less from the moment when a block that it had mapped
-        has been freed.  This one is never written to, and costs two system calls.
+        took more than half of a receiver's time.  glibc returns less, and maps less separately, from the moment when a
+        block that it had mapped has been freed.  This one is never written to, and costs two system calls.
         """
         self._keeps_memory = True
         with contextlib.suppress(MemoryError):
-            bytes(_DATAGRAMS_PER_CALL * LONG_DATAGRAM_MAX)
+            bytes(self._kept)
 
     def _check_credentials(self, credentials: bytes) -> int:
         """The sender's pid as the kernel gives it.  Raises MalformedMessage, _UntrustedUser."""

@@ -26,7 +26,6 @@ call, and delivers those at once that are in front of the first that is not plai
 from __future__ import annotations
 
 import array
-import contextlib
 import io
 import os
 import socket
@@ -39,6 +38,7 @@ from typing import Any, Final
 
 from msgd.backends.at_once import Step, giving, head_of, if_empty, move_all, take_head
 from msgd.backends.base import Deliver
+from msgd.backends.kept_memory import LONG, keep_memory
 from msgd.backends.sockets import bind_socket
 from msgd.config import Config
 from msgd.drops import Drops
@@ -71,15 +71,6 @@ _CALLS_PER_CALL = 8
 
 _KNOWN_SENDERS_MAX = 1024
 """Checked credentials that are remembered; the table is emptied when it is full."""
-
-_LONG = LONG_DATAGRAM_MAX // 2
-"""Bytes; whoever receives a longer message keeps memory for more of them."""
-
-_ROUND = _DATAGRAMS_PER_CALL * LONG_DATAGRAM_MAX
-"""The most bytes that one receive() reads."""
-
-_KEPT_MAX = 31 << 20
-"""Bytes; glibc learns nothing from a block of 32 MiB."""
 
 _WHOLE_MIN = len(WHOLE_COOKIE) + HEADER_SIZE
 
@@ -119,9 +110,6 @@ class Receiver:
         self._take_short = self._taking_short()
         self._buffer = bytearray()
         """For a datagram that may be long; `_received` has only its length."""
-        self._kept = min(max(_ROUND, config.max_message_size * 5 // 4), _KEPT_MAX)
-        self._keeps_memory = False
-        """Whether a long message has come, and _keep_memory() has been called."""
         self._unwanted: deque[int] = deque()
         """Descriptors to be closed."""
 
@@ -163,8 +151,8 @@ class Receiver:
             more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, self._received, assembly)
             if lost:
                 self._drops("no memory left", "datagrams", lost)
-            if not self._keeps_memory and assembly.longest > _LONG:
-                self._keep_memory()
+            if assembly.longest > LONG:
+                keep_memory()
             if not (more or self._received):
                 return
 
@@ -317,20 +305,9 @@ class Receiver:
         if header_and_data is None:
             return None
         header, data = header_and_data
-        if len(data) > _LONG and not self._keeps_memory:
-            self._keep_memory()
+        if len(data) > LONG:
+            keep_memory()
         return self._decoder.decode(header, 0, fds)._replace(data=data)
-
-    def _keep_memory(self) -> None:
-        """Make malloc keep the memory of long messages for the next ones: about twice this block, once it was in use.
-
-        Otherwise it returns what is free at the end of the heap to the system, and fetches it again page by page, which
-        took more than half of a receiver's time.  glibc returns less, and maps less separately, from the moment when a
-        block that it had mapped has been freed.  This one is never written to, and costs two system calls.
-        """
-        self._keeps_memory = True
-        with contextlib.suppress(MemoryError):
-            bytes(self._kept)
 
     def _check_credentials(self, credentials: bytes) -> int:
         """The sender's pid as the kernel gives it.  Raises MalformedMessage, _UntrustedUser."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: The msgd authors
-"""page_faults.py DIRECTORY: how many pages a receiver of long messages fetches for each.
+"""page_faults.py DIRECTORY TYPE LENGTH: how many pages a receiver of messages of that length fetches for each.
 
 It is a program of its own, since what malloc returns to the system depends on what a process has done before.
 """
@@ -13,7 +13,6 @@ import sys
 
 from msgd import Config, Message, Messaging, ServerID
 
-LENGTH = 1 << 16
 WARM, MEASURED, WINDOW = 60, 300, 20
 DATA, DONE = 0xF700, 0xF701
 PATIENCE = 30.0
@@ -36,7 +35,7 @@ def receive(config: Config, ready: int) -> None:
     sys.stdout.write(f"{(faults[-1] - faults[WARM]) / MEASURED}\n")
 
 
-def send(config: Config, pid: int) -> None:
+def send(config: Config, pid: int, data: bytes) -> None:
     """Send the messages, with so many of them unacknowledged."""
     acknowledged: list[Message] = []
     with Messaging(config) as messaging:
@@ -45,16 +44,16 @@ def send(config: Config, pid: int) -> None:
             while number - len(acknowledged) >= WINDOW:
                 if not messaging.dispatch(PATIENCE):
                     sys.exit("no answer")
-            messaging.send(ServerID(pid), DATA, bytes(LENGTH), timeout=PATIENCE)
+            messaging.send(ServerID(pid), DATA, data, timeout=PATIENCE)
         while len(acknowledged) < WARM + MEASURED and messaging.dispatch(PATIENCE):
             pass
 
 
 def main() -> None:
     """Start the receiver as a child, and send to it."""
-    place = sys.argv[1]
+    place, messaging_type, length = sys.argv[1:]
     config = Config().replace(
-        messaging_type="dgram", lock_directory=place, private_dir=place, pid_directory=place,
+        messaging_type=messaging_type, lock_directory=place, private_dir=place, pid_directory=place,
         socket_directory=os.path.join(place, "msg.sock"),
     )  # fmt: skip
     reading, writing = os.pipe()
@@ -62,7 +61,7 @@ def main() -> None:
     if not child:
         receive(config, writing)
         return
-    send(config, int.from_bytes(os.read(reading, 4)))
+    send(config, int.from_bytes(os.read(reading, 4)), bytes(int(length)))
     os.waitpid(child, 0)
 
 

@@ -64,27 +64,34 @@ static struct known_route *known_route(Addresses *self, const struct route *rout
 	return known;
 }
 
-PyObject *new_message(Addresses *self, const struct route *route, uint32_t type, const char *data, Py_ssize_t length)
+PyObject *new_message_of(Addresses *self, const struct route *route, uint32_t type, PyObject *data)
 {
 	struct known_route *known = known_route(self, route);
-	PyObject *message, *type_object, *data_object;
+	PyObject *message, *type_object;
 
 	if (!known)
 		return NULL;
 	message = self->message_class->tp_alloc(self->message_class, 5);
 	type_object = PyLong_FromUnsignedLong(type);
-	data_object = PyBytes_FromStringAndSize(data, length);
-	if (!message || !type_object || !data_object) {
+	if (!message || !type_object) {
 		Py_XDECREF(message);
 		Py_XDECREF(type_object);
-		Py_XDECREF(data_object);
 		return NULL;
 	}
 	PyTuple_SET_ITEM(message, 0, type_object);
 	PyTuple_SET_ITEM(message, 1, Py_NewRef(known->src));
 	PyTuple_SET_ITEM(message, 2, Py_NewRef(known->dst));
-	PyTuple_SET_ITEM(message, 3, data_object);
+	PyTuple_SET_ITEM(message, 3, Py_NewRef(data));
 	PyTuple_SET_ITEM(message, 4, Py_NewRef(self->no_fds));
+	return message;
+}
+
+PyObject *new_message(Addresses *self, const struct route *route, uint32_t type, const char *data, Py_ssize_t length)
+{
+	PyObject *copy = PyBytes_FromStringAndSize(data, length);
+	PyObject *message = copy ? new_message_of(self, route, type, copy) : NULL;
+
+	Py_XDECREF(copy);
 	return message;
 }
 

@@ -5,14 +5,14 @@
  *
  * A plain datagram is a whole message without descriptors, from a process whose credentials have been checked before,
  * and that process is its source; or a batch of such messages.  Those in front of the first that is anything else are
- * delivered at once.  That one and all behind it are kept, as recvmsg() would have returned them, and Receiver checks
+ * delivered at once, and plain fragments among them are joined (fragments.c).  That one and all behind it are kept, as recvmsg() would have returned them, and Receiver checks
  * each.  The format is in msgd/wire/dgram.py, the checks in msgd/backends/dgram/receiving.py.
  *
  * Nothing is received while something is kept, and no Python code runs before all of it is delivered or kept: neither
  * `deliver` nor the garbage collector lets any in, so no signal's handler comes in between.
  */
 #define _GNU_SOURCE
-#include "native.h"
+#include "fragments.h"
 
 #include <errno.h>
 #include <sys/socket.h>
@@ -106,12 +106,13 @@ static const char *next_of_batch(const char *position, const char *end, size_t *
 	return announced <= (size_t)(end - position) ? position : NULL;
 }
 
-/* The messages of a plain datagram: where they are, and how many. */
+/* The messages of a plain datagram: where they are, and how many; `pid`: its sender, if it may be a plain fragment. */
 struct plain {
 	const char *position;
 	const char *end;
 	int is_batch;
 	int number;
+	uint64_t pid;
 };
 
 static int count_batch(uint64_t pid, const char *position, const char *end)
@@ -146,6 +147,8 @@ static struct plain plain_messages(PyObject *known_senders, struct mmsghdr *rece
 		found.number = count_batch(pid, found.position, found.end);
 	else if (pid && !memcmp(data, whole_cookie, COOKIE_SIZE))
 		found.number = is_plain(pid, found.position, length - COOKIE_SIZE);
+	else
+		found.pid = pid;
 	return found;
 }
 
@@ -227,23 +230,36 @@ static int deliver_all(Addresses *addresses, PyObject *deliver, const struct pla
 	return lost;
 }
 
+/* What one call of receive_datagrams() works with. */
+struct receiver {
+	Addresses *addresses;
+	PyObject *known_senders;
+	PyObject *deliver;
+	PyObject *keep;
+	Assembly *assembly;
+};
+
 /*
  * Deliver what is in the datagram if it is plain and nothing is kept in front of it; keep it otherwise.  Returns how
  * many messages are lost, since there is no memory; -1 with an exception.
  */
-static int take_one(Addresses *addresses, PyObject *known_senders, PyObject *deliver, PyObject *keep, int *kept,
-		    struct mmsghdr *received)
+static int take_one(const struct receiver *self, int *kept, struct mmsghdr *received)
 {
 	struct plain found = {.number = 0};
 	PyObject *whole;
-	int failed;
+	int failed, taken = 0;
 
 	if (!*kept)
-		found = plain_messages(known_senders, received);
+		found = plain_messages(self->known_senders, received);
 	if (found.number)
-		return deliver_all(addresses, deliver, &found);
-	whole = PyErr_Occurred() ? NULL : unchecked(received);
-	failed = !whole || call(keep, whole);
+		return deliver_all(self->addresses, self->deliver, &found);
+	if (found.pid)
+		taken = take_fragment(self->assembly, self->addresses, self->deliver, found.pid,
+				      received->msg_hdr.msg_iov->iov_base, received->msg_len);
+	if (taken > 0)
+		return 0;
+	whole = taken || PyErr_Occurred() ? NULL : unchecked(received);
+	failed = !whole || call(self->keep, whole);
 	Py_XDECREF(whole);
 	if (!failed) {
 		*kept = 1;
@@ -256,12 +272,12 @@ static int take_one(Addresses *addresses, PyObject *known_senders, PyObject *del
 	return 1;
 }
 
-static int take_all(Addresses *addresses, PyObject *known_senders, PyObject *deliver, PyObject *keep, int number)
+static int take_all(const struct receiver *self, int number)
 {
 	int kept = 0, lost = 0;
 
 	for (int i = 0; i < number; i++) {
-		int missing = take_one(addresses, known_senders, deliver, keep, &kept, &headers[i]);
+		int missing = take_one(self, &kept, &headers[i]);
 
 		if (missing < 0) {
 			while (++i < number)
@@ -274,7 +290,7 @@ static int take_all(Addresses *addresses, PyObject *known_senders, PyObject *del
 }
 
 /*
- * receive_datagrams(addresses, fd, known_senders, deliver, received) -> (whether there may be more, how many were lost)
+ * receive_datagrams(addresses, fd, known_senders, deliver, received, assembly) -> (whether there may be more, how many were lost)
  *
  * `deliver` is a builtin; the deque `received` takes what is kept.  Does nothing, and there may be more, if it is not
  * empty.  Raises OSError.  A message for which there is no memory is lost, and no other.
@@ -282,13 +298,15 @@ static int take_all(Addresses *addresses, PyObject *known_senders, PyObject *del
 PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
 	int fd, number, lost, was_collecting;
+	struct receiver self;
 	PyObject *keep;
 	Py_ssize_t left;
 
 	(void)module;
-	if (count != 5 || !Py_IS_TYPE(args[0], &AddressesType) || !PyDict_Check(args[2]) ||
-	    !PyCFunction_Check(args[3])) {
-		PyErr_SetString(PyExc_TypeError, "receive_datagrams(addresses, fd, known_senders, deliver, received)");
+	if (count != 6 || !Py_IS_TYPE(args[0], &AddressesType) || !PyDict_Check(args[2]) ||
+	    !PyCFunction_Check(args[3]) || !Py_IS_TYPE(args[5], &AssemblyType)) {
+		PyErr_SetString(PyExc_TypeError,
+				"receive_datagrams(addresses, fd, known_senders, deliver, received, assembly)");
 		return NULL;
 	}
 	fd = (int)PyLong_AsLong(args[1]);
@@ -307,7 +325,8 @@ PyObject *receive_datagrams(PyObject *module, PyObject *const *args, Py_ssize_t 
 		number = 0;
 	if (number < 0)
 		PyErr_SetFromErrno(PyExc_OSError);
-	lost = number < 0 ? -1 : take_all((Addresses *)args[0], args[2], args[3], keep, number);
+	self = (struct receiver){(Addresses *)args[0], args[2], args[3], keep, (Assembly *)args[5]};
+	lost = number < 0 ? -1 : take_all(&self, number);
 	if (was_collecting)
 		PyGC_Enable();
 	Py_DECREF(keep);

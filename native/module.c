@@ -3,6 +3,7 @@
 /*
  * msgd._native: the plain cases of what is done for every message.  msgd/native.py says how it is used.
  */
+#include "fragments.h"
 #include "records.h"
 #include "sending.h"
 
@@ -56,7 +57,7 @@ PyObject *move_all(PyObject *module, PyObject *const *args, Py_ssize_t count)
 static PyMethodDef methods[] = {
 	FAST(receive_frames, "receive_frames(addresses, pid, max_length, append, fd, reader): what is to be seen to."),
 	FAST(split_records, "split_records(addresses, pid, messages, value, position): the next position."),
-	FAST(receive_datagrams, "receive_datagrams(addresses, fd, known_senders, deliver, keep): whether there may be more, how many were lost."),
+	FAST(receive_datagrams, "receive_datagrams(addresses, fd, known_senders, deliver, keep, assembly): whether there may be more, how many were lost."),
 	FAST(move_all, "move_all(messages, deliver): move a deque's messages in one step."),
 	{"datagram_sender", datagram_sender, METH_VARARGS, "The Sender of a dgram endpoint."},
 	{"frame_sender", frame_sender, METH_VARARGS, "The Sender of a stream endpoint."},
@@ -87,7 +88,8 @@ PyMODINIT_FUNC PyInit__native(void)
 	if (!module)
 		return NULL;
 	if (PyModule_AddType(module, &AddressesType) || PyModule_AddType(module, &DelivererType) ||
-	    PyModule_AddType(module, &LibraryType) || PyModule_AddType(module, &OwnRecordType))
+	    PyModule_AddType(module, &LibraryType) || PyModule_AddType(module, &OwnRecordType) ||
+	    PyModule_AddType(module, &AssemblyType))
 		Py_CLEAR(module);
 	return module;
 }

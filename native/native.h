@@ -72,6 +72,9 @@ extern PyTypeObject DelivererType;
 /* A new Message with these addresses, without descriptors.  NULL with an exception if memory is short. */
 PyObject *new_message(Addresses *self, const struct route *route, uint32_t type, const char *data, Py_ssize_t length);
 
+/* The same with this bytes object as its data. */
+PyObject *new_message_of(Addresses *self, const struct route *route, uint32_t type, PyObject *data);
+
 /* The fields of a ServerID; -1 without an exception if it is none, or one of them does not fit. */
 int read_address(PyTypeObject *server_id_class, PyObject *address, struct address *out);
 

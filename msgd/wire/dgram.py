@@ -30,9 +30,10 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from msgd.errors import MalformedMessage
+from msgd.native import native
 from msgd.wire.header import HEADER_SIZE
 
 DATAGRAM_MAX = 1024
@@ -108,27 +109,45 @@ def split_batch(datagram: bytes) -> list[bytes]:
     return messages
 
 
+class Memory(Protocol):
+    """Where the data of a message is written to: an io.BytesIO, which this room does not make itself."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether there was no memory for something, and all is lost."""
+
+    def write(self, data: memoryview, /) -> int:
+        """Write at the position, and move it."""
+
+    def seek(self, position: int, /) -> int:
+        """Go to a position."""
+
+    def getvalue(self) -> bytes:
+        """What has been written; not a copy."""
+
+
 class _Unfinished:
-    """A message of which `length` bytes have come: its header and its data, or less where there was no memory."""
+    """A message of which `length` bytes have come: its `header`, and its data in `received`.
 
-    __slots__ = ("cookie", "deadline", "length", "received", "total")
+    The value of a BytesIO is the very bytes object that was filled, so the data is copied once.  `received` is None
+    where there was no memory for some of it.  `held` is what the Reassembler counts of it, in bytes.
+    """
 
-    def __init__(self, cookie: int, total: int, deadline: float, payload: memoryview) -> None:
+    __slots__ = ("cookie", "deadline", "header", "held", "length", "received", "total")
+
+    def __init__(self, cookie: int, total: int, deadline: float, payload: memoryview, received: Memory) -> None:
         self.cookie = cookie
         self.total = total
         self.deadline = deadline
-        self.length = len(payload)
-        self.received: bytearray | None = bytearray(payload)
-
-    @property
-    def held(self) -> int:
-        """The bytes of memory that it takes."""
-        return 0 if self.received is None else len(self.received)
+        self.length = self.held = len(payload)
+        self.header = bytes(payload[:HEADER_SIZE])
+        self.received: Memory | None = received
+        received.write(payload[HEADER_SIZE:])
 
     @property
     def is_lost(self) -> bool:
-        """Whether there was no memory for some of it."""
-        return self.held != self.length
+        """Whether there was no memory for some of it.  A BytesIO that cannot grow has lost all of it, and is closed."""
+        return self.held != self.length or self.received is None or self.received.closed
 
 
 _Key = tuple[int, int]
@@ -141,11 +160,16 @@ class Reassembler:
     max_total: the largest header plus payload that is accepted, in bytes.  max_bytes: the bound on the bytes of all
     unfinished messages together (max_total if that is more).  per_sender: the bound on the unfinished messages of one
     process, each on a socket of its own.  timeout: an unfinished message is abandoned that many seconds after its last
-    fragment.  `now` is the time in seconds on a clock of the caller's choice.
+    fragment.  memory: io.BytesIO.  `now` is the time in seconds on a clock of the caller's choice.
     """
 
-    def __init__(self, max_total: int, max_bytes: int, per_sender: int, timeout: float) -> None:
+    __slots__ = (
+        "_abandoned", "_bytes", "_max_bytes", "_max_total", "_memory", "_per_sender", "_timeout", "unfinished",
+    )  # fmt: skip
+
+    def __init__(self, max_total: int, max_bytes: int, per_sender: int, timeout: float, memory: type[Memory]) -> None:
         self._max_total = max_total
+        self._memory = memory
         self._max_bytes = max(max_bytes, max_total)
         self._per_sender = per_sender
         self._timeout = timeout
@@ -153,6 +177,11 @@ class Reassembler:
         self.unfinished: OrderedDict[_Key, _Unfinished] = OrderedDict()
         """The unfinished messages by (pid, socket number), the one without progress for longest first."""
         self._abandoned = 0
+
+    def compiled(self) -> Any:
+        """The compiled twin of add(), for plain fragments, which changes this object too."""
+        limits = self._max_total, self._max_bytes, self._per_sender, self._timeout
+        return native.Assembly(self, _Unfinished, self._memory, *limits)
 
     def __len__(self) -> int:
         return len(self.unfinished)
@@ -188,7 +217,9 @@ class Reassembler:
         key, payload = (pid, socket_number), memoryview(datagram)[FRAGMENT.size :]
         before = self.unfinished.get(key)
         if before is None or before.cookie != cookie or before.deadline < now:
-            return self._begin(key, before, _Unfinished(cookie, total, now + self._timeout, payload), steps)
+            return self._begin(
+                key, before, _Unfinished(cookie, total, now + self._timeout, payload, self._memory()), steps
+            )
         length = before.length + len(payload)
         if total != before.total or length > total:
             self._remove({key: before}, steps, abandoned=0)
@@ -232,10 +263,15 @@ class Reassembler:
         )
         if before.received is None or before.is_lost:
             steps.append(partial(setattr, before, "received", None))
-            self._remove_for(key, -before.held, {}, steps)
+            wanted = -before.held
         else:
-            steps.append(partial(before.received.extend, payload))  # behind it, `_bytes` counts what is there
-            self._remove_for(key, len(payload), {}, steps)
+            missing = HEADER_SIZE - len(before.header)
+            if missing:
+                steps.append(partial(setattr, before, "header", before.header + payload[:missing]))
+            steps.append(partial(before.received.write, payload[missing:]))  # behind it, what is there is counted
+            wanted = len(payload)
+        steps.append(partial(setattr, before, "held", before.held + wanted))
+        self._remove_for(key, wanted, {}, steps)
 
     def _remove_for(
         self, key: _Key, wanted: int, gone: dict[_Key, _Unfinished], steps: list[Callable[[], object]]
@@ -274,11 +310,14 @@ class Reassembler:
 
 
 def _join(unfinished: _Unfinished, last: memoryview) -> tuple[bytes, bytes]:
-    """Header and payload of a message, of which `last` is the last part.  Raises MemoryError if some of it is lost."""
+    """Header and payload of a message, of which `last` is the last part.  Raises MemoryError if some of it is lost.
+
+    Nothing is changed, and another call returns the same, whatever has been written behind the last part before.
+    """
     received = unfinished.received
     if received is None or unfinished.is_lost:
         raise MemoryError
-    if len(received) < HEADER_SIZE:
-        whole = bytes(received) + last
-        return whole[:HEADER_SIZE], whole[HEADER_SIZE:]
-    return bytes(received[:HEADER_SIZE]), b"".join((memoryview(received)[HEADER_SIZE:], last))
+    missing = HEADER_SIZE - len(unfinished.header)
+    received.seek(unfinished.length - len(unfinished.header))
+    received.write(last[missing:])
+    return unfinished.header + last[:missing], received.getvalue()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def batch(data: bytes) -> None:
 
 
 def datagrams(received: list[bytes]) -> None:
-    reassembler = Reassembler(_TOTAL_MAX, _KEPT_MAX, 4, 60.0)
+    reassembler = Reassembler(_TOTAL_MAX, _KEPT_MAX, 4, 60.0, io.BytesIO)
     for now, data in enumerate(received):
         try:
             whole = add(reassembler, data, None, now)

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -39,7 +41,7 @@ def split(message: bytes) -> tuple[bytes, bytes]:
 
 
 def make(max_total: int = 1 << 20, per_sender: int = 16) -> Reassembler:
-    return Reassembler(max_total, 16 * max_total, per_sender, TIMEOUT)
+    return Reassembler(max_total, 16 * max_total, per_sender, TIMEOUT, io.BytesIO)
 
 
 @pytest.mark.parametrize("size", [52, 999, 1000, 1001, 1016, 1017, 2000, 2552, 100_000])
@@ -50,6 +52,18 @@ def test_pieces(size: int) -> None:
     assert all(len(one) == DATAGRAM_MAX for one in datagrams[:-1])
     assert b"".join(one[24:] for one in datagrams) == message
     assert {one[:24] for one in datagrams} == {FRAGMENT.pack(5, size, 6, 7)}
+
+
+@given(st.binary(min_size=HEADER_SIZE, max_size=200), st.sets(st.integers(1, 199), max_size=4))
+def test_any_cuts(message: bytes, cuts: set[int]) -> None:
+    """Fragments may begin and end anywhere, in the middle of the header, too."""
+    places = [0, *sorted(cut for cut in cuts if cut < len(message)), len(message)]
+    reassembler = make()
+    for start, end in pairwise(places):
+        whole = add(reassembler, FRAGMENT.pack(5, len(message), 6, 7) + message[start:end], 6, 0)
+        assert (whole is None) == (end < len(message))
+    assert whole == split(message)
+    assert reassembler._bytes == 0
 
 
 @given(st.lists(st.binary(min_size=HEADER_SIZE, max_size=WHOLE_MAX), min_size=1, max_size=20))
@@ -135,7 +149,7 @@ def test_interleaved_senders(sent: list[tuple[tuple[int, int], bytes, int]], ran
 
 
 def test_total_bytes_are_bounded_and_the_stalest_message_is_abandoned() -> None:
-    reassembler = Reassembler(10_000, 10_000, 16, TIMEOUT)
+    reassembler = Reassembler(10_000, 10_000, 16, TIMEOUT, io.BytesIO)
     honest = list(fragment(bytes(9000), 1, 99, 3))
     assert add(reassembler, honest[0], 99, 0) is None
     for pid in range(1, 50):  # each leaves 3,000 bytes; the honest one stops after a while and becomes the stalest
@@ -233,7 +247,7 @@ class Hostile(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reassembler = Reassembler(self.MAX_TOTAL, 1 << 30, self.PER_SENDER, TIMEOUT)
+        self.reassembler = Reassembler(self.MAX_TOTAL, 1 << 30, self.PER_SENDER, TIMEOUT, io.BytesIO)
         self.now = 0.0
         self.pids: set[int] = set()
 

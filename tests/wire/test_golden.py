@@ -8,6 +8,7 @@ sender and their receiver.  vectors/message_types.tsv has the numbers of all mes
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -75,7 +76,7 @@ def join(capture: Capture) -> bytes:
     if capture.datagrams[0].startswith(WHOLE_COOKIE):
         [datagram] = capture.datagrams
         return datagram[len(WHOLE_COOKIE) :]
-    reassembler = Reassembler(1 << 20, 1 << 20, 1, 60)
+    reassembler = Reassembler(1 << 20, 1 << 20, 1, 60, io.BytesIO)
     *others, last = [add(reassembler, datagram, capture.src_pid, 0) for datagram in capture.datagrams]
     assert not any(others)
     assert last is not None

@@ -26,6 +26,7 @@ call, and delivers those at once that are in front of the first that is not plai
 from __future__ import annotations
 
 import array
+import io
 import os
 import socket
 import time
@@ -37,6 +38,7 @@ from typing import Any, Final
 
 from msgd.backends.at_once import Step, giving, head_of, if_empty, move_all, take_head
 from msgd.backends.base import Deliver
+from msgd.backends.kept_memory import LONG, keep_memory
 from msgd.backends.sockets import bind_socket
 from msgd.config import Config
 from msgd.drops import Drops
@@ -93,10 +95,12 @@ class Receiver:
             config.reassembly_bytes,
             config.reassembly_messages,
             config.reassembly_timeout,
+            io.BytesIO,
         )
         self._presence = presence
         self._drops = drops
         self._decoder = MessageDecoder()
+        self._assembly: Any = None if native is None else self.reassembler.compiled()
         self._known_senders: dict[bytes, int] = {}
         self._received: deque[Any] = deque()
         """The datagrams that have been received and are not settled, the oldest first.
@@ -138,18 +142,17 @@ class Receiver:
         self._settle_all(deliver)
 
     def _receive_together(self, deliver: Deliver) -> None:
-        """Do what _receive_singly() does, many datagrams in one call, unless a long message is on its way."""
-        addresses, take = self._decoder.addresses, native.receive_datagrams
+        """Do what _receive_singly() does, many datagrams in one call."""
+        addresses, assembly, take = self._decoder.addresses, self._assembly, native.receive_datagrams
         for _ in range(_CALLS_PER_CALL):
             self._settle_all(deliver)
             if self.is_closed:
                 return
-            if self.reassembler.unfinished:
-                self._receive_singly(deliver)  # it needs one buffer for all of them
-                return
-            more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, self._received)
+            more, lost = take(addresses, self.socket.fileno(), self._known_senders, deliver, self._received, assembly)
             if lost:
                 self._drops("no memory left", "datagrams", lost)
+            if assembly.longest > LONG:
+                keep_memory()
             if not (more or self._received):
                 return
 
@@ -302,6 +305,8 @@ class Receiver:
         if header_and_data is None:
             return None
         header, data = header_and_data
+        if len(data) > LONG:
+            keep_memory()
         return self._decoder.decode(header, 0, fds)._replace(data=data)
 
     def _check_credentials(self, credentials: bytes) -> int:

@@ -43,6 +43,7 @@ from collections.abc import Callable
 from functools import partial
 
 from msgd.backends.at_once import move_all
+from msgd.backends.kept_memory import LONG, keep_memory
 from msgd.backends.spin import Spinner
 from msgd.backends.tdb.chain_lock import ChainLock
 from msgd.backends.tdb.destinations import Destinations
@@ -338,6 +339,8 @@ class Inbox:
         return is_there
 
     def _decode(self, taken: Taken) -> deque[Message]:
+        if len(taken.value) > LONG:
+            keep_memory()
         messages, specials = taken.decoded or self._decoder.decode(taken.value)
         from_record = taken.source is None
         if from_record and self.sources:

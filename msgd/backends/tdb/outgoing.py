@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from msgd.backends.kept_memory import LONG, keep_memory
 from msgd.backends.tdb.chain_lock import ChainLock
 from msgd.backends.tdb.destination import Destination
 from msgd.backends.tdb.grants import CROWDED, DEEP, QUOTA, has_grant
@@ -96,6 +97,8 @@ class Outgoing:
         """Append as append() does, but first check where there is room; then set the quota."""
         self._count_unchecked()
         segments, size = self.segments, len(record)
+        if size > LONG:
+            keep_memory()
         is_full = bool(segments.waiting) and not segments.waiting[-1].has_room(size)
         if segments.check_taken(is_full):
             self._go_back_to_record()

@@ -15,8 +15,8 @@ may append QUOTA bytes, that message included, before it checks again.  If there
 on under rule 3.
 
 Rule 3 (every sender).  Under the lock of the record it may append one message that makes the record no deeper than
-DEEP.  If there is no room for that, it may append one "continued" record, which takes it to a segment, as long as the
-record is not deeper than CROWDED.
+DEEP; a batch of messages counts as one.  If there is no room for that, it may append one "continued" record, which
+takes it to a segment, as long as the record is not deeper than CROWDED.
 
 Why the record never overflows.  Consider the last check that found room.  The depth was at most DEEP then.  After it,
 each sender with a grant can append one quota, and the holder of the lock can append one message that does not exceed

@@ -92,6 +92,21 @@ class Outgoing:
         else:
             self.append_checked(record)
 
+    def append_batch(self, records: bytes, messages: int) -> bool:
+        """Append so many packed messages to PID/<pid> as append() appends one: all of them in one step.
+
+        Returns False, and has appended nothing, if there is no room for all of them or if our messages go to segments.
+        Raises NoSuchProcess.
+        """
+        if self.segments.continuation:
+            return False
+        chain = self._chain_of_record()
+        try:
+            chain.lock()
+            return self._append_if_room(records, messages)
+        finally:
+            chain.release()
+
     def append_checked(self, record: bytes) -> None:
         """Append as append() does, but first check where there is room; then set the quota."""
         self._count_unchecked()
@@ -129,35 +144,46 @@ class Outgoing:
         if self._has_grant and size <= self._bounds.quota and self._has_record_room(size):
             self._append_after_check(record)
             return True
-        if self._chain is None:
-            self._chain = self._file.chains.of(self.key)
+        chain = self._chain_of_record()
         try:
-            self._chain.lock()
-            if self._has_record_room(size):
-                self._has_grant = self._has_grant or has_grant(self.destination.words, self._unique_id)
-                self._append_after_check(record)
+            chain.lock()
+            if self._append_if_room(record):
                 return True
             if self._depth > CROWDED:
                 pid = self.destination.pid
                 raise QueueFull(f"pid {pid} does not read: the messages of too many processes wait for it")
             self._continue_in_segment(self.key, size)
         finally:
-            self._chain.release()
+            chain.release()
         return False
 
-    def _has_record_room(self, size: int) -> bool:
-        """Check the depth of PID/<pid>.  Returns whether a record of `size` bytes may go there."""
+    def _chain_of_record(self) -> ChainLock:
+        if self._chain is None:
+            self._chain = self._file.chains.of(self.key)
+        return self._chain
+
+    def _append_if_room(self, records: bytes, messages: int = 1) -> bool:
+        """Under the lock of PID/<pid>: append there if there is room for it; return whether there was."""
+        if not self._has_record_room(len(records), messages):
+            return False
+        self._has_grant = self._has_grant or has_grant(self.destination.words, self._unique_id)
+        self._append_after_check(records, messages)
+        return True
+
+    def _has_record_room(self, size: int, messages: int = 1) -> bool:
+        """Check the depth of PID/<pid>.  Returns whether so many messages of `size` bytes in all may go there."""
         value = self._tdb.get(self.key)
         if value is None:
             if self.destination.has_ended():
                 raise NoSuchProcess(f"process {self.destination.server_id} has ended")
             raise missing_record()
         self._take_note(len(value))
-        return self._depth + size <= self._bounds.record_bytes and self._in_record < self._bounds.record_messages
+        in_record = self._in_record + messages
+        return self._depth + size <= self._bounds.record_bytes and in_record <= self._bounds.record_messages
 
-    def _append_after_check(self, record: bytes) -> None:
-        self.unchecked, self.unchecked_bytes = 1, len(record)
-        self._tdb.append(self.key, record)
+    def _append_after_check(self, records: bytes, messages: int = 1) -> None:
+        self.unchecked, self.unchecked_bytes = messages, len(records)
+        self._tdb.append(self.key, records)
         self.quota = self._bounds.quota if self._has_grant else 0
 
     def _take_note(self, depth: int) -> None:

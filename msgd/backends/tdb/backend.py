@@ -39,7 +39,7 @@ from msgd.backends.spin import Spinner
 from msgd.backends.tdb.destination import Destination, WakeUps
 from msgd.backends.tdb.destinations import Destinations
 from msgd.backends.tdb.doorbell import Doorbell
-from msgd.backends.tdb.grants import DEEP
+from msgd.backends.tdb.grants import DEEPEST
 from msgd.backends.tdb.inbox import Inbox
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile, read_messages_file
@@ -173,7 +173,7 @@ class TdbBackend(Backend):
 
     def send_batch(self, dst: ServerID, src: ServerID, messages: Sequence[tuple[int, bytes]]) -> bool:
         size = len(messages) * RECORD_WITH_IDS.size + sum(len(data) for _, data in messages)
-        if size > DEEP or max(messages)[0] > RECORD_TYPE_MAX or dst.unique_id in ANY_UNIQUE_ID:
+        if size > DEEPEST or max(messages)[0] > RECORD_TYPE_MAX or dst.unique_id in ANY_UNIQUE_ID:
             return False
         self._mover.look_if_due()
         outgoing = self._open_destinations.get(dst.pid)

@@ -70,7 +70,7 @@ __all__ = ["ROOM", "Before", "FileState", "MessagesFile", "read_messages_file"]
 _ATTEMPTS = 5
 """How often the file is opened at most, if each time it is replaced before we have looked which one it is."""
 
-ROOM = 32768
+ROOM = 40960
 """Bytes of room that a record is made with, or a multiple of it, so that the space of one record fits the next."""
 
 

@@ -3,7 +3,7 @@
 """Our messages to one destination: which record the next one goes to, and how many wait.
 
 Rule 1. A process takes its messages from the record PID/<pid>, and every sender appends to it.  libtdb copies the whole
-old value for each append, so the record must stay short: up to DEEP bytes of messages (grants.py).
+old value for each append, so the record must stay short: up to DEEPEST bytes of messages (grants.py).
 
 Rule 2. A sender that finds the record deep continues in segments of its own (segments.py).  As soon as the sender has
 seen that the receiver has taken everything, it goes back to PID/<pid>.  It checks that only every CHECK_AFTER messages,
@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from msgd.backends.tdb.chain_lock import ChainLock
 from msgd.backends.tdb.destination import Destination
-from msgd.backends.tdb.grants import CROWDED, DEEP, QUOTA, has_grant
+from msgd.backends.tdb.grants import CROWDED, DEEP, DEEPEST, QUOTA, has_grant
 from msgd.backends.tdb.libtdb import missing_record
 from msgd.backends.tdb.messages_file import Before, MessagesFile
 from msgd.backends.tdb.segments import Segments, Slot
@@ -36,20 +36,25 @@ from msgd.wire.tdb_record import RECORD, holds, queue_key
 
 
 class Bounds(NamedTuple):
-    """How many messages and bytes may wait for one destination: in all, and in PID/<pid>."""
+    """How many messages and bytes may wait for one destination: in all, and in PID/<pid>.
+
+    `granted_bytes`: the bytes in PID/<pid> beyond which a sender with a grant appends nothing.
+    """
 
     messages: int
     bytes: int
     record_messages: int
     record_bytes: int
     quota: int
+    granted_bytes: int
 
     @classmethod
     def of(cls, config: Config) -> Bounds:
         """The configured bounds."""
         messages, size = config.send_queue_messages, config.send_queue_bytes
         in_record = messages // 2
-        return cls(messages, size, in_record, min(DEEP, size // 2), min(QUOTA, size // 4, in_record * RECORD.size))
+        quota = min(QUOTA, size // 4, in_record * RECORD.size)
+        return cls(messages, size, in_record, min(DEEPEST, size // 2), quota, min(DEEP, size // 2))
 
 
 class Outgoing:
@@ -178,8 +183,9 @@ class Outgoing:
                 raise NoSuchProcess(f"process {self.destination.server_id} has ended")
             raise missing_record()
         self._take_note(len(value))
-        in_record = self._in_record + messages
-        return self._depth + size <= self._bounds.record_bytes and in_record <= self._bounds.record_messages
+        bounds, in_record = self._bounds, self._in_record + messages
+        most = bounds.granted_bytes if self._has_grant else bounds.record_bytes
+        return self._depth + size <= most and in_record <= bounds.record_messages
 
     def _append_after_check(self, records: bytes, messages: int = 1) -> None:
         self.unchecked, self.unchecked_bytes = messages, len(records)

@@ -8,7 +8,7 @@ import pytest
 
 from msgd import Messaging, ServerID
 from msgd.backends.tdb.backend import TdbBackend
-from msgd.backends.tdb.grants import DEEP
+from msgd.backends.tdb.grants import DEEPEST
 from msgd.wire.tdb_record import RECORD_TYPE_MAX, pack_message, queue_key
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.backends.tdb.conftest import MODES
@@ -107,8 +107,8 @@ def send_mixed(session: Session, dst: ServerID) -> list[bytes]:
 @pytest.mark.parametrize(
     "messages",
     [
-        [(TEXT, bytes(DEEP))],
-        [(TEXT, b"1" * 100)] * 50,
+        [(TEXT, bytes(DEEPEST))],
+        [(TEXT, b"1" * 100)] * 100,
         [(TEXT, b"1"), (RECORD_TYPE_MAX + 1, b"2")],
     ],
     ids=["long", "many", "type"],

@@ -19,7 +19,7 @@
 #include <time.h>
 
 #define TAKING 1 /* backends/tdb/words.py */
-#define ROOM 32768 /* backends/tdb/messages_file.py */
+#define ROOM 40960 /* backends/tdb/messages_file.py */
 #define POLL_INTERVAL 400 /* nanoseconds between two polls: more often, and they would get into the senders' way */
 #define TDB_REPLACE 1
 

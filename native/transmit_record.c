@@ -35,7 +35,7 @@ enum { O_DESTINATION, O_OPEN_KEY, O_QUOTA, O_UNCHECKED, O_UNCHECKED_BYTES, O_KEY
        O_RECORD_DEPTH, O_HAS_GRANT, O_BOUNDS, O_OWN_ID, O_SEGMENTS, S_CONTINUATION, D_UNIQUE_ID, D_WORDS, D_SIGNALLED, D_SEEN_ALIVE,
        D_LOCK_FD, D_PID, D_PIDFD, W_DEPTH };
 enum { T_OUTGOING_CLASS, T_DESTINATION_CLASS, T_LIBRARY, T_WAKE_UPS, T_ADD, T_SEGMENTS_CLASS };
-enum { B_RECORD_MESSAGES = 2, B_RECORD_BYTES, B_QUOTA, BOUNDS };
+enum { B_RECORD_MESSAGES = 2, B_RECORD_BYTES, B_QUOTA, B_GRANTED_BYTES, BOUNDS };
 
 static PyObject *decline(void)
 {
@@ -231,6 +231,7 @@ static int64_t least(int64_t one, int64_t other)
 /* Check the depth and append, if there is room; Outgoing._has_record_room().  Returns whether it is done. */
 static int append_if_room(const Library *library, PyObject *key, PyObject *record, struct record_state *state)
 {
+	int64_t most = state->bounds[state->has_grant ? B_GRANTED_BYTES : B_RECORD_BYTES];
 	size_t depth = 0;
 
 	if (library->parse_record(library->handle, datum(key), note_size, &depth))
@@ -238,8 +239,7 @@ static int append_if_room(const Library *library, PyObject *key, PyObject *recor
 	state->depth = (int64_t)depth;
 	state->messages = least(state->messages, state->depth / RECORD_HEAD);
 	state->bytes = least(state->bytes, state->depth);
-	if (state->depth + PyBytes_GET_SIZE(record) > state->bounds[B_RECORD_BYTES] ||
-	    state->messages >= state->bounds[B_RECORD_MESSAGES])
+	if (state->depth + PyBytes_GET_SIZE(record) > most || state->messages >= state->bounds[B_RECORD_MESSAGES])
 		return 0;
 	return !library->append(library->handle, datum(key), datum(record));
 }

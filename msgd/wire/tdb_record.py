@@ -26,7 +26,7 @@ is killed while it does so leaves it saying so.  See backends/tdb/messages_file.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from msgd.errors import MalformedMessage
@@ -134,6 +134,20 @@ def pack_message(dst: ServerID, src: ServerID, message_type: int, data: bytes) -
         dst.check()
         src.check()
         raise ValueError(f"message type {message_type} does not fit a record's 31 bits") from None
+
+
+def pack_messages(dst: ServerID, src: ServerID, messages: Sequence[tuple[int, bytes]]) -> bytes:
+    """The bytes of messages of the same addresses, each a type and its data: those of pack_message(), joined.
+
+    The ids and the types fit their fields, and the destination is not addressed by its pid alone.
+    """
+    dst_pid, dst_task, _, dst_unique = dst
+    src_pid, src_task, _, src_unique = src
+    ids = RECORD.pack(IDS_VERSION, 0, dst_pid, src_pid, IDS.size) + IDS.pack(dst_task, src_task, dst_unique, src_unique)
+    pack, parts = RECORD.pack, list[bytes]()
+    for message_type, data in messages:
+        parts += (ids, pack(MESSAGE_VERSION, message_type, dst_pid, src_pid, len(data)), data)
+    return b"".join(parts)
 
 
 def without_ids(record: bytes) -> bytes:

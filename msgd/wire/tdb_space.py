@@ -22,6 +22,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 _HEAD = struct.Struct("=32s9I")
+HEAD_SIZE = _HEAD.size
+"""Bytes at the start of a file that say whether it is a tdb file; libtdb leaves them as they are while we use it."""
 _MAGIC = b"TDB file\n"
 _VERSION = 0x2601196D
 _HAS_FEATURES = 0x0BAD1A52

@@ -25,6 +25,7 @@ from msgd.wire.tdb_record import (
     key_source_pid,
     pack_continuation,
     pack_message,
+    pack_messages,
     pack_segment_start,
     queue_key,
     record_starts,
@@ -73,6 +74,12 @@ def test_golden_record_with_ids() -> None:
         "02000000 00000000 e94b0000 914e0000 1800000000000000 01000000 03000000 0200000000000000 0400000000000000"
     )
     assert pack_message(dst, src, 2, b"1234567890\0") == ids + GOLDEN
+
+
+@given(destinations, sources, st.lists(st.tuples(types, st.binary(max_size=100)), max_size=4))
+def test_packed_together(dst: ServerID, src: ServerID, burst: list[tuple[int, bytes]]) -> None:
+    dst = dst._replace(unique_id=1) if dst.unique_id in ANY_UNIQUE_ID else dst
+    assert pack_messages(dst, src, burst) == b"".join(pack_message(dst, src, *one) for one in burst)
 
 
 def test_golden_continuation() -> None:

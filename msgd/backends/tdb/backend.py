@@ -30,7 +30,7 @@ import os
 import select
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from msgd.backends.at_once import move_all
@@ -39,6 +39,7 @@ from msgd.backends.spin import Spinner
 from msgd.backends.tdb.destination import Destination, WakeUps
 from msgd.backends.tdb.destinations import Destinations
 from msgd.backends.tdb.doorbell import Doorbell
+from msgd.backends.tdb.grants import DEEPEST
 from msgd.backends.tdb.inbox import Inbox
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import MessagesFile, read_messages_file
@@ -55,7 +56,16 @@ from msgd.native import native
 from msgd.presence import Presence, RendezvousDirectory
 from msgd.results import SendStatus
 from msgd.wire.server_id import ANY_UNIQUE_ID, ServerID
-from msgd.wire.tdb_record import RECORD_TYPE_MAX, count_messages, key_pid, key_source_pid, pack_message, queue_key
+from msgd.wire.tdb_record import (
+    RECORD_TYPE_MAX,
+    RECORD_WITH_IDS,
+    count_messages,
+    key_pid,
+    key_source_pid,
+    pack_message,
+    pack_messages,
+    queue_key,
+)
 
 _SENT = SendStatus.SENT
 
@@ -160,6 +170,27 @@ class TdbBackend(Backend):
             if words[EPOCH] != destination.signalled_epoch:
                 self._wake_ups.add(destination)
         return _SENT
+
+    def send_batch(self, dst: ServerID, src: ServerID, messages: Sequence[tuple[int, bytes]]) -> bool:
+        size = len(messages) * RECORD_WITH_IDS.size + sum(len(data) for _, data in messages)
+        if size > DEEPEST or max(messages)[0] > RECORD_TYPE_MAX or dst.unique_id in ANY_UNIQUE_ID:
+            return False
+        self._mover.look_if_due()
+        outgoing = self._open_destinations.get(dst.pid)
+        if outgoing is None or dst.unique_id != outgoing.destination.unique_id or not outgoing.destination.is_alive():
+            return False  # send() opens it, or says what has become of it
+        destination = outgoing.destination
+        words = destination.words
+        try:
+            if words[TAKING]:
+                destination.spin_while_taking()
+            return outgoing.append_batch(pack_messages(dst, src, messages), len(messages))
+        except RuntimeError as error:
+            self._file.repair(error)
+            return False
+        finally:  # also if a signal handler raises: the messages may be there
+            if words[EPOCH] != destination.signalled_epoch:
+                self._wake_ups.add(destination)
 
     def _meet(self, destination: Destination) -> None:
         """If a destination uses another file than we, one of us has to move (moving.py)."""

@@ -15,19 +15,23 @@ may append QUOTA bytes, that message included, before it checks again.  If there
 on under rule 3.
 
 Rule 3 (every sender).  Under the lock of the record it may append one message that makes the record no deeper than
-DEEP.  If there is no room for that, it may append one "continued" record, which takes it to a segment, as long as the
-record is not deeper than CROWDED.
+DEEPEST, or than DEEP if it has a grant; a batch of messages counts as one.  If there is no room for that, it may
+append one "continued" record, which takes it to a segment, as long as the record is not deeper than CROWDED.
 
-Why the record never overflows.  Consider the last check that found room.  The depth was at most DEEP then.  After it,
-each sender with a grant can append one quota, and the holder of the lock can append one message that does not exceed
-DEEP.  One grant can change hands between two times that the receiver empties the record, so one quota more is counted:
-QUOTAS in all.  "Continued" records come on top of that, up to CROWDED.  Behind the last one of them, all the quotas
-still fit: CROWDED + CONTINUATION_SIZE + QUOTAS <= ROOM.
+Why the record never overflows.  Consider the last check that found room.  The depth was at most DEEPEST then.  After
+it, each sender with a grant can append one quota, and the holder of the lock can append one message that does not
+exceed DEEPEST.  One grant can change hands between two times that the receiver empties the record, so one quota more
+is counted: QUOTAS in all.  "Continued" records come on top of that, up to CROWDED.  Behind the last one of them, all
+the quotas still fit: CROWDED + CONTINUATION_SIZE + QUOTAS <= ROOM.
 
-Why messages alone never crowd the record.  They make it at most DEEP + QUOTAS deep.  Below CROWDED, that leaves room
-for the "continued" records of ANNOUNCERS senders: DEEP + QUOTAS + ANNOUNCERS * CONTINUATION_SIZE <= CROWDED.  So a
-sender is refused only if more senders than that have announced segments which the receiver has not taken note of yet.
-This is what limits QUOTA.
+Why messages alone never crowd the record.  They make it at most DEEPEST + QUOTAS deep.  Below CROWDED, that leaves
+room for the "continued" records of ANNOUNCERS senders: DEEPEST + QUOTAS + ANNOUNCERS * CONTINUATION_SIZE <= CROWDED.
+So a sender is refused only if more senders than that have announced segments which the receiver has not taken note of
+yet.  This is what limits QUOTA.
+
+Why the two bounds differ.  A sender that floods has a grant, and each of its appends copies the record, so its bound
+stays low.  Those without a grant send few messages each, and to continue in a segment costs them and the receiver more
+than the copy: a hundred answers to a broadcast have 7 KiB, those to two of them 14 KiB.
 """
 
 from __future__ import annotations
@@ -47,10 +51,12 @@ QUOTA = 1024
 QUOTAS = (len(GRANTS) + 1) * QUOTA
 """Bytes that all of them may append after the last check that found room."""
 DEEP = 8192
-"""Bytes in PID/<pid> beyond which no message is appended."""
+"""Bytes in PID/<pid> beyond which a sender with a grant appends no message."""
+DEEPEST = 16384
+"""Bytes in PID/<pid> beyond which nobody appends a message."""
 CROWDED = ROOM - QUOTAS - CONTINUATION_SIZE
 """Bytes in PID/<pid> beyond which no "continued" record is appended."""
-ANNOUNCERS = (CROWDED - DEEP - QUOTAS) // CONTINUATION_SIZE
+ANNOUNCERS = (CROWDED - DEEPEST - QUOTAS) // CONTINUATION_SIZE
 """Senders that can announce a segment in PID/<pid> whatever messages are in it: some two hundred."""
 
 CHECK_INTERVAL = 1.0

@@ -59,7 +59,7 @@ from msgd.linux import descriptor_of
 from msgd.native import native
 from msgd.presence import Presence
 from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND, split_by_source
-from msgd.wire.tdb_space import has_sound_head, is_cut_off
+from msgd.wire.tdb_space import HEAD_SIZE, has_sound_head, is_cut_off
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ __all__ = ["ROOM", "Before", "FileState", "MessagesFile", "read_messages_file"]
 _ATTEMPTS = 5
 """How often the file is opened at most, if each time it is replaced before we have looked which one it is."""
 
-ROOM = 32768
+ROOM = 40960
 """Bytes of room that a record is made with, or a multiple of it, so that the space of one record fits the next."""
 
 
@@ -130,6 +130,8 @@ class MessagesFile:
         self.chains: ChainLocks
         self.inode: Inode
         self.size: int
+        self.sound_head: bytes
+        """How the file began when state() last found it sound; empty before that."""
         self.fd: int
         """We must not open the file a second time: closing that descriptor would drop the fcntl locks of this one."""
         self._deleted: int
@@ -158,7 +160,7 @@ class MessagesFile:
 
     def use(self, opened: Opened, before: Before | None = None) -> None:
         """Use this file from now on, in one step: see at_once.py."""
-        vars(self).update(opened._asdict(), before=before, _deleted=0)
+        vars(self).update(opened._asdict(), before=before, sound_head=b"", _deleted=0)
 
     def use_compiled(self) -> None:
         """Let the compiled hot path use this file, too."""
@@ -177,6 +179,19 @@ class MessagesFile:
 
     # Its state
 
+    def is_unchanged(self) -> bool:
+        """Whether state() would say SAME because all that it looks at is as it was when it last did.
+
+        This is asked at each wake-up: two system calls, nothing is decoded, and it costs less than half of look().
+        """
+        try:
+            named = os.stat(FILE_NAME, dir_fd=self._directory.directory_fd, follow_symlinks=False)
+            head = os.pread(self.fd, HEAD_SIZE, 0)
+        except OSError:
+            return False  # state() finds out what it is
+        inode = named.st_dev, named.st_ino
+        return inode == self.inode and named.st_size == self.size and head == self.sound_head and self.before is None
+
     def state(self) -> FileState:
         """Whether the file is still the one that has the name, and begins as a tdb file does.
 
@@ -185,13 +200,14 @@ class MessagesFile:
         inode, size = identity_of(self._directory.directory_fd)
         if inode != self.inode:
             return FileState.REPLACED
+        head = os.pread(self.fd, HEAD_SIZE, 0)
         if not self._has_sound_head():
             return FileState.DAMAGED
         if size < self.size:  # as after shrink()
             with self.all_locked():
                 if self._is_cut_off():
                     return FileState.DAMAGED
-        self.size = size
+        self.size, self.sound_head = size, head
         return FileState.SAME
 
     def is_sound(self) -> bool:

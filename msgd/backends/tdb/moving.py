@@ -80,8 +80,12 @@ class Mover:
 
     def look_if_due(self) -> None:
         """Look if a signal has come, or if the last time was more than INTERVAL seconds ago.  Raises TransportError."""
-        if self._doorbell.signals != self._signals or time.monotonic() - self._looked > INTERVAL:
-            self.look()
+        signals, now = self._doorbell.signals, time.monotonic()
+        if signals != self._signals or now - self._looked > INTERVAL:
+            if self._file.is_unchanged():
+                self._looked, self._signals = now, signals
+            else:
+                self.look()
 
     def look(self) -> bool:
         """Look whether the file is the same, and move if it is not.  Returns whether we have moved.

@@ -3,7 +3,7 @@
 """Our messages to one destination: which record the next one goes to, and how many wait.
 
 Rule 1. A process takes its messages from the record PID/<pid>, and every sender appends to it.  libtdb copies the whole
-old value for each append, so the record must stay short: up to DEEP bytes of messages (grants.py).
+old value for each append, so the record must stay short: up to DEEPEST bytes of messages (grants.py).
 
 Rule 2. A sender that finds the record deep continues in segments of its own (segments.py).  As soon as the sender has
 seen that the receiver has taken everything, it goes back to PID/<pid>.  It checks that only every CHECK_AFTER messages,
@@ -26,7 +26,7 @@ from typing import NamedTuple
 from msgd.backends.kept_memory import LONG, keep_memory
 from msgd.backends.tdb.chain_lock import ChainLock
 from msgd.backends.tdb.destination import Destination
-from msgd.backends.tdb.grants import CROWDED, DEEP, QUOTA, has_grant
+from msgd.backends.tdb.grants import CROWDED, DEEP, DEEPEST, QUOTA, has_grant
 from msgd.backends.tdb.libtdb import missing_record
 from msgd.backends.tdb.messages_file import Before, MessagesFile
 from msgd.backends.tdb.segments import Segments, Slot
@@ -37,20 +37,25 @@ from msgd.wire.tdb_record import RECORD, holds, queue_key
 
 
 class Bounds(NamedTuple):
-    """How many messages and bytes may wait for one destination: in all, and in PID/<pid>."""
+    """How many messages and bytes may wait for one destination: in all, and in PID/<pid>.
+
+    `granted_bytes`: the bytes in PID/<pid> beyond which a sender with a grant appends nothing.
+    """
 
     messages: int
     bytes: int
     record_messages: int
     record_bytes: int
     quota: int
+    granted_bytes: int
 
     @classmethod
     def of(cls, config: Config) -> Bounds:
         """The configured bounds."""
         messages, size = config.send_queue_messages, config.send_queue_bytes
         in_record = messages // 2
-        return cls(messages, size, in_record, min(DEEP, size // 2), min(QUOTA, size // 4, in_record * RECORD.size))
+        quota = min(QUOTA, size // 4, in_record * RECORD.size)
+        return cls(messages, size, in_record, min(DEEPEST, size // 2), quota, min(DEEP, size // 2))
 
 
 class Outgoing:
@@ -93,6 +98,21 @@ class Outgoing:
         else:
             self.append_checked(record)
 
+    def append_batch(self, records: bytes, messages: int) -> bool:
+        """Append so many packed messages to PID/<pid> as append() appends one: all of them in one step.
+
+        Returns False, and has appended nothing, if there is no room for all of them or if our messages go to segments.
+        Raises NoSuchProcess.
+        """
+        if self.segments.continuation:
+            return False
+        chain = self._chain_of_record()
+        try:
+            chain.lock()
+            return self._append_if_room(records, messages)
+        finally:
+            chain.release()
+
     def append_checked(self, record: bytes) -> None:
         """Append as append() does, but first check where there is room; then set the quota."""
         self._count_unchecked()
@@ -132,35 +152,47 @@ class Outgoing:
         if self._has_grant and size <= self._bounds.quota and self._has_record_room(size):
             self._append_after_check(record)
             return True
-        if self._chain is None:
-            self._chain = self._file.chains.of(self.key)
+        chain = self._chain_of_record()
         try:
-            self._chain.lock()
-            if self._has_record_room(size):
-                self._has_grant = self._has_grant or has_grant(self.destination.words, self._unique_id)
-                self._append_after_check(record)
+            chain.lock()
+            if self._append_if_room(record):
                 return True
             if self._depth > CROWDED:
                 pid = self.destination.pid
                 raise QueueFull(f"pid {pid} does not read: the messages of too many processes wait for it")
             self._continue_in_segment(self.key, size)
         finally:
-            self._chain.release()
+            chain.release()
         return False
 
-    def _has_record_room(self, size: int) -> bool:
-        """Check the depth of PID/<pid>.  Returns whether a record of `size` bytes may go there."""
+    def _chain_of_record(self) -> ChainLock:
+        if self._chain is None:
+            self._chain = self._file.chains.of(self.key)
+        return self._chain
+
+    def _append_if_room(self, records: bytes, messages: int = 1) -> bool:
+        """Under the lock of PID/<pid>: append there if there is room for it; return whether there was."""
+        if not self._has_record_room(len(records), messages):
+            return False
+        self._has_grant = self._has_grant or has_grant(self.destination.words, self._unique_id)
+        self._append_after_check(records, messages)
+        return True
+
+    def _has_record_room(self, size: int, messages: int = 1) -> bool:
+        """Check the depth of PID/<pid>.  Returns whether so many messages of `size` bytes in all may go there."""
         value = self._tdb.get(self.key)
         if value is None:
             if self.destination.has_ended():
                 raise NoSuchProcess(f"process {self.destination.server_id} has ended")
             raise missing_record()
         self._take_note(len(value))
-        return self._depth + size <= self._bounds.record_bytes and self._in_record < self._bounds.record_messages
+        bounds, in_record = self._bounds, self._in_record + messages
+        most = bounds.granted_bytes if self._has_grant else bounds.record_bytes
+        return self._depth + size <= most and in_record <= bounds.record_messages
 
-    def _append_after_check(self, record: bytes) -> None:
-        self.unchecked, self.unchecked_bytes = 1, len(record)
-        self._tdb.append(self.key, record)
+    def _append_after_check(self, records: bytes, messages: int = 1) -> None:
+        self.unchecked, self.unchecked_bytes = messages, len(records)
+        self._tdb.append(self.key, records)
         self.quota = self._bounds.quota if self._has_grant else 0
 
     def _take_note(self, depth: int) -> None:

@@ -172,6 +172,8 @@ def shower(session: Session, others: list[ServerID], seed: int) -> None:
             with contextlib.suppress(MsgdError):
                 for _ in range(moments.choice((1, 3, 50, 1000))):
                     session.messaging.send(dst, TEXT, b"." * int(moments.paretovariate(0.8)))
+        for _ in range(moments.choice((0, 3, 30))):
+            session.messaging.send_all_many([(TEXT, b".")] * 16)
         session.messaging.dispatch(0)
         session.messages.clear()
 

@@ -312,8 +312,23 @@ def test_short_lived_senders_do_not_make_the_record_deep(messaging: Messaging, s
 
     for _ in range(100):
         Child(body).wait()
-    assert len(backend(messaging)._file.tdb.get(b"PID/%d\0" % receiver.pid)) < grants.DEEP + 100 * 40
+    assert len(backend(messaging)._file.tdb.get(b"PID/%d\0" % receiver.pid)) < grants.DEEPEST + 100 * 40
     assert receiver.call(take_data, 100) == [b"." * 400] * 100
+
+
+@pytest.mark.parametrize("has_grant", [False, True])
+def test_a_sender_with_a_grant_leaves_earlier(messaging: Messaging, start: StartPeer, has_grant: bool) -> None:
+    """A flood goes on in segments at DEEP, those who send little at DEEPEST."""
+    receiver, sender = start(), start()
+    if has_grant:
+        sender.call(send_many, receiver.server_id, [b"before"])
+        assert receiver.call(take_data, 1) == [b"before"]
+    texts = [b"%d" % number for number in range(1000)]
+    sender.call(send_many, receiver.server_id, texts)
+    depth = len(backend(messaging)._file.tdb.get(queue_key(receiver.pid)))
+    most = grants.DEEP if has_grant else grants.DEEPEST
+    assert most - 100 < depth <= most + grants.QUOTA
+    assert receiver.call(take_data, 1000) == texts
 
 
 # Room in the record
@@ -330,7 +345,7 @@ def test_quotas_leave_room_to_announce_segments() -> None:
     """The two inequalities at the head of grants.py, which hold for every size of message."""
     quotas = (len(GRANTS) + 1) * grants.QUOTA
     assert grants.CROWDED + CONTINUATION_SIZE + quotas <= messages_file.ROOM
-    assert grants.DEEP + quotas + 200 * CONTINUATION_SIZE <= grants.CROWDED
+    assert grants.DEEPEST + quotas + 200 * CONTINUATION_SIZE <= grants.CROWDED
 
 
 @pytest.mark.parametrize("size", [4, 4000])

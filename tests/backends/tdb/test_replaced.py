@@ -274,6 +274,32 @@ def test_overwritten_before_the_receiver_looks(make_config: MakeConfig, start: S
     assert receiver.hear() == [LONG]
 
 
+def looks(session: Session) -> tuple[bool, str]:
+    file = backend(session.messaging)._file
+    return file.is_unchanged(), file.state().name
+
+
+@pytest.mark.parametrize(
+    ("how", "state"),
+    [
+        (remove, "REPLACED"),
+        (replace, "REPLACED"),
+        (overwrite_head, "DAMAGED"),
+        (overwrite_first_page, "DAMAGED"),
+        (lambda path: os.truncate(path, 5000), "DAMAGED"),
+    ],
+)
+def test_a_short_look_sees_what_a_long_one_sees(
+    start: StartPeer, config: Config, how: Callable[[Path], None], state: str
+) -> None:
+    """At a wake-up, the size and the bytes of the head are compared with those that were found to be sound."""
+    peer = start(config)
+    assert peer.call(looks) == (False, "SAME")
+    assert peer.call(looks) == (True, "SAME")
+    damage(config, how)
+    assert peer.call(looks) == (False, state)
+
+
 @pytest.mark.parametrize("length", [0, 100, 700, 5000, 100_000])
 def test_cut_off_without_mmap(log: Path, make_config: MakeConfig, start: StartPeer, length: int) -> None:
     """`use mmap = no` is the way out for those whose file may be cut off: nobody dies, and all continue."""

@@ -36,7 +36,6 @@ class Destinations:
         self._presence = presence
         self._own_words = own_words
         self._file = file
-        file.key_sources.append(self._keys_of_slots)
 
     def find(self, dst: ServerID) -> Outgoing:
         """The destination that `dst` names.  Raises NoSuchProcess, TransportError."""
@@ -180,10 +179,3 @@ class Destinations:
             outgoing.destination.close()
         self.open.clear()
         self._full.clear()
-
-    def _keys_of_slots(self) -> set[bytes]:
-        keys: set[bytes] = set()
-        for outgoing in self.open.values():
-            segments = outgoing.segments
-            keys.update(slot.key for slot in (*segments.waiting, *segments.slots.spare))
-        return keys

@@ -117,6 +117,11 @@ class Destinations:
             if not outgoing.destination.is_alive():
                 self.forget(outgoing)
 
+    def delete_idle_slots(self) -> None:
+        """Delete the empty slots of the destinations that have needed none for a while."""
+        for outgoing in list(self.open.values()):
+            outgoing.segments.slots.delete_idle()
+
     def server_id_of(self, pid: int) -> ServerID:
         """The full address of task 0 of the process that has this pid now; without a unique id if there is none."""
         outgoing = self.open.get(pid)

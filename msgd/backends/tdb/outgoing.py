@@ -168,10 +168,9 @@ class Outgoing:
         self.unchecked = self.unchecked_bytes = self.quota = 0
 
     def _continue_in_segment(self, key: bytes, size: int) -> None:
-        slot = self.segments.slots.choose(size)
         if self.segments.waiting:
-            self.uncount_taken()
-        self.segments.announce(key, slot)
+            self.uncount_taken()  # a slot that has been taken may be the one to choose
+        self.segments.announce(key, self.segments.slots.choose(size))
 
     def _go_back_to_record(self) -> None:
         """The receiver has taken everything."""

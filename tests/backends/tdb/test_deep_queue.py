@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import resource
@@ -535,21 +536,56 @@ def slots(session: Session) -> tuple[int, int]:
         return sum(key.count(b"/") > 1 for key in keys), database.map_size
 
 
+def never_idle(session: Session) -> None:
+    """Keep empty slots, however long the test takes."""
+    segments.IDLE = math.inf
+
+
 def test_slots_are_kept_and_removed_with_their_processes(make_config: MakeConfig, start: StartPeer) -> None:
     config = make_config(**MANY)
     receiver, sender = start(config), start(config)
+    sender.call(never_idle)
     sizes = []
-    for again in range(4):
+    for again in range(7):
         name = b"%d" % again
         sender.call(send_numbered, receiver.server_id, name, 8000, None)
         assert receiver.call(take_data, 8000) == numbered(name, 8000)
         sizes.append(receiver.call(slots))
-    number, _ = sizes[1]
+    number, _ = sizes[2]
     assert 10 < number <= segments.SPARE_BYTES // messages_file.ROOM
-    assert sizes[1:] == sizes[1:2] * 3, "the first time, the end of the last slot was still free"
+    assert sizes[2:] == sizes[2:3] * 5, "at first, the ends of the last slot and of the small one are still free"
     sender.kill()
     assert receiver.call(clean_up) == [sender.pid]
     assert receiver.call(slots)[0] == 0
+
+
+def test_idle_slots_are_deleted(make_config: MakeConfig, start: StartPeer) -> None:
+    """A sender that has once had a deep queue, and has none any more, gives the space back while it goes on."""
+    config = make_config(**MANY)
+    receiver, sender = start(config), start(config)
+    sender.call(send_numbered, receiver.server_id, b"deep", 8000, None)
+    receiver.call(take_data, 8000)
+    assert receiver.call(slots)[0] > 10
+    while receiver.call(slots)[0]:
+        sender.call(send_numbered, receiver.server_id, b"on", segments.CHECK_AFTER, None)
+        receiver.call(take_data, segments.CHECK_AFTER)
+    sender.call(send_numbered, receiver.server_id, b"deep", 3000, None)
+    assert receiver.call(take_data, 3000) == numbered(b"deep", 3000)
+
+
+def test_the_first_slot_is_small(make_config: MakeConfig, start: StartPeer) -> None:
+    """Most senders that leave PID/<pid> have little more to say."""
+    config = make_config(**MANY)
+    receiver, sender = start(config), start(config)
+    sender.call(send_numbered, receiver.server_id, b"few", 150, None)
+    assert sender.call(rooms, receiver.pid) == [segments.FIRST_ROOM]
+    sender.call(send_numbered, receiver.server_id, b"many", 500, None)
+    assert sender.call(rooms, receiver.pid)[:2] == [segments.FIRST_ROOM, messages_file.ROOM]
+
+
+def rooms(session: Session, pid: int) -> list[int]:
+    """The room of each segment that waits for this process."""
+    return [slot.room for slot in backend(session.messaging)._destinations.open[pid].segments.waiting]
 
 
 def test_slots_are_removed_when_their_source_closes(start: StartPeer) -> None:

@@ -3,8 +3,8 @@
 """The destinations that this process keeps open, by pid.
 
 At most a fixed number of them is kept, since each costs file descriptors.  One is evicted only when another is opened,
-and rather one that is not in segments: a destination that is opened again begins at PID/<pid>, and forgets how many
-messages of ours wait for it.
+and never one with messages of ours in segments: a destination that is opened again begins at PID/<pid>, and forgets how
+many messages of ours wait for it.  So there can be more, as many as have not read what we have sent them.
 """
 
 from __future__ import annotations
@@ -99,10 +99,12 @@ class Destinations:
                         destination.signal()
 
     def _evict_one(self) -> None:
-        for outgoing in self.open.values():
-            if not outgoing.segments.continuation or not outgoing.destination.is_alive():
-                self.forget(outgoing)
-                return
+        candidates = sorted(self.open.values(), key=lambda outgoing: bool(outgoing.segments.continuation))
+        with tdb_errors():
+            for outgoing in candidates:
+                if not outgoing.destination.is_alive() or outgoing.may_be_forgotten():
+                    self.forget(outgoing)
+                    return
 
     def forget(self, outgoing: Outgoing) -> None:
         """Close a destination."""

@@ -179,6 +179,16 @@ class Outgoing:
         self._take_note(0)
         self.segments.slots.delete_excess()
 
+    def may_be_forgotten(self) -> bool:
+        """Whether nothing of ours can wait in segments; then none of our slots is in the file any more."""
+        if self.segments.continuation:
+            self._count_unchecked()
+            if not self.segments.check_taken(is_full=True):
+                return False
+            self._go_back_to_record()
+        self.segments.slots.delete_spare()
+        return True
+
     # Another file
 
     def move(self, before: Before) -> None:

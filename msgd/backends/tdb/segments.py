@@ -144,10 +144,15 @@ class Slots:
 
     def delete_idle(self) -> None:
         """Delete the spare slots if no segment has been needed for IDLE seconds."""
-        if self.spare and time.monotonic() - self._last_used > IDLE:
-            idle, self.spare = self.spare, []
+        if time.monotonic() - self._last_used > IDLE:
+            self.delete_spare()
+
+    def delete_spare(self) -> None:
+        """Delete all spare slots."""
+        if self.spare:
+            spare, self.spare = self.spare, []
             with self._file.changing_space():
-                for slot in idle:
+                for slot in spare:
                     self._file.delete(slot.key, slot.room)
 
 

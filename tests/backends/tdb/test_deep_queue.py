@@ -481,6 +481,31 @@ def forget_all(session: Session) -> None:
         one._destinations.forget(peer)
 
 
+def opened_at_most(session: Session, most: int, others: list[ServerID]) -> int:
+    """Send to each of these, with a table for so many destinations; how many are open then."""
+    table = backend(session.messaging)._destinations
+    table._max = most
+    for other in others:
+        session.messaging.send(other, TEXT, b"hello")
+    return len(table.open)
+
+
+def test_destinations_that_have_read_their_segments_make_room(make_config: MakeConfig, start: StartPeer) -> None:
+    """All that are open were in segments; one that has not read them stays."""
+    config = make_config(**MANY)
+    sender, slow, *others = (start(config) for _ in range(5))
+    for receiver in (slow, others[0], others[1]):
+        sender.call(send_numbered, receiver.server_id, b"deep", 3000, None)
+    for receiver in others[:2]:
+        assert receiver.call(take_data, 3000) == numbered(b"deep", 3000)
+    assert sender.call(opened_at_most, 3, [others[2].server_id]) == 3
+    assert sender.call(opened_at_most, 3, [others[0].server_id, others[1].server_id, slow.server_id]) == 3
+    assert slow.call(take_data, 3001) == [*numbered(b"deep", 3000), b"hello"]
+    for receiver in others:
+        assert receiver.call(take_data, 1) == [b"hello"]
+    assert slow.call(slots)[0] <= 20, "those that were forgotten have left none"
+
+
 class Meanwhile:
     """A tdb that calls `happens` as soon as one record has been read for the first time."""
 

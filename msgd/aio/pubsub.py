@@ -22,7 +22,8 @@ from msgd.messaging.requests import PendingRequest
 from msgd.pubsub.acked import ACK_TIMEOUT, collected
 from msgd.pubsub.events import Callback, Gap, GapReason, OnGap, Publication
 from msgd.pubsub.face import CHECK_INTERVAL, BaseFace, warn
-from msgd.pubsub.hub import Hub, Parcel
+from msgd.pubsub.hub import Hub
+from msgd.pubsub.parcel import Parcel, pack_parcel
 from msgd.pubsub.subscriptions import check_callbacks
 from msgd.wire.message_types import MessageClass
 from msgd.wire.pubsub import ACK, ASK, PUBLISH, TOPICS, Data, unpack_topics
@@ -109,7 +110,7 @@ class PubSub(BaseFace):
         With wait="acked" in a callback, two processes may wait for each other until the timeout; start a task instead.
         """
         hub = self._open()
-        parcel = hub.pack(topic, data)
+        parcel = pack_parcel(topic, data, hub.config.max_message_size)
         if wait is None:
             return hub.publish((parcel,), include_self=include_self)
         if wait != "acked":
@@ -151,7 +152,7 @@ class PubSub(BaseFace):
     async def publish_many(self, publications: Iterable[tuple[str, Data]], *, include_self: bool = True) -> Publication:
         """As PubSub.publish_many."""
         hub = self._open()
-        parcels = [hub.pack(topic, data) for topic, data in publications]
+        parcels = [pack_parcel(topic, data, hub.config.max_message_size) for topic, data in publications]
         return hub.publish(parcels, include_self=include_self) if parcels else Publication(0)
 
     # Subscribing

@@ -17,7 +17,6 @@ never wakes up for the link, but for the attempts to connect.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import random
 import select
@@ -27,6 +26,7 @@ from collections.abc import Callable
 from msgd.cluster.connection import Connection
 from msgd.cluster.nodes import NodeMap
 from msgd.cluster.places import ctdbd_socket, reason, timeout_of
+from msgd.cluster.questions import Answered, Questions
 from msgd.config import Config
 from msgd.drops import Drops
 from msgd.errors import MalformedMessage, QueueFull, TransportError
@@ -40,14 +40,11 @@ from msgd.wire.ctdb import (
     Opcode,
     Reply,
     message_start,
-    pack_control,
 )
 from msgd.wire.header import HEADER_SIZE
 from msgd.wire.server_id import ServerID
 
 logger = logging.getLogger("msgd")
-
-Answered = Callable[[Reply], None]
 
 _RETRY_FIRST, _RETRY_LAST = 0.1, 2.0
 """Seconds until the first attempt to connect again, and the most between two: each time it is doubled."""
@@ -93,8 +90,7 @@ class Link:
         self._drops = drops
         self._take, self._on_ready, self._on_timer = take, on_ready, on_timer
         self._connection: Connection | None = None
-        self._answers: dict[int, Answered] = {}
-        self._request_ids = itertools.cycle(range(1, 1 << 31))
+        self._questions = Questions(self._send_control)
         self._retry = _RETRY_FIRST
         self._is_logged = False
         """Whether the present trouble has been logged: once, and not with each attempt."""
@@ -121,33 +117,12 @@ class Link:
             self._epoll.register(self._connection, select.EPOLLIN)
             self.trouble = "ctdbd has not answered yet"
             self._timer.start(self._timeout)
-            self._prepare()
+            self._questions.prepare(self._srvids, self._note_number, self.nodes.note, self._become_ready)
         except OSError as error:
             self._lose(reason(error))
         deadline = time.monotonic() + wait
         while self._connection is not None and self.trouble and (left := deadline - time.monotonic()) > 0:
             self._receive_within(left)
-
-    def _prepare(self) -> None:
-        unanswered: set[str] = set()
-
-        def ask(what: str, opcode: Opcode, take: Callable[[Reply], None], srvid: int = 0) -> None:
-            unanswered.add(what)
-
-            def note(reply: Reply) -> None:
-                if reply.error or (reply.status and opcode is not Opcode.GET_PNN):
-                    raise MalformedMessage(f"it refused {what}: {reply.error or f'status {reply.status}'}")
-                take(reply)
-                unanswered.discard(what)
-                if not unanswered:
-                    self._become_ready()
-
-            self.ask(opcode, note, srvid=srvid)
-
-        ask("the number of this node", Opcode.GET_PNN, self._note_number)
-        for srvid in self._srvids:
-            ask(f"srvid {srvid:#x}", Opcode.REGISTER_SRVID, lambda reply: None, srvid)
-        ask("the node map", Opcode.GET_NODEMAP, self.nodes.note)
 
     def _note_number(self, reply: Reply) -> None:
         self.number = reply.status
@@ -164,7 +139,7 @@ class Link:
         """Note that there is no connection, or no longer, and try again later."""
         connection, self._connection = self._connection, None
         self.trouble = f"not connected to ctdbd at {self._path}: {why}"
-        self._answers.clear()
+        self._questions.forget()
         self.nodes.forget_question()
         if connection is not None:
             self._epoll.unregister(connection)
@@ -258,25 +233,16 @@ class Link:
         self._note_srvid(Opcode.DEREGISTER_SRVID, srvid)
 
     def _note_srvid(self, opcode: Opcode, srvid: int) -> None:
-        def note(reply: Reply) -> None:
-            if reply.error or reply.status:
-                raise MalformedMessage(f"it refused srvid {srvid:#x}: {reply.error or f'status {reply.status}'}")
-
         if self._connection is not None:
             try:
-                self.ask(opcode, note, srvid=srvid)
+                self._questions.note_srvid(opcode, srvid)
             except OSError as error:
                 self._lose(reason(error))
 
-    def ask(
-        self, opcode: Opcode, answered: Answered, data: bytes = b"", node: int = CURRENT_NODE, srvid: int = 0
-    ) -> None:
-        """Send a control; `answered` gets the reply, unless the connection ends before.  Raises OSError."""
+    def _send_control(self, control: bytes) -> None:
         connection = self._connection
         assert connection is not None
-        request_id = next(self._request_ids)
-        self._answers[request_id] = answered
-        if not connection.send(pack_control(request_id, opcode, data, node=node, srvid=srvid)):
+        if not connection.send(control):
             self._watch_for_room(connection)
 
     def ask_if_ready(self, opcode: Opcode, answered: Answered, data: bytes = b"", node: int = CURRENT_NODE) -> bool:
@@ -284,7 +250,7 @@ class Link:
         if self.trouble:
             return False
         try:
-            self.ask(opcode, answered, data, node)
+            self._questions.ask(opcode, answered, data, node)
         except OSError as error:
             self._lose(reason(error))
         return not self.trouble
@@ -338,9 +304,7 @@ class Link:
                     return
                 for packet in self._connection.receive():
                     if isinstance(packet, Reply):
-                        answered = self._answers.pop(packet.request_id, None)
-                        if answered is not None:
-                            answered(packet)
+                        self._questions.answer(packet)
                     elif packet.srvid == SRVID_RECONFIGURE:
                         self.nodes.ask_again()
                     else:

@@ -12,9 +12,7 @@ Rule 4.  A timeout of None is for ever, and 0 is not waiting.
 
 from __future__ import annotations
 
-import math
 import struct
-import time
 from collections.abc import Collection, Iterable
 from types import TracebackType
 from typing import Self
@@ -26,8 +24,6 @@ from msgd.errors import (
     MsgdError,
     NoSuchProcess,
     QueueFull,
-    is_of_system,
-    system_error,
 )
 from msgd.messaging import process
 from msgd.messaging.arguments import Data, Destination, Type, data_bytes, message_type_number
@@ -39,7 +35,7 @@ from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.handlers import HandlerTable, about
 from msgd.messaging.observer import Observer
 from msgd.messaging.registering import Registering
-from msgd.messaging.waiting import wait_for_room
+from msgd.messaging.waiting import send_again
 from msgd.messaging.who_is_here import WhoIsHere
 from msgd.results import Broadcast, SendStatus, Statistics
 from msgd.wire.header import MAX_FDS, Message
@@ -176,7 +172,10 @@ class Messaging(Registering, WhoIsHere, Asking, Elsewhere):
                             endpoint.sent_bytes += len(data)
                         return status
             except (MsgdError, struct.error, OverflowError, OSError, MemoryError) as error:
-                return self._retry(error, dst, self.server_id, message_type, data, (), duplicates_allowed, timeout)  # type: ignore[arg-type]
+                assert isinstance(message_type, int)  # by now
+                return send_again(
+                    endpoint, error, dst, self.server_id, message_type, data, (), duplicates_allowed, timeout
+                )
         return self._send(dst, self.server_id, message_type, data, fds, duplicates_allowed, timeout)  # type: ignore[arg-type]
 
     def _send(
@@ -206,36 +205,7 @@ class Messaging(Registering, WhoIsHere, Asking, Elsewhere):
                     self.known_tasks.add(dst)
                 return endpoint.send(dst, src, message_type, data, fds, duplicates_allowed)
         except (MsgdError, struct.error, OverflowError, OSError, MemoryError) as error:
-            return self._retry(error, dst, src, message_type, data, fds, duplicates_allowed, timeout)
-
-    def _retry(
-        self,
-        error: Exception,
-        dst: ServerID,
-        src: ServerID,
-        message_type: int,
-        data: bytes,
-        fds: Collection[int],
-        duplicates_allowed: bool,
-        timeout: float | None,
-    ) -> SendStatus:
-        """Wait for room and send again if that is what the error and the timeout ask for, else raise the error."""
-        if is_of_system(error):
-            raise system_error(f"sending to {dst}", error) from error  # type: ignore[arg-type]
-        if not isinstance(error, MsgdError):
-            dst.check()  # a field that does not fit the wire's is the caller's ValueError
-            raise error
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while isinstance(error, QueueFull) and (left := deadline - time.monotonic()) > 0:
-            wait_for_room(self._endpoint, deadline)
-            try:
-                return self._endpoint.send(dst, src, message_type, data, fds, duplicates_allowed)
-            except MsgdError as another:
-                error = another
-            if left <= 0:
-                break
-        error.dst, error.type = dst, message_type
-        raise error
+            return send_again(endpoint, error, dst, src, message_type, data, fds, duplicates_allowed, timeout)
 
     def _resolve(self, dst: Destination) -> ServerID:
         """A pid or text as a ServerID, kept for the next time: programs name the same few again and again."""

@@ -8,16 +8,19 @@ when the turn becomes free, and after each round of the other thread.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Collection, Mapping
 
-from msgd.errors import NoSuchProcess
+from msgd.errors import MsgdError, NoSuchProcess, QueueFull, is_of_system, system_error
 from msgd.linux import LONGEST_WAIT
 from msgd.messaging.endpoint import Endpoint
 from msgd.messaging.requests import PendingRequest
 from msgd.messaging.turn import Waiter
 from msgd.messaging.watched import Watched
+from msgd.results import SendStatus
+from msgd.wire.server_id import ServerID
 
 _IDLE_ROUNDS = 2
 """Rounds without a message after which nothing of an ended process can be on its way: one may have been running."""
@@ -120,7 +123,35 @@ def _ended(request: PendingRequest) -> NoSuchProcess:
     return NoSuchProcess(f"{request.dst} ended before it answered", dst=request.dst)
 
 
-def wait_for_room(endpoint: Endpoint, deadline: float) -> None:
+def send_again(
+    endpoint: Endpoint,
+    error: Exception,
+    dst: ServerID,
+    src: ServerID,
+    message_type: int,
+    data: bytes,
+    fds: Collection[int],
+    duplicates_allowed: bool,
+    timeout: float | None,
+) -> SendStatus:
+    """Wait for room and send again if that is what the error and the timeout ask for, else raise the error."""
+    if is_of_system(error):
+        raise system_error(f"sending to {dst}", error) from error  # type: ignore[arg-type]
+    if not isinstance(error, MsgdError):
+        dst.check()  # a field that does not fit the wire's is the caller's ValueError
+        raise error
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    while isinstance(error, QueueFull) and time.monotonic() < deadline:
+        _wait_for_room(endpoint, deadline)
+        try:
+            return endpoint.send(dst, src, message_type, data, fds, duplicates_allowed)
+        except MsgdError as another:
+            error = another
+    error.dst, error.type = dst, message_type
+    raise error
+
+
+def _wait_for_room(endpoint: Endpoint, deadline: float) -> None:
     """Wait once: until a full queue may have room, another thread has dispatched, or the deadline has passed."""
     left = min(deadline - time.monotonic(), LONGEST_WAIT)
     if left <= 0:

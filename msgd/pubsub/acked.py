@@ -27,7 +27,8 @@ from msgd.errors import (
 from msgd.messaging.requests import PendingRequest
 from msgd.messaging.waiting import wait_for_answers
 from msgd.pubsub.events import Publication
-from msgd.pubsub.hub import Hub, Parcel
+from msgd.pubsub.hub import Hub
+from msgd.pubsub.parcel import Parcel
 from msgd.wire.pubsub import ACK, PUBLISH, Outcome, unpack_ack
 from msgd.wire.server_id import ServerID
 

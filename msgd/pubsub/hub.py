@@ -20,15 +20,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgd.config import Config
-from msgd.errors import ContextClosed, MalformedMessage, MessageTooLarge, MsgdError, QueueFull, TransportError
+from msgd.errors import ContextClosed, MalformedMessage, MsgdError, QueueFull, TransportError
 from msgd.messaging.context import Messaging
 from msgd.messaging.handlers import about
 from msgd.messaging.watched import Kept
 from msgd.pubsub.background import Background
 from msgd.pubsub.events import Event, Gap, GapReason, Publication
+from msgd.pubsub.parcel import Parcel
 from msgd.pubsub.progress import Progress, State
 from msgd.pubsub.subscriptions import NOBODY_ASKS, Receipt, Sink, Subscriptions
 from msgd.pubsub.table import Slot, Table
@@ -38,18 +39,13 @@ from msgd.wire.pubsub import (
     ACK,
     ASK,
     CHECK,
-    HEADER_SIZE,
     PUBLISH,
     TOPICS,
     Ack,
-    Data,
-    Kind,
     Publish,
     pack_ack,
-    pack_data,
     pack_publish,
     pack_topics,
-    topic_bytes,
     unpack_publish,
 )
 from msgd.wire.refusal import FIRST_REQUEST_TASK
@@ -57,14 +53,6 @@ from msgd.wire.server_id import ServerID
 
 if TYPE_CHECKING:
     from msgd.pubsub.elsewhere import OtherNodes
-
-
-class Parcel(NamedTuple):
-    """What is to be published, packed but for its number."""
-
-    topic: bytes
-    kind: Kind
-    payload: bytes
 
 
 class Face(Protocol):
@@ -150,16 +138,6 @@ class Hub:
         return self._in_callbacks == threading.get_ident()
 
     # Publishing
-
-    def pack(self, topic: str, data: Data) -> Parcel:
-        """Check and pack what is to be published.  Raises MessageTooLarge, TypeError, ValueError."""
-        parcel = Parcel(topic_bytes(topic), *pack_data(data))
-        length, most = HEADER_SIZE + len(parcel.topic) + len(parcel.payload), self.config.max_message_size
-        if length > most:
-            raise MessageTooLarge(
-                f"a publication of {length} bytes; msgd:max message size is {most}: raise it or split the data"
-            )
-        return parcel
 
     def publish(self, parcels: Sequence[Parcel], *, include_self: bool) -> Publication:
         """Publish these, in their order; see PubSub.publish_many."""

@@ -22,6 +22,7 @@ from msgd.pubsub.acked import ACK_TIMEOUT, publish_acked
 from msgd.pubsub.events import Callback, Event, Gap, OnGap, Publication
 from msgd.pubsub.face import CHECK_INTERVAL, BaseFace, call_on_gap
 from msgd.pubsub.hub import Hub
+from msgd.pubsub.parcel import pack_parcel
 from msgd.pubsub.subscriptions import Receipt, check_callbacks, failure_fields, matcher
 from msgd.wire.pubsub import ASK, TOPICS, Data, unpack_topics
 
@@ -144,7 +145,7 @@ class PubSub(BaseFace):
         AlreadyDispatching if wait="acked" is asked for inside a callback: two processes would wait for each other.
         """
         hub = self._open()
-        parcel = hub.pack(topic, data)
+        parcel = pack_parcel(topic, data, hub.config.max_message_size)
         if wait is None:
             return hub.publish((parcel,), include_self=include_self)
         if wait != "acked":
@@ -160,7 +161,7 @@ class PubSub(BaseFace):
     def publish_many(self, publications: Iterable[tuple[str, Data]], *, include_self: bool = True) -> Publication:
         """Publish several, in this order; each process is woken up once.  `delivered`: processes that took all."""
         hub = self._open()
-        parcels = [hub.pack(topic, data) for topic, data in publications]
+        parcels = [pack_parcel(topic, data, hub.config.max_message_size) for topic, data in publications]
         return hub.publish(parcels, include_self=include_self) if parcels else Publication(0)
 
     # Subscribing

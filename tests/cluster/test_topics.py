@@ -17,6 +17,7 @@ from msgd import HandlerFailed, Messaging, NoSuchProcess, ReplyTimeout, Transpor
 from msgd.cluster.connection import Connection
 from msgd.pubsub import Event, Gap, GapReason, PubSub
 from msgd.pubsub.events import Publication
+from msgd.pubsub.parcel import pack_parcel
 from msgd.wire.ctdb import SRVID_BROADCAST, NodeMessage, Opcode, Packet, Reply, pack_control
 from tests.cluster.conftest import MakeConfig
 from tests.pubsub.workers import INTERVAL, Notes, Worker, heard, publish, so_far, wait
@@ -66,7 +67,7 @@ def await_mirrors(notes: Notes, number: int) -> None:
 def lose(notes: Notes, topic: str, data: Any) -> None:
     """Count a publication, and do not send it, as a process that is killed in between."""
     hub = notes.pubsub._open()
-    hub._number(hub.pack(topic, data), is_for_itself=False)
+    hub._number(pack_parcel(topic, data, hub.config.max_message_size), is_for_itself=False)
 
 
 def test_a_topic_reaches_the_workers_of_all_nodes(work: StartWorker) -> None:

@@ -23,6 +23,7 @@ if not settings.configured:
 
 from msgd.integrations import django_cache
 from msgd.integrations.django_cache import CoherentCache
+from msgd.pubsub.parcel import pack_parcel
 
 pytestmark = pytest.mark.timeout(PATIENT)
 
@@ -90,7 +91,7 @@ def test_what_others_say_and_gaps_are_heard(directory: str, other: Worker) -> No
 def count_without_sending(notes: Notes) -> None:
     """A publication that is counted, and lost."""
     hub = notes.pubsub._open()
-    with hub.numbered(hub.pack("lost", b""), include_self=False):
+    with hub.numbered(pack_parcel("lost", b"", hub.config.max_message_size), include_self=False):
         pass
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from msgd import Config, UnsafeDirectory
 from msgd.pubsub import Gap, GapReason, PubSub
+from msgd.pubsub.parcel import pack_parcel
 from msgd.pubsub.table import FILE, Table
 from tests.pubsub.conftest import StartWorker
 from tests.pubsub.workers import Notes, heard, publish, settle, so_far
@@ -49,7 +50,7 @@ def test_a_publisher_that_is_killed_with_publications_in_its_memory(plain_config
 
 def killed_before_it_sends(notes: Notes) -> None:
     hub = notes.pubsub._open()
-    with hub.numbered(hub.pack("a", b"lost"), include_self=False):
+    with hub.numbered(pack_parcel("a", b"lost", hub.config.max_message_size), include_self=False):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -159,7 +160,7 @@ def test_a_number_that_was_never_published_is_dropped(config: Config, start: Sta
     worker = start(config, "a")
     hub = pubsub._open()
     pubsub.publish("a", 1)
-    with hub.numbered(hub.pack("a", b"true"), include_self=False) as (frame, (dst, *_)):
+    with hub.numbered(pack_parcel("a", b"true", hub.config.max_message_size), include_self=False) as (frame, (dst, *_)):
         hub.messaging.send(dst, "0x6d737000", frame[:16] + (2**63).to_bytes(8, "little") + frame[24:])
         hub.messaging.send(dst, "0x6d737000", b"garbage")
     pubsub.publish("a", 2)

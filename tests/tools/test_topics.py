@@ -14,6 +14,7 @@ from queue import Queue
 import pytest
 
 from msgd.pubsub import Event, Gap, PubSub
+from msgd.pubsub.parcel import pack_parcel
 from tests.support.daemons import PATIENCE, Place, Running, one_line
 
 
@@ -114,7 +115,7 @@ def test_subscribe_prints_json_and_gaps(place: Place, pubsub: PubSub) -> None:
     running = subscriber(place, pubsub, "--json", "--count", "3", "a")
     hub = pubsub._open()
     pubsub.publish("a", "text")
-    with hub.numbered(hub.pack("a", b"lost"), include_self=False):
+    with hub.numbered(pack_parcel("a", b"lost", hub.config.max_message_size), include_self=False):
         pass
     pubsub.publish("a", b"\xff")
     pubsub.publish("a", {"b": None})

@@ -25,7 +25,8 @@ from msgd.messaging.requests import PendingRequest
 from msgd.pubsub.acked import collected
 from msgd.pubsub.events import Event, Gap, Publication
 from msgd.pubsub.face import CHECK_INTERVAL, BaseFace
-from msgd.pubsub.hub import Hub, Parcel
+from msgd.pubsub.hub import Hub
+from msgd.pubsub.parcel import Parcel, pack_parcel
 from msgd.pubsub.subscriptions import Receipt
 from msgd.wire.gateway.limits import MAX_TYPES
 from msgd.wire.gateway.replies import error_code, write_gap, write_publication
@@ -73,13 +74,13 @@ class Topics(BaseFace):
     def publish(self, topic: str, data: Data) -> Mapping[str, object]:
         """Publish.  Returns the members of the answer; raises MessageTooLarge, TransportError."""
         hub = self._open()
-        publication = hub.publish((hub.pack(topic, data),), include_self=True)
+        publication = hub.publish((pack_parcel(topic, data, hub.config.max_message_size),), include_self=True)
         return {"delivered": publication.delivered, "failures": _codes(publication.failures)}
 
     def publish_acked(self, asked: Asked, request: Publish, calls: Calls) -> None:
         """Publish, and answer once all have handled it.  Raises MessageTooLarge, TransportError, QueueFull."""
         hub = self._open()
-        parcel = hub.pack(request.topic, request.data)
+        parcel = pack_parcel(request.topic, request.data, hub.config.max_message_size)
         others, end = hub.others, time.monotonic() + request.timeout
         calls.check_room()
         if others is None:

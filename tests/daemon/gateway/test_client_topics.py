@@ -16,6 +16,7 @@ import pytest
 from msgd import GatewayClosed, HandlerFailed, MalformedMessage, MessageTooLarge, ReplyTimeout, aio
 from msgd.client import Client
 from msgd.pubsub import Event, Gap, GapReason, PubSub
+from msgd.pubsub.parcel import pack_parcel
 from tests.pubsub.conftest import StartWorker
 from tests.pubsub.conftest import start as start
 from tests.pubsub.test_acked import raising
@@ -128,7 +129,7 @@ def test_callbacks_run_in_dispatch_and_receive(place: Place, pubsub: PubSub, cap
 def lose(pubsub: PubSub) -> None:
     """A publication that is counted, and lost."""
     hub = pubsub._open()
-    with hub.numbered(hub.pack("lost", b""), include_self=False):
+    with hub.numbered(pack_parcel("lost", b"", hub.config.max_message_size), include_self=False):
         pass
 
 

@@ -10,6 +10,7 @@ from queue import Queue
 import pytest
 
 from msgd.pubsub import Event, PubSub
+from msgd.pubsub.parcel import pack_parcel
 from tests.daemon.gateway.raw import RawClient
 from tests.support.daemons import PATIENCE, Place
 
@@ -61,7 +62,7 @@ def test_a_client_is_told_of_a_gap(place: Place, pubsub: PubSub) -> None:
     with RawClient(place) as client:
         client.ask(op="subscribe", topics="a")
         hub = pubsub._open()
-        with hub.numbered(hub.pack("a", "lost"), include_self=False):
+        with hub.numbered(pack_parcel("a", "lost", hub.config.max_message_size), include_self=False):
             pass
         gap = client.read()
         assert (gap["event"], gap["reason"], gap["missed"]) == ("gap", "overdue", 1)

@@ -55,6 +55,8 @@ SPACE_KEY = b"msgd/space\0"
 SPACE_SOUND, SPACE_CHANGING = b"sound   ", b"changing"
 """The two values of SPACE_KEY."""
 
+_U64_MAX = 0xFFFFFFFFFFFFFFFF
+
 RECORD_TYPE_MAX = 0x7FFFFFFF
 """The largest message type: the record's type field is a signed int."""
 
@@ -106,6 +108,15 @@ def key_source_pid(key: bytes) -> int | None:
     """The pid of the source whose segments are stored under this key; None if it is not the key of a slot."""
     parts = key.rstrip(b"\0").split(b"/")
     return int(parts[2]) if len(parts) == 5 and parts[2].isdigit() and len(parts[2]) < 11 else None
+
+
+def segment_in(key: bytes, value: bytes) -> Continuation | None:
+    """The continuation that leads to the segment that begins in this record; None if none begins there."""
+    number, pid, parts = segment_number(value), key_source_pid(key), key.rstrip(b"\0").split(b"/")
+    if number is None or pid is None or not all(one.isdigit() and len(one) <= 20 for one in parts[3:]):
+        return None
+    unique_id, slot = int(parts[3]), int(parts[4])
+    return None if max(unique_id, slot) > _U64_MAX else Continuation(pid, unique_id, number, slot)
 
 
 def key_pid(key: bytes) -> int | None:
@@ -172,6 +183,16 @@ def segment_number(value: bytes) -> int | None:
         return None
     number: int = SEGMENT.unpack_from(value, RECORD.size)[0]
     return number
+
+
+def continuations_in(value: bytes) -> list[Continuation]:
+    """The continuations in `value`, in order."""
+    found = []
+    for start in record_starts(value):
+        version, _, _, pid, length = RECORD.unpack_from(value, start)
+        if version == CONTINUED_VERSION and length == CONTINUED.size and start + CONTINUATION_SIZE <= len(value):
+            found.append(Continuation(pid, *CONTINUED.unpack_from(value, start + RECORD.size)))
+    return found
 
 
 def record_starts(value: bytes) -> Iterator[int]:

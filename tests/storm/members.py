@@ -47,7 +47,7 @@ class Word(IntEnum):
     HEARD = 1
     HEARD_BYTES = 2
     SENT_BYTES = 3
-    """Of what it and the other survivors have sent each other, as far as that was accepted or heard."""
+    """Of what it has sent to survivors, a message before it is accepted; and of what it, a survivor, has heard."""
     REFUSED = 4
     DESCRIPTORS = 5
     STOP = 6
@@ -55,7 +55,10 @@ class Word(IntEnum):
 
 
 class Board:
-    """Words that the processes of a storm share: a row for each survivor, and the number of changes of the disk."""
+    """Words that the processes of a storm share: a row for each that lives, and the number of changes of the disk.
+
+    The survivors' rows are the first.  A victim gets the row of the one that it replaces.
+    """
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -120,8 +123,9 @@ class Resting(NamedTuple):
 class Member:
     """What survivors and victims can do."""
 
-    def __init__(self, world: World, others: Sequence[ServerID], chance: random.Random) -> None:
+    def __init__(self, world: World, row: int, others: Sequence[ServerID], chance: random.Random) -> None:
         self.world = world
+        self.row = row
         self.others = others
         self.chance = chance
         self.messaging = Messaging(world.config)
@@ -154,6 +158,21 @@ class Member:
         """Send the next numbered message; whether it was accepted."""
         number = self.books.sent[dst]
         data = text(number, dst)
+        self.count(dst, len(data))
+        accepted = False
+        try:
+            accepted = self._send(dst, number, data, may_be_dead)
+        finally:
+            if not accepted:
+                self.count(dst, -len(data))
+        return accepted
+
+    def count(self, dst: ServerID, size: int) -> None:
+        """Count bytes that are sent to a survivor."""
+        if dst in self.others:
+            self.world.board.add(self.row, Word.SENT_BYTES, size)
+
+    def _send(self, dst: ServerID, number: int, data: bytes, may_be_dead: bool) -> bool:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.something_may_lack())
             fds = []
@@ -183,8 +202,7 @@ class Survivor(Member):
     """Never killed."""
 
     def __init__(self, world: World, row: int, chance: random.Random) -> None:
-        super().__init__(world, (), chance)
-        self.row = row
+        super().__init__(world, row, (), chance)
         self.known: list[ServerID] = []
         """Victims that it has heard of lately; some are dead."""
 
@@ -192,17 +210,9 @@ class Survivor(Member):
         super().hear(message)
         board = self.world.board
         board.add(self.row, Word.HEARD, 1)
-        if message.src in self.others:
-            board.add(self.row, Word.HEARD_BYTES, len(message.data))
-        elif message.src not in self.known:
+        board.add(self.row, Word.HEARD_BYTES, len(message.data))
+        if message.src not in self.others and message.src not in self.known:
             self.known = [*self.known[1 - _ACQUAINTANCES :], message.src]
-
-    def send(self, dst: ServerID, *, may_be_dead: bool = False) -> bool:
-        number = self.books.sent[dst]
-        accepted = super().send(dst, may_be_dead=may_be_dead)
-        if accepted and not may_be_dead:
-            self.world.board.add(self.row, Word.SENT_BYTES, len(text(number, dst)))
-        return accepted
 
     def turn(self) -> None:
         """Send to some, and handle what has come."""
@@ -285,13 +295,15 @@ def survive(channel: Channel, world: World, row: int) -> None:
     channel.recv()
 
 
-def suffer(channel: Channel, world: World, survivors: Sequence[ServerID], victims: Sequence[int], seed: int) -> None:
+def suffer(
+    channel: Channel, world: World, row: int, survivors: Sequence[ServerID], victims: Sequence[int], seed: int
+) -> None:
     """A victim.  One in four leaves before it is killed, if it is given the time."""
     chance = random.Random(seed)
     turns = chance.randrange(200) if chance.random() < 0.25 else -1
     before = world.board.disk_changes
     try:
-        me = Member(world, survivors, chance)
+        me = Member(world, row, survivors, chance)
     except TransportError:
         if not world.board.disk_was_full(before):
             raise

@@ -10,8 +10,9 @@ What is checked:
 3. No error comes out of a call but for its reason (members.py), and nothing is dropped but for the reasons in DROPS.
 4. No survivor has more descriptors after the storm than before it, but for those of a bounded table (`kept`): dgram
    closes sockets for the dead only when it needs the room, and tdb may have all survivors open.
-5. messages.tdb stays near what was queued at once, however many have come and gone: each pair of a sender and a
-   receiver may have a record, with its room.  It is made short again when they have gone, and is whole.
+5. messages.tdb stays near what was queued at once, however many have come and gone: each process may have a record, and
+   each pair of a sender and a survivor a small slot, with their room.  It is made short again when they have gone, and
+   is whole.
 
 Who is stopped.  Survivors alone; with dgram and stream by a SIGSTOP at any instant, since they change no file of
 libtdb's then.  With tdb every call may be in the middle of a change of messages.tdb, and a process that is stopped
@@ -40,6 +41,7 @@ from msgd import Config, ServerID
 from msgd.backends.tdb.destination import DESCRIPTORS as DESTINATION
 from msgd.backends.tdb.messages_file import ROOM
 from msgd.backends.tdb.repair import SLACK
+from msgd.backends.tdb.segments import FIRST_ROOM
 from tests.backends.variants import CARRYING_FDS, Variant
 from tests.storm.members import DESCRIPTORS, Board, Leaving, Resting, Word, World, suffer, survive
 from tests.support.disk import fill_disk, small_disk
@@ -55,10 +57,6 @@ QUEUE = 100
 """Messages that may wait for each destination in each process."""
 
 Say = Callable[[str], None]
-
-
-_LONG = 10
-"""Seconds from which a storm shows whether messages.tdb grows with time."""
 
 
 class Storm:
@@ -77,15 +75,17 @@ class Storm:
         self.counts: Counter[str] = Counter()
         self.left: list[Leaving] = []
         self.most_bytes = self.most_queued = 0
-        self.is_long = False
+        self._heard_bytes = 0
         settings = {"lock_directory": str(place / "lock"), "messaging_type": variant.messaging_type}
         config = Config(**({"send_queue_messages": QUEUE} | settings | variant.overrides))
         self.file = Path(config.lock_directory) / "messages.tdb"
-        self.world = World(config, Board(processes // 3), variant.messaging_type in CARRYING_FDS, self.is_tdb)
+        self.world = World(config, Board(processes), variant.messaging_type in CARRYING_FDS, self.is_tdb)
         self.may_choose_pids = chosen_pids_reason() is None
         self._ballast: Path | None = None
         self._stopped: dict[Child, float] = {}
         """Who is or will be stopped, and until when."""
+        self._rows: dict[Child, int] = {}
+        """Of the victims, in the board."""
         self._turns: dict[Child, tuple[int, float]] = {}
 
     # Processes
@@ -103,22 +103,22 @@ class Storm:
 
     def begin(self) -> None:
         """Start everybody; the survivors have heard each other before the first victim comes."""
-        for row in range(len(self.world.board)):
+        for row in range(len(self.world.board) - self.victims_wanted):
             self.survivors.append(self.start(lambda channel, row=row: survive(channel, self.world, row)))  # type: ignore[misc]
         self.ids = [one.hear() for one in self.survivors]
         for one, own in zip(self.survivors, self.ids, strict=True):
             one.tell([other for other in self.ids if other != own])
         for one in self.survivors:
             one.hear()
-        while len(self.victims) < self.victims_wanted:
-            self.add_victim()
+        for row in range(len(self.survivors), len(self.world.board)):
+            self.add_victim(row)
 
-    def add_victim(self, pid: int | None = None) -> None:
+    def add_victim(self, row: int, pid: int | None = None) -> None:
         self.seed += 1
         seed, pids = self.seed, [victim.pid for victim in self.victims]
 
         def body(channel: Channel) -> None:
-            suffer(channel, self.world, self.ids, pids, seed)
+            suffer(channel, self.world, row, self.ids, pids, seed)
 
         try:
             self.victims.append(self.start(body, pid))
@@ -128,6 +128,7 @@ class Storm:
             self.victims.append(self.start(body))  # somebody else has got the pid meanwhile
         else:
             self.counts["reused pids"] += pid is not None
+        self._rows[self.victims[-1]] = row
 
     def bury(self, victim: Child) -> None:
         """Take out a victim that has ended or is to be killed, and start another one, one in three with its pid."""
@@ -137,7 +138,7 @@ class Storm:
                 self.note(victim.channel.recv(), victim)
         victim.kill()
         reuse = self.may_choose_pids and self.chance.random() < 0.33
-        self.add_victim(victim.pid if reuse else None)
+        self.add_victim(self._rows.pop(victim), victim.pid if reuse else None)
 
     def note(self, thing: object, victim: Child) -> None:
         """What a victim has said: that it has left, or an exception."""
@@ -150,7 +151,6 @@ class Storm:
 
     def blow(self, seconds: float, say: Say) -> None:
         """Do harm for so long, and say once a second how it goes."""
-        self.is_long = seconds >= _LONG
         began = said = time.monotonic()
         while (now := time.monotonic()) < began + seconds:
             self.look(now)
@@ -176,10 +176,18 @@ class Storm:
             elif now > since + PATIENCE:
                 os.kill(one.pid, signal.SIGUSR2)  # it prints where it is
                 raise AssertionError(f"pid {one.pid}, a survivor, is held up: no turn for {PATIENCE:g} seconds")
-        board = self.world.board
-        self.most_queued = max(self.most_queued, board.total(Word.SENT_BYTES) - board.total(Word.HEARD_BYTES))
+        self.note_queued()
         if self.is_tdb:
             self.most_bytes = max(self.most_bytes, self.file.stat().st_size)
+
+    def note_queued(self) -> None:
+        """Note an upper bound of the bytes that have been queued for survivors at any moment since the last time.
+
+        At each such moment as much had been heard as the last time, or more, and as much had been sent as now, or less.
+        """
+        heard, sent = (self.world.board.total(word) for word in (Word.HEARD_BYTES, Word.SENT_BYTES))
+        self.most_queued = max(self.most_queued, sent - self._heard_bytes)
+        self._heard_bytes = heard
 
     def harm(self, now: float) -> None:
         """Let those go on whose time has come; then do one thing at random."""
@@ -277,9 +285,9 @@ class Storm:
             assert one.drops.keys() <= DROPS, one.drops
             assert not [name for name in one.after if "msg.lock/" in name and name.endswith("(deleted)")]
             assert len(one.after) <= len(one.before) + self.kept, (one.before, one.after)
-        if self.is_tdb and self.is_long:  # what short ones have had queued between two looks is not known
-            pairs = len(self.survivors) * (len(self.survivors) + self.victims_wanted)
-            most = NEW_FILE + 4 * self.most_queued + ROOM * pairs * 3 // 2  # libtdb takes more than it needs
+        if self.is_tdb:
+            room = ROOM * len(self.world.board) + FIRST_ROOM * len(self.survivors) * len(self.world.board)
+            most = NEW_FILE + 4 * self.most_queued + 3 * room // 2  # libtdb takes more than it needs
             assert self.most_bytes <= most, f"messages.tdb had {self.most_bytes} bytes, more than {most}"
             last, *others = self.survivors
             for other in others:

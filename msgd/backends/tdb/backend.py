@@ -96,7 +96,7 @@ class TdbBackend(Backend):
             self._doorbell.close()
             raise
         try:
-            self._file.key_sources.append(self._keys_of_the_living)
+            self._file.keys_of_the_living = self._keys_of_the_living
             self._file.repairing(self._make_own_record)
             self._words = presence.share_words(AWAKE)
         except BaseException as error:

@@ -3,8 +3,8 @@
 """The destinations that this process keeps open, by pid.
 
 At most a fixed number of them is kept, since each costs file descriptors.  One is evicted only when another is opened,
-and rather one that is not in segments: a destination that is opened again begins at PID/<pid>, and forgets how many
-messages of ours wait for it.
+and never one with messages of ours in segments: a destination that is opened again begins at PID/<pid>, and forgets how
+many messages of ours wait for it.  So there can be more, as many as have not read what we have sent them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class Destinations:
         self._presence = presence
         self._own_words = own_words
         self._file = file
-        file.key_sources.append(self._keys_of_slots)
 
     def find(self, dst: ServerID) -> Outgoing:
         """The destination that `dst` names.  Raises NoSuchProcess, TransportError."""
@@ -100,10 +99,12 @@ class Destinations:
                         destination.signal()
 
     def _evict_one(self) -> None:
-        for outgoing in self.open.values():
-            if not outgoing.segments.continuation or not outgoing.destination.is_alive():
-                self.forget(outgoing)
-                return
+        candidates = sorted(self.open.values(), key=lambda outgoing: bool(outgoing.segments.continuation))
+        with tdb_errors():
+            for outgoing in candidates:
+                if not outgoing.destination.is_alive() or outgoing.may_be_forgotten():
+                    self.forget(outgoing)
+                    return
 
     def forget(self, outgoing: Outgoing) -> None:
         """Close a destination."""
@@ -117,6 +118,11 @@ class Destinations:
         for outgoing in list(self.open.values()):
             if not outgoing.destination.is_alive():
                 self.forget(outgoing)
+
+    def delete_idle_slots(self) -> None:
+        """Delete the empty slots of the destinations that have needed none for a while."""
+        for outgoing in list(self.open.values()):
+            outgoing.segments.slots.delete_idle()
 
     def server_id_of(self, pid: int) -> ServerID:
         """The full address of task 0 of the process that has this pid now; without a unique id if there is none."""
@@ -180,10 +186,3 @@ class Destinations:
             outgoing.destination.close()
         self.open.clear()
         self._full.clear()
-
-    def _keys_of_slots(self) -> set[bytes]:
-        keys: set[bytes] = set()
-        for outgoing in self.open.values():
-            segments = outgoing.segments
-            keys.update(slot.key for slot in (*segments.waiting, *segments.slots.spare))
-        return keys

@@ -73,9 +73,6 @@ from msgd.wire.tdb_space import find_value
 CHECK_INTERVAL = 1.0
 """Seconds between two checks whether a source whose segment is empty is still alive."""
 
-_SLOTS_MAX = 100
-"""Slots of each source that a repair of the file looks for."""
-
 
 class Source:
     """A source that continues in segments, and the segment that is to be taken next.
@@ -149,7 +146,6 @@ class Inbox:
             else None
         )
         """The compiled twin of the plain part of has_messages() and take(), None without one."""
-        file.key_sources.append(self._keys_of_slots)
 
     def has_messages(self) -> bool:
         """Whether there is something to take or to deliver."""
@@ -372,10 +368,6 @@ class Inbox:
         """Stop following the sources of these messages: they have come through PID/<pid> (rule 3)."""
         for message in messages:
             self.sources.pop((message.src.pid, message.src.unique_id), None)
-
-    def _keys_of_slots(self) -> set[bytes]:
-        pid = self._presence.pid
-        return {segment_key(pid, *source, slot) for source in self.sources for slot in range(_SLOTS_MAX)}
 
 
 def _is_of_source(what: Continuation, source: Source | None) -> bool:

@@ -117,8 +117,8 @@ class MessagesFile:
 
         Raises BackendUnavailable, UnsafeDirectory.
         """
-        self.key_sources: list[Callable[[], set[bytes]]] = []
-        """They return the keys that a repair looks for besides those it finds: those of the living, and of slots."""
+        self.keys_of_the_living: Callable[[], set[bytes]] = set
+        """Returns the keys of the records that there must be after a repair."""
         self.look: Callable[[], bool] = lambda: False
         """Moves to another file if ours has been replaced or damaged; returns whether it has (moving.py)."""
         self.before: Before | None = None
@@ -300,7 +300,7 @@ class MessagesFile:
         """Rebuild the list of free space, since a process may have been killed while it changed it."""
         was_killed = self.tdb.get(SPACE_KEY) is not None
         if not rebuild_free_list(self.fd):
-            rebuild_file(self.tdb, self._known_keys(), ROOM)
+            rebuild_file(self.tdb, self.fd, self.keys_of_the_living(), ROOM)
         elif was_killed:
             logger.info("a process was killed while it changed messages.tdb; the list of free space has been rebuilt")
 
@@ -321,9 +321,6 @@ class MessagesFile:
             chain.release()
 
     # Repair
-
-    def _known_keys(self) -> set[bytes]:
-        return set[bytes]().union(*(keys() for keys in self.key_sources))
 
     def repairing(self, action: Callable[[], T]) -> T:
         """The result of `action`; if it finds the file damaged, repair the file and try once more.
@@ -348,7 +345,7 @@ class MessagesFile:
             with self.all_locked():
                 is_missing_something = error.args[:1] in ((CORRUPT,), (IO_ERROR,)) and self._is_cut_off()
                 if error.args[:1] == (CORRUPT,) and not is_missing_something:
-                    rebuild_file(self.tdb, self._known_keys(), ROOM)
+                    rebuild_file(self.tdb, self.fd, self.keys_of_the_living(), ROOM)
                     return
         except (RuntimeError, OSError):
             raise transport_error(error) from error

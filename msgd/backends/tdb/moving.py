@@ -34,6 +34,7 @@ looks; and mutexes that are overwritten can hold up or abort a process.  `use mm
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 
@@ -43,6 +44,7 @@ from msgd.backends.tdb.doorbell import Doorbell
 from msgd.backends.tdb.inbox import Inbox
 from msgd.backends.tdb.libtdb import tdb_errors
 from msgd.backends.tdb.messages_file import Before, FileState, MessagesFile
+from msgd.backends.tdb.segments import IDLE
 from msgd.backends.tdb.sleep import Sleep
 from msgd.backends.tdb.words import FILE
 from msgd.errors import BackendUnavailable, TransportError
@@ -72,6 +74,8 @@ class Mover:
         self._inbox = inbox
         self._destinations = destinations
         self._looked = time.monotonic()
+        self._tidied = self._looked
+        """When we last looked for slots that are idle."""
         self._signals = 0
         """The signals that had come when we last looked."""
         self._is_looking = False
@@ -112,6 +116,10 @@ class Mover:
         except (BackendUnavailable, OSError) as error:
             raise TransportError(f"messages.tdb has been replaced, and the new one cannot be used: {error}") from error
         self._looked, self._signals = time.monotonic(), signals
+        if self._looked - self._tidied > IDLE / 2:
+            self._tidied = self._looked
+            with contextlib.suppress(TransportError):  # the next time will do
+                file.repairing(self._destinations.delete_idle_slots)
         return has_moved
 
     def _move(self, state: FileState) -> None:

@@ -203,10 +203,9 @@ class Outgoing:
         self.unchecked = self.unchecked_bytes = self.quota = 0
 
     def _continue_in_segment(self, key: bytes, size: int) -> None:
-        slot = self.segments.slots.choose(size)
         if self.segments.waiting:
-            self.uncount_taken()
-        self.segments.announce(key, slot)
+            self.uncount_taken()  # a slot that has been taken may be the one to choose
+        self.segments.announce(key, self.segments.slots.choose(size))
 
     def _go_back_to_record(self) -> None:
         """The receiver has taken everything."""
@@ -214,6 +213,16 @@ class Outgoing:
         self.segments.end()
         self._take_note(0)
         self.segments.slots.delete_excess()
+
+    def may_be_forgotten(self) -> bool:
+        """Whether nothing of ours can wait in segments; then none of our slots is in the file any more."""
+        if self.segments.continuation:
+            self._count_unchecked()
+            if not self.segments.check_taken(is_full=True):
+                return False
+            self._go_back_to_record()
+        self.segments.slots.delete_spare()
+        return True
 
     # Another file
 

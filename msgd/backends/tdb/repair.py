@@ -9,7 +9,11 @@ The list of free space is rebuilt from the hash chains (wire/tdb_space.py).  The
 or leaves a chain by the write of one word.  Nothing of the old list is used.
 
 The whole file is rebuilt if it is damaged in any other way.  Every record that can still be read is kept, and every
-living process has a record afterwards, whether its old one could be read or not.
+living process has a record afterwards, whether its old one could be read or not.  If a "continued" record is lost with
+the record that it was in, the receiver would never look at the segment that it names, and the sender would never go
+back to PID/<pid> (segments.py, rules 1 and 2).  So each segment that no continuation leads to is announced once more.
+The segments of one source are announced by their numbers: the first in PID/<pid>, a later one at the end of the slot
+before it.
 """
 
 from __future__ import annotations
@@ -24,8 +28,19 @@ import tdb
 
 from msgd import events
 from msgd.backends.tdb.libtdb import IO_ERROR
-from msgd.wire.tdb_record import SPACE_CHANGING, SPACE_KEY, SPACE_SOUND, key_source_pid
-from msgd.wire.tdb_space import compact, rebuilt_free_list, used_bytes
+from msgd.wire.tdb_record import (
+    CONTINUATION_SIZE,
+    SPACE_CHANGING,
+    SPACE_KEY,
+    SPACE_SOUND,
+    Continuation,
+    continuations_in,
+    key_pid,
+    pack_continuation,
+    queue_key,
+    segment_in,
+)
+from msgd.wire.tdb_space import compact, readable_records, rebuilt_free_list, used_bytes
 
 logger = logging.getLogger("msgd")
 
@@ -91,22 +106,21 @@ def _io_errors() -> Iterator[None]:
         raise RuntimeError(IO_ERROR, error.strerror) from error
 
 
-def rebuild_file(database: tdb.Tdb, known_keys: Set[bytes], room: int) -> None:
+def rebuild_file(database: tdb.Tdb, fd: int, living: Set[bytes], room: int) -> None:
     """Put every record that can be read into an empty file, each with room in multiples of `room` bytes.
 
-    `known_keys` are tried besides those that a traversal finds, because a damaged chain ends a traversal early.
+    `living` are the keys that have a record afterwards in any case.  Each chain is read up to its damage.  libtdb's
+    traversal is not used for that: it ends at the first damage, and the chains behind it would be lost.
     """
-    keys = (_keys_found(database) | known_keys) - {SPACE_KEY}
-    records = {key: b"" for key in known_keys if key_source_pid(key) is None}
-    for key in keys:
-        with contextlib.suppress(RuntimeError):
-            value = database.get(key)
-            if value is not None:
-                records[key] = value
+    with _io_errors():
+        found, _ = readable_records(partial(os.pread, fd), os.fstat(fd).st_size)
+    records = {key: value for key, value in (dict.fromkeys(living, b"") | found).items() if key != SPACE_KEY}
+    announce_again(records)
     database.clear()
     database.store(SPACE_KEY, SPACE_CHANGING)
     for key, value in records.items():
-        database.store(key, bytes(len(value) + -len(value) % room or room))
+        needed = len(value) + CONTINUATION_SIZE
+        database.store(key, bytes(needed + -needed % room))
         database.store(key, value)
     database.store(SPACE_KEY, SPACE_SOUND)
     list(database.keys())  # a traversal that failed keeps a record locked; one that succeeds releases it
@@ -116,12 +130,17 @@ def rebuild_file(database: tdb.Tdb, known_keys: Set[bytes], room: int) -> None:
     )  # fmt: skip
 
 
-def _keys_found(database: tdb.Tdb) -> set[bytes]:
-    """The keys that a traversal reaches before it fails, or comes to a key for the second time."""
-    found: set[bytes] = set()
-    with contextlib.suppress(RuntimeError):
-        for key in database:
-            if key in found:
-                break  # the chain leads in a circle
-            found.add(key)
-    return found
+def announce_again(records: dict[bytes, bytes]) -> None:
+    """Append a continuation to each segment in `records` that none of them leads to."""
+    announced = {(key_pid(key), one) for key, value in records.items() for one in continuations_in(value)}
+    segments: dict[tuple[int, int, int], list[tuple[bytes, Continuation]]] = {}
+    for key, value in records.items():
+        pid, what = key_pid(key), segment_in(key, value)
+        if pid is not None and what is not None:
+            segments.setdefault((pid, what.pid, what.unique_id), []).append((key, what))
+    for (pid, *_), slots in segments.items():
+        end = queue_key(pid)
+        for key, what in sorted(slots, key=lambda slot: slot[1].number):
+            if (pid, what) not in announced and end in records:
+                records[end] += pack_continuation(pid, what)
+            end = key

@@ -56,6 +56,8 @@ _PART = 1 << 16
 _AT_ONCE = 0.001
 """Seconds for the last word to leave if `msgd:close timeout` is 0."""
 
+_OBEYED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class Connection:
     """One client served with `messaging`, on `loop`, until run() returns."""
@@ -100,6 +102,7 @@ class Connection:
         try:
             loop.run()
         finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _OBEYED)  # it is ending; the loop gives up their handlers next
             self._session.close()
             self._hangup.close()
         return self._state.why

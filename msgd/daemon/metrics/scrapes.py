@@ -9,12 +9,16 @@ Rule 2.  A scraper has REQUEST_LIMIT seconds to send its request, and ANSWER_LIM
 
 Rule 3.  MOST scrapes run at once.  One more ends the oldest that has not sent its request: connections that say
 nothing keep nobody out.  If all have sent theirs, the new one is closed.
+
+Rule 4.  A scraper that has gone before its turn costs no process.  So connections that are opened and closed in a loop
+do not let others wait behind them.
 """
 
 from __future__ import annotations
 
 import logging
 import mmap
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -31,6 +35,9 @@ logger = logging.getLogger("msgd.daemon")
 MOST = 8
 REQUEST_LIMIT = 5
 ANSWER_LIMIT = 10
+
+_ACCEPTED_AT_ONCE = 64
+"""Scrapers that have gone which are closed in one turn of the loop."""
 
 _BACK_OFF = 1.0
 """Seconds of backing off after the system had no descriptor or no process left for a scrape."""
@@ -83,7 +90,13 @@ class Scrapes:
 
     def _accept(self) -> None:
         try:
-            client = self._listener.accept()
+            for _ in range(_ACCEPTED_AT_ONCE):
+                client = self._listener.accept()
+                if client is None or not _has_gone(client):
+                    break
+                client.close()
+            else:
+                return
         except OSError as error:
             self._back_off(f"no scrape can be answered: {error.strerror}")
             return
@@ -120,6 +133,18 @@ class Scrapes:
     def _log(self, text: str) -> None:
         if number := self._pace.due(text):
             logger.warning("%s%s", text, and_others(number))
+
+
+def _has_gone(client: socket.socket) -> bool:
+    """Whether nobody reads an answer there, or no request will come."""
+    poll = select.poll()
+    poll.register(client, select.POLLIN)
+    events = sum(event for _, event in poll.poll(0))
+    try:
+        is_ended = bool(events) and not client.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return True
+    return is_ended or bool(events & (select.POLLHUP | select.POLLERR))
 
 
 def _answer(client: socket.socket, answer: Answer, has_asked: mmap.mmap, let_signals_in: LetIn) -> int:

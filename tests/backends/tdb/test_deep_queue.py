@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import resource
@@ -495,6 +496,31 @@ def forget_all(session: Session) -> None:
         one._destinations.forget(peer)
 
 
+def opened_at_most(session: Session, most: int, others: list[ServerID]) -> int:
+    """Send to each of these, with a table for so many destinations; how many are open then."""
+    table = backend(session.messaging)._destinations
+    table._max = most
+    for other in others:
+        session.messaging.send(other, TEXT, b"hello")
+    return len(table.open)
+
+
+def test_destinations_that_have_read_their_segments_make_room(make_config: MakeConfig, start: StartPeer) -> None:
+    """All that are open were in segments; one that has not read them stays."""
+    config = make_config(**MANY)
+    sender, slow, *others = (start(config) for _ in range(5))
+    for receiver in (slow, others[0], others[1]):
+        sender.call(send_numbered, receiver.server_id, b"deep", 3000, None)
+    for receiver in others[:2]:
+        assert receiver.call(take_data, 3000) == numbered(b"deep", 3000)
+    assert sender.call(opened_at_most, 3, [others[2].server_id]) == 3
+    assert sender.call(opened_at_most, 3, [others[0].server_id, others[1].server_id, slow.server_id]) == 3
+    assert slow.call(take_data, 3001) == [*numbered(b"deep", 3000), b"hello"]
+    for receiver in others:
+        assert receiver.call(take_data, 1) == [b"hello"]
+    assert slow.call(slots)[0] <= 20, "those that were forgotten have left none"
+
+
 class Meanwhile:
     """A tdb that calls `happens` as soon as one record has been read for the first time."""
 
@@ -550,21 +576,56 @@ def slots(session: Session) -> tuple[int, int]:
         return sum(key.count(b"/") > 1 for key in keys), database.map_size
 
 
+def never_idle(session: Session) -> None:
+    """Keep empty slots, however long the test takes."""
+    segments.IDLE = math.inf
+
+
 def test_slots_are_kept_and_removed_with_their_processes(make_config: MakeConfig, start: StartPeer) -> None:
     config = make_config(**MANY)
     receiver, sender = start(config), start(config)
+    sender.call(never_idle)
     sizes = []
-    for again in range(4):
+    for again in range(7):
         name = b"%d" % again
         sender.call(send_numbered, receiver.server_id, name, 8000, None)
         assert receiver.call(take_data, 8000) == numbered(name, 8000)
         sizes.append(receiver.call(slots))
-    number, _ = sizes[1]
+    number, _ = sizes[2]
     assert 10 < number <= segments.SPARE_BYTES // messages_file.ROOM
-    assert sizes[1:] == sizes[1:2] * 3, "the first time, the end of the last slot was still free"
+    assert sizes[2:] == sizes[2:3] * 5, "at first, the ends of the last slot and of the small one are still free"
     sender.kill()
     assert receiver.call(clean_up) == [sender.pid]
     assert receiver.call(slots)[0] == 0
+
+
+def test_idle_slots_are_deleted(make_config: MakeConfig, start: StartPeer) -> None:
+    """A sender that has once had a deep queue, and has none any more, gives the space back while it goes on."""
+    config = make_config(**MANY)
+    receiver, sender = start(config), start(config)
+    sender.call(send_numbered, receiver.server_id, b"deep", 8000, None)
+    receiver.call(take_data, 8000)
+    assert receiver.call(slots)[0] > 10
+    while receiver.call(slots)[0]:
+        sender.call(send_numbered, receiver.server_id, b"on", segments.CHECK_AFTER, None)
+        receiver.call(take_data, segments.CHECK_AFTER)
+    sender.call(send_numbered, receiver.server_id, b"deep", 3000, None)
+    assert receiver.call(take_data, 3000) == numbered(b"deep", 3000)
+
+
+def test_the_first_slot_is_small(make_config: MakeConfig, start: StartPeer) -> None:
+    """Most senders that leave PID/<pid> have little more to say."""
+    config = make_config(**MANY)
+    receiver, sender = start(config), start(config)
+    sender.call(send_numbered, receiver.server_id, b"few", 150, None)
+    assert sender.call(rooms, receiver.pid) == [segments.FIRST_ROOM]
+    sender.call(send_numbered, receiver.server_id, b"many", 500, None)
+    assert sender.call(rooms, receiver.pid)[:2] == [segments.FIRST_ROOM, messages_file.ROOM]
+
+
+def rooms(session: Session, pid: int) -> list[int]:
+    """The room of each segment that waits for this process."""
+    return [slot.room for slot in backend(session.messaging)._destinations.open[pid].segments.waiting]
 
 
 def test_slots_are_removed_when_their_source_closes(start: StartPeer) -> None:

@@ -83,13 +83,20 @@ class Mover:
         file.look = self.look
 
     def look_if_due(self) -> None:
-        """Look if a signal has come, or if the last time was more than INTERVAL seconds ago.  Raises TransportError."""
+        """Look if a signal has come, or if the last time was more than INTERVAL seconds ago.  Raises TransportError.
+
+        Slots that are idle are deleted along with it (segments.py, rule 3).
+        """
         signals, now = self._doorbell.signals, time.monotonic()
         if signals != self._signals or now - self._looked > INTERVAL:
             if self._file.is_unchanged():
                 self._looked, self._signals = now, signals
             else:
                 self.look()
+            if now - self._tidied > IDLE / 2:
+                self._tidied = now
+                with contextlib.suppress(TransportError):  # the next time will do
+                    self._file.repairing(self._destinations.delete_idle_slots)
 
     def look(self) -> bool:
         """Look whether the file is the same, and move if it is not.  Returns whether we have moved.
@@ -116,10 +123,6 @@ class Mover:
         except (BackendUnavailable, OSError) as error:
             raise TransportError(f"messages.tdb has been replaced, and the new one cannot be used: {error}") from error
         self._looked, self._signals = time.monotonic(), signals
-        if self._looked - self._tidied > IDLE / 2:
-            self._tidied = self._looked
-            with contextlib.suppress(TransportError):  # the next time will do
-                file.repairing(self._destinations.delete_idle_slots)
         return has_moved
 
     def _move(self, state: FileState) -> None:

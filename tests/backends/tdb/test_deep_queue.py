@@ -617,7 +617,7 @@ def test_the_first_slot_is_small(make_config: MakeConfig, start: StartPeer) -> N
     """Most senders that leave PID/<pid> have little more to say."""
     config = make_config(**MANY)
     receiver, sender = start(config), start(config)
-    sender.call(send_numbered, receiver.server_id, b"few", 150, None)
+    sender.call(send_numbered, receiver.server_id, b"few", 300, None)
     assert sender.call(rooms, receiver.pid) == [segments.FIRST_ROOM]
     sender.call(send_numbered, receiver.server_id, b"many", 500, None)
     assert sender.call(rooms, receiver.pid)[:2] == [segments.FIRST_ROOM, messages_file.ROOM]

@@ -258,8 +258,10 @@ class TdbBackend(Backend):
         return poll
 
     def receive(self, deliver: Deliver) -> None:
-        self._sleep.begin_work()
         inbox = self._inbox
+        if not (inbox.sources or self._mover.is_due) and self._sleep.stays_prepared():
+            return
+        self._sleep.begin_work()
         messages = inbox.messages
         try:
             self._mover.look_if_due()

@@ -82,6 +82,11 @@ class Mover:
         words[FILE] = file.inode[1]
         file.look = self.look
 
+    @property
+    def is_due(self) -> bool:
+        """Whether look_if_due() would look."""
+        return self._doorbell.signals != self._signals or time.monotonic() - self._looked > INTERVAL
+
     def look_if_due(self) -> None:
         """Look if a signal has come, or if the last time was more than INTERVAL seconds ago.  Raises TransportError.
 

@@ -18,9 +18,11 @@ import pytest
 
 from msgd import Message, ServerID
 from msgd.backends import spin
+from msgd.backends.tdb.words import EPOCH
 from tests.backends.conftest import MakeConfig, StartPeer
 from tests.backends.tdb.conftest import MODES
-from tests.support.harness import PATIENCE, TEXT, Session
+from tests.backends.tdb.test_crash import backend
+from tests.support.harness import PATIENCE, TEXT, Session, send_many
 
 HUNT = int(os.environ.get("MSGD_HUNT", "1"))
 NUMBER = struct.Struct("=I?")
@@ -79,6 +81,19 @@ def by_epoll(session: Session, number: int) -> dict[str, int]:
     return dict(session.messaging.statistics().drops)
 
 
+def by_select_between_idle_dispatches(session: Session, number: int) -> dict[str, int]:
+    """Most dispatches find nothing, and leave fileno() prepared as it is."""
+    count = Count(session)
+    fd, moments = session.messaging.fileno(), random.Random(number)
+    while count.total < number:
+        for _ in range(moments.randrange(6)):
+            session.messaging.dispatch()
+        if count.total < number:
+            select.select([fd], [], [])
+        session.messaging.dispatch()
+    return dict(session.messaging.statistics().drops)
+
+
 def by_asyncio(session: Session, number: int) -> dict[str, int]:
     count = Count(session)
 
@@ -102,6 +117,7 @@ WAYS = {
     "dispatch": by_dispatch,
     "dispatch at once": by_dispatch_that_sleeps_at_once,
     "select": by_select,
+    "select, idle": by_select_between_idle_dispatches,
     "epoll": by_epoll,
     "asyncio": by_asyncio,
 }
@@ -163,3 +179,40 @@ def hunt(
         assert channel.poll(100 * HUNT), "everybody sleeps"
         assert sender.hear() == {}
     assert receiver.hear() == {}
+
+
+def test_an_idle_dispatch_prepares_nothing(start: StartPeer) -> None:
+    """The program watches fileno(): the epoch is announced until something comes."""
+    peer, sender = start(), start()
+    before = peer.call(epoch_of_a_watched_one)
+    assert peer.call(epoch_after_idle_dispatches) == before
+    sender.call(send_many, peer.server_id, [b"a"])
+    assert peer.call(take_by_select) == [b"a"]
+    after = peer.call(epoch_after_idle_dispatches)
+    assert after != before
+    sender.call(send_many, peer.server_id, [b"b"])
+    assert peer.call(take_by_select) == [b"b"]
+
+
+def epoch_of_a_watched_one(session: Session) -> int:
+    session.messaging.fileno()
+    return epoch(session)
+
+
+def epoch_after_idle_dispatches(session: Session) -> int:
+    for _ in range(3):
+        assert not session.messaging.dispatch()
+    return epoch(session)
+
+
+def epoch(session: Session) -> int:
+    return int(backend(session.messaging)._words[EPOCH])
+
+
+def take_by_select(session: Session) -> list[bytes]:
+    while not session.messages:
+        assert select.select([session.messaging.fileno()], [], [], PATIENCE)[0]
+        session.messaging.dispatch()
+    taken = [message.data for message in session.messages]
+    session.messages.clear()
+    return taken
